@@ -64,9 +64,7 @@ def hashed_uniform(ids: Sequence[str], *, seed: int, table: str, width: int, std
         [n, width] float32.
     """
     prefix = f"{seed}\x00{table}\x00".encode()
-    keys = np.array(
-        [int.from_bytes(hashlib.blake2b(prefix + i.encode(), digest_size=8).digest(), "little") for i in ids], dtype=np.uint64
-    )
+    keys = np.array([int.from_bytes(hashlib.blake2b(prefix + i.encode(), digest_size=8).digest(), "little") for i in ids], dtype=np.uint64)
     counters = np.arange(1, width + 1, dtype=np.uint64) * _GOLDEN
     z = keys[:, None] + counters[None, :]
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -74,4 +72,5 @@ def hashed_uniform(ids: Sequence[str], *, seed: int, table: str, width: int, std
     z ^= z >> np.uint64(31)
     unit = (z >> np.uint64(11)).astype(np.float64) * (2.0**-53)
     half_width = std * 3.0**0.5
-    return ((2.0 * unit - 1.0) * half_width).astype(np.float32)
+    rows: NDArray[np.float32] = ((2.0 * unit - 1.0) * half_width).astype(np.float32)
+    return rows

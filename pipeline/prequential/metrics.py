@@ -1,0 +1,219 @@
+"""Running metrics of predictions made before the update: cumulative, over a window, and fading; overall and by popularity.
+
+Predict, record, then learn (prequential evaluation: Dawid 1984; fading factors: Gama, Sebastião and Rodrigues 2013, "On evaluating stream
+learning algorithms"). Everything here is a function of the stream, so that a recomputation gives the same bytes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.errors import ConfigurationError
+from pipeline.records import FloatArray, Labels, Predictions, SideContext, Task
+
+PROBABILITY_FLOOR = 1e-12
+BUCKETS = 16  # 0, 1, 2-3, 4-7, ..., 2^14 and above
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrequentialConfig:
+    """How running metrics are formed.
+
+    Attributes:
+        task: `binary` (squared error, accuracy at .5) or `rating` (cross-entropy, accuracy of the most probable class).
+        window: interactions in the sliding window.
+        fading: factor per interaction of the fading mean.
+    """
+
+    task: Task = "binary"
+    window: int = 5000
+    fading: float = 0.999
+
+    def __post_init__(self) -> None:
+        """Refuses an empty window and a factor that does not fade."""
+        if self.window < 1:
+            raise ConfigurationError(f"a metrics window of {self.window} interactions", remedy="give --window at least 1")
+        if not 0.0 < self.fading < 1.0:
+            raise ConfigurationError(f"a fading factor of {self.fading}", remedy="give --fading between 0 and 1")
+
+    @property
+    def loss_name(self) -> str:
+        """The task's loss as the metrics topic names it."""
+        return "mse" if self.task == "binary" else "cross_entropy"
+
+
+def losses_and_hits(probabilities: FloatArray, labels: Labels, task: Task) -> tuple[FloatArray, FloatArray]:
+    """[B] loss and [B] 1.0 where the prediction is right: squared error and threshold .5, or cross-entropy (nats) and argmax."""
+    if task == "binary":
+        return (probabilities - labels.binary) ** 2, ((probabilities >= 0.5) == (labels.binary == 1.0)).astype(np.float64)  # noqa: PLR2004
+    own = probabilities[np.arange(len(probabilities)), labels.classes]
+    hits = (probabilities.argmax(axis=1) == labels.classes).astype(np.float64)
+    return -np.log(np.maximum(own, PROBABILITY_FLOOR)), hits
+
+
+class RunningMeans:
+    """Cumulative, windowed and fading means of two series (loss, hit) of one model.
+
+    State is a handful of numbers and the window's ring, whatever the length of the stream.
+    """
+
+    def __init__(self, config: PrequentialConfig) -> None:
+        self._config = config
+        self._count = 0
+        self._sums = np.zeros(2)
+        self._faded = np.zeros(2)
+        self._faded_weight = 0.0
+        self._ring = np.zeros((2, config.window))
+
+    def add(self, values: FloatArray) -> None:
+        """values: [2, B], loss and hit per interaction, in order."""
+        size = values.shape[1]
+        window, factor = self._config.window, self._config.fading
+        self._sums += values.sum(axis=1)
+        weights = factor ** np.arange(size - 1, -1, -1)
+        self._faded = self._faded * factor**size + (values * weights).sum(axis=1)
+        self._faded_weight = self._faded_weight * factor**size + float(weights.sum())
+        kept = values[:, -window:]
+        slots = (self._count + size - kept.shape[1] + np.arange(kept.shape[1])) % window
+        self._ring[:, slots] = kept
+        self._count += size
+
+    def means(self) -> dict[str, tuple[float | None, float | None]]:
+        """Suffix -> (loss, accuracy); None before the first interaction."""
+        if self._count == 0:
+            return {"": (None, None), "_window": (None, None), "_fading": (None, None)}
+        window = self._ring[:, : min(self._count, self._config.window)].mean(axis=1)
+        cumulative, faded = self._sums / self._count, self._faded / self._faded_weight
+        return {
+            "": (float(cumulative[0]), float(cumulative[1])),
+            "_window": (float(window[0]), float(window[1])),
+            "_fading": (float(faded[0]), float(faded[1])),
+        }
+
+    def state(self) -> dict[str, FloatArray]:
+        """Arrays for the checkpoint."""
+        scalars = np.array([float(self._count), self._faded_weight])
+        return {"sums": self._sums.copy(), "faded": self._faded.copy(), "ring": self._ring.copy(), "scalars": scalars}
+
+    def load_state(self, state: Mapping[str, FloatArray]) -> None:
+        """Restores what `state` returned."""
+        self._sums, self._faded, self._ring = state["sums"].copy(), state["faded"].copy(), state["ring"].copy()
+        self._count, self._faded_weight = int(state["scalars"][0]), float(state["scalars"][1])
+
+
+class PopularityMeans:
+    """Mean loss and mean effective dimension by popularity at prediction time, in buckets 0, 1, 2-3, 4-7, ... (Figures 6 and 7)."""
+
+    def __init__(self, spaces: int) -> None:
+        self._sums = np.zeros((3 + spaces, BUCKETS))  # count, loss, dimension, weights
+
+    def add(self, counts: FloatArray, losses: FloatArray, dimensions: FloatArray | None, weights: FloatArray | None) -> None:
+        """counts, losses, dimensions: [B]; weights: [B, N]."""
+        buckets = np.minimum(np.floor(np.log2(np.maximum(counts, 0.5))).astype(np.int64) + 1, BUCKETS - 1)
+        rows = [np.ones_like(losses), losses]
+        if dimensions is not None and weights is not None:
+            rows += [dimensions, *weights.T]
+        for row, values in enumerate(rows):
+            self._sums[row] += np.bincount(buckets, weights=values, minlength=BUCKETS)
+
+    def fields(self, side: str, dims: tuple[int, ...], *, with_dimensions: bool) -> dict[str, dict[str, float]]:
+        """Maps keyed by a bucket's lower bound, only buckets that hold something."""
+        count = self._sums[0]
+        used = [b for b in range(BUCKETS) if count[b] > 0]
+        bounds = {b: "0" if b == 0 else str(2 ** (b - 1)) for b in used}
+        result = {
+            f"{side}_bucket_count": {bounds[b]: float(count[b]) for b in used},
+            f"{side}_bucket_loss": {bounds[b]: float(self._sums[1, b] / count[b]) for b in used},
+        }
+        if with_dimensions:
+            result[f"{side}_bucket_dimension"] = {bounds[b]: float(self._sums[2, b] / count[b]) for b in used}
+            result[f"{side}_bucket_weight"] = {
+                f"{bounds[b]}_{dim}": float(self._sums[3 + n, b] / count[b]) for b in used for n, dim in enumerate(dims)
+            }
+        return result
+
+    def state(self) -> dict[str, FloatArray]:
+        """Arrays for the checkpoint."""
+        return {"sums": self._sums.copy()}
+
+    def load_state(self, state: Mapping[str, FloatArray]) -> None:
+        """Restores what `state` returned."""
+        self._sums = state["sums"].copy()
+
+
+def weight_fields(side: str, weights: FloatArray | None, dims: tuple[int, ...]) -> dict[str, object]:
+    """Mean weights, entropy (nats) and effective dimension Σ α_n d_n of one side in this mini-batch; None without controllers."""
+    if weights is None or len(weights) == 0:
+        return {f"{side}_weight": None, f"{side}_entropy": None, f"{side}_dimension": None}
+    entropy = -(weights * np.log(np.maximum(weights, PROBABILITY_FLOOR))).sum(axis=1)
+    return {
+        f"{side}_weight": {str(d): float(w) for d, w in zip(dims, weights.mean(axis=0), strict=True)},
+        f"{side}_entropy": float(entropy.mean()),
+        f"{side}_dimension": float((weights @ np.array(dims, dtype=np.float64)).mean()),
+    }
+
+
+class Prequential:
+    """The method's and the references' running metrics over one stream."""
+
+    def __init__(self, config: PrequentialConfig, dims: tuple[int, ...], models: tuple[str, ...]) -> None:
+        self._config = config
+        self._dims = dims
+        self._means = {name: RunningMeans(config) for name in models}
+        self._popularity = {side: PopularityMeans(len(dims)) for side in ("user", "item")}
+        self._latest: dict[str, object] = {}
+        self._with_dimensions = False
+        self.examples = 0
+
+    def add(
+        self, predictions: Predictions, references: Mapping[str, FloatArray], labels: Labels, users: SideContext, items: SideContext
+    ) -> FloatArray:
+        """Scores one mini-batch; returns the method's [B] losses."""
+        losses, hits = losses_and_hits(predictions.probabilities, labels, self._config.task)
+        self._means["method"].add(np.stack([losses, hits]))
+        for name, probabilities in references.items():
+            self._means[name].add(np.stack(losses_and_hits(probabilities, labels, self._config.task)))
+        for side, weights, context in (("user", predictions.user_weights, users), ("item", predictions.item_weights, items)):
+            dimensions = None if weights is None else weights @ np.array(self._dims, dtype=np.float64)
+            self._popularity[side].add(context.count, losses, dimensions, weights)
+            self._latest.update(weight_fields(side, weights, self._dims))
+        self._with_dimensions = predictions.user_weights is not None
+        self.examples += len(losses)
+        return losses
+
+    def fields(self) -> dict[str, object]:
+        """Everything the metrics topic says of predictions so far."""
+        loss_name = self._config.loss_name
+        other = "cross_entropy" if loss_name == "mse" else "mse"
+        fields: dict[str, object] = {"examples": self.examples}
+        for model, means in self._means.items():
+            prefix = "" if model == "method" else f"{model}_"
+            for suffix, (loss, accuracy) in means.means().items():
+                fields[f"{prefix}{loss_name}{suffix}"] = loss
+                fields[f"{prefix}{other}{suffix}"] = None
+                fields[f"{prefix}accuracy{suffix}"] = accuracy
+        for side, popularity in self._popularity.items():
+            fields.update(popularity.fields(side, self._dims, with_dimensions=self._with_dimensions))
+        return {**fields, **self._latest}
+
+    def state(self) -> dict[str, FloatArray]:
+        """Arrays for the checkpoint, names joined by dots."""
+        parts = {
+            **{f"means.{n}": m.state() for n, m in self._means.items()},
+            **{f"popularity.{s}": p.state() for s, p in self._popularity.items()},
+        }
+        flat = {f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
+        return {**flat, "examples": np.array([float(self.examples)])}
+
+    def load_state(self, state: Mapping[str, FloatArray]) -> None:
+        """Restores what `state` returned."""
+        for name, means in self._means.items():
+            means.load_state(_below(state, f"means.{name}."))
+        for side, popularity in self._popularity.items():
+            popularity.load_state(_below(state, f"popularity.{side}."))
+        self.examples = int(state["examples"][0])
+
+
+def _below(state: Mapping[str, FloatArray], prefix: str) -> dict[str, FloatArray]:
+    return {key.removeprefix(prefix): array for key, array in state.items() if key.startswith(prefix)}

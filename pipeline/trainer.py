@@ -1,0 +1,128 @@
+"""One step of prequential training: observe, predict, score, learn, remember. Knows nothing of Kafka, files or checkpoints."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from pipeline.learners.factory import LearnerConfig, learner_tables, make_learner
+from pipeline.prequential.labels import labels_of
+from pipeline.prequential.metrics import Prequential, PrequentialConfig
+from pipeline.prequential.references import Logistic, RunningMean
+from pipeline.records import FloatArray, Labels, LearnerInputs, MiniBatch, Predictions
+from pipeline.rows import RowStore, TableSpec
+from pipeline.state.context import ContextConfig, ContextTracker, context_tables
+from pipeline.state.label_statistics import FEATURES
+
+COUNTERS = ("late", "duplicates", "dead_letters")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainerConfig:
+    """All that decides the bits of a run, once its stream is given.
+
+    Attributes:
+        learner: method, task, dimensions, rates, seed, device.
+        context: context mode; spaces and classes follow the learner.
+        prequential: window and fading of the running metrics.
+        positive_above: ratings above it are positive (binary task and label statistics).
+    """
+
+    learner: LearnerConfig
+    context: ContextConfig
+    prequential: PrequentialConfig
+    positive_above: float = 3.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepResult:
+    """What came of one mini-batch.
+
+    Attributes:
+        metrics: fields of the metrics topic, without the run's own names.
+        predictions, references, labels, inputs: per interaction, for the prediction log; None for a batch without interactions.
+    """
+
+    metrics: Mapping[str, object]
+    predictions: Predictions | None = None
+    references: Mapping[str, FloatArray] = field(default_factory=dict)
+    labels: Labels | None = None
+    inputs: LearnerInputs | None = None
+
+
+def trainer_tables(config: TrainerConfig) -> tuple[TableSpec, ...]:
+    """Every table a `Trainer` keeps in its store."""
+    return (*context_tables(config.context), *learner_tables(config.learner))
+
+
+class Trainer:
+    """Context, learner, references and running metrics over one RowStore."""
+
+    def __init__(self, config: TrainerConfig, store: RowStore) -> None:
+        task = config.learner.task
+        self._config = config
+        self._context = ContextTracker(config.context, store)
+        self._learner = make_learner(config.learner, store)
+        self._running_mean = RunningMean(task)
+        self._logistic = Logistic(task, FEATURES)
+        self._prequential = Prequential(config.prequential, config.learner.dims, ("method", "running_mean", "logistic"))
+        self._counters = dict.fromkeys(COUNTERS, 0)
+
+    def step(self, batch: MiniBatch) -> StepResult:
+        """Predict, then record, then update (design, invariant 1): the labels reach the learner last."""
+        self._counters["late"] += batch.late
+        self._counters["duplicates"] += batch.duplicates
+        self._counters["dead_letters"] += len(batch.dead_letters)
+        if not batch.records:
+            return StepResult(metrics=self._metrics(batch))
+        labels = labels_of(batch.records, positive_above=self._config.positive_above)
+        inputs = self._context.observe(batch.records, labels)
+        predictions = self._learner.predict(inputs)
+        references = {"running_mean": self._running_mean.predict(inputs), "logistic": self._logistic.predict(inputs)}
+        losses = self._prequential.add(predictions, references, labels, inputs.users, inputs.items)
+        self._learner.update(labels)
+        self._logistic.update(inputs, references["logistic"], labels)
+        self._context.record(losses, predictions.user_weights, predictions.item_weights)
+        return StepResult(metrics=self._metrics(batch), predictions=predictions, references=references, labels=labels, inputs=inputs)
+
+    def _metrics(self, batch: MiniBatch) -> dict[str, object]:
+        learner = self._config.learner
+        return {
+            "method": learner.method,
+            "task": learner.task,
+            "preset": learner.preset,
+            "context_mode": self._config.context.mode,
+            "step": batch.step,
+            "batch_examples": len(batch.records),
+            "event_time": batch.records[-1].timestamp if batch.records else None,
+            **self._prequential.fields(),
+            **self._counters,
+            "next_offsets": {str(p): o for p, o in sorted(batch.next_offsets.items())},
+        }
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Everything but the store's rows, as tensors for the checkpoint."""
+        parts: dict[str, Mapping[str, FloatArray]] = {"prequential": self._prequential.state(), "logistic": self._logistic.state()}
+        arrays = {f"{part}.{name}": torch.from_numpy(array.copy()) for part, state in parts.items() for name, array in state.items()}
+        return {**arrays, **{f"learner.{name}": tensor for name, tensor in self._learner.state_dict().items()}}
+
+    def payload(self) -> dict[str, object]:
+        """The JSON-able rest of the state."""
+        return {"context": self._context.state(), "counters": dict(self._counters)}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], payload: Mapping[str, object]) -> None:
+        """Restores what `tensors` and `payload` returned."""
+        groups: dict[str, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            groups.setdefault(part, {})[rest] = tensor
+        self._prequential.load_state({n: _array(t) for n, t in groups["prequential"].items()})
+        self._logistic.load_state({n: _array(t) for n, t in groups["logistic"].items()})
+        self._learner.load_state_dict(groups.get("learner", {}))
+        self._context.load_state(payload["context"])  # type: ignore[arg-type]
+        self._counters = dict(payload["counters"])  # type: ignore[call-overload]
+
+
+def _array(tensor: torch.Tensor) -> FloatArray:
+    return np.array(tensor.numpy(), dtype=np.float64)
