@@ -1,0 +1,119 @@
+"""A bounded slab of one table's rows, with the least recently used ones leaving in bulk.
+
+Slots are places in the slab. All work is per mini-batch and vectorised; only the id index is a Python dict.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.rows import Rows
+
+Slots = NDArray[np.int64]
+
+# What one cached id costs beside its row: the string, its dict entry, the boxed slot, the flags (CPython 3.11, short ids).
+INDEX_BYTES = 256
+
+CLEAN = np.uint8(0)
+DIRTY = np.uint8(1)
+CAPTURED = np.uint8(2)  # taken by a checkpoint, not yet in the database
+
+
+class Leaving(NamedTuple):
+    """Rows that were removed from the cache and exist nowhere else."""
+
+    ids: list[str]
+    rows: Rows
+
+
+class RowCache:
+    """Cached rows of one table.
+
+    Args:
+        capacity: rows, at least 1.
+        width: numbers per row.
+        dtype: of the rows.
+    """
+
+    def __init__(self, *, capacity: int, width: int, dtype: np.dtype[np.floating]) -> None:
+        self.capacity = capacity
+        self.slab: Rows = np.empty((capacity, width), dtype=dtype)  # pages are touched as slots are first used
+        self.state = np.zeros(capacity, dtype=np.uint8)
+        self.scattered = np.zeros(capacity, dtype=np.bool_)  # False: an initial row that no scatter has touched
+        self.dirty = 0
+        self._slot_of: dict[str, int] = {}
+        self._id_of: list[str] = []
+        self._free: list[int] = []
+        self._used_at = np.zeros(capacity, dtype=np.int64)
+        self._tick = 0
+
+    def find(self, ids: Sequence[str]) -> Slots:
+        """[n] slots; -1 where an id is not cached."""
+        get = self._slot_of.get
+        return np.array([get(i, -1) for i in ids], dtype=np.int64)
+
+    def touch(self, slots: Slots) -> None:
+        """Marks the slots as used by the current call."""
+        self._tick += 1
+        self._used_at[slots] = self._tick
+
+    def make_room(self, wanted: int, protected: Slots) -> Leaving:
+        """Frees slots until `wanted` fit, none of them protected; wanted + len(protected) <= capacity.
+
+        A sixteenth of the cache leaves at a time, so that the search for the oldest is paid once per many rows.
+
+        Returns:
+            The rows among those removed that the database does not hold yet.
+        """
+        missing = wanted - len(self._free) - (self.capacity - len(self._id_of))
+        if missing <= 0:
+            return Leaving([], self.slab[:0])
+        self._used_at[protected] = self._tick + 1
+        leaving = min(max(missing, self.capacity // 16), len(self._slot_of) - len(protected))
+        used_at = self._used_at[: len(self._id_of)].copy()
+        used_at[self._free] = np.iinfo(np.int64).max
+        oldest = np.argpartition(used_at, leaving - 1)[:leaving]
+        unsaved = oldest[self.state[oldest] != CLEAN]
+        result = Leaving([self._id_of[k] for k in unsaved], self.slab[unsaved])
+        self.dirty -= int(np.count_nonzero(self.state[oldest] == DIRTY))
+        self.state[oldest] = CLEAN
+        self.scattered[oldest] = False
+        for slot in oldest.tolist():
+            del self._slot_of[self._id_of[slot]]
+        self._free.extend(oldest.tolist())
+        return result
+
+    def admit(self, ids: Sequence[str]) -> Slots:
+        """[n] slots for ids that are not cached; make_room came before. Their rows are for the caller to fill."""
+        slots = np.empty(len(ids), dtype=np.int64)
+        for k, i in enumerate(ids):
+            if self._free:
+                slot = self._free.pop()
+                self._id_of[slot] = i
+            else:
+                slot = len(self._id_of)
+                self._id_of.append(i)
+            self._slot_of[i] = slot
+            slots[k] = slot
+        return slots
+
+    def mark_dirty(self, slots: Slots) -> int:
+        """Marks scattered rows; returns how many of the ids were never scattered before."""
+        self.dirty += int(np.count_nonzero(self.state[slots] != DIRTY))
+        self.state[slots] = DIRTY
+        new = len(slots) - int(np.count_nonzero(self.scattered[slots]))
+        self.scattered[slots] = True
+        return new
+
+    def take_dirty(self, becomes: np.uint8, limit: int | None = None) -> tuple[Slots, Leaving]:
+        """Copies of (at most `limit`) dirty rows, which stay cached in the state `becomes`."""
+        slots = np.flatnonzero(self.state == DIRTY)[:limit]
+        self.state[slots] = becomes
+        self.dirty -= len(slots)
+        return slots, Leaving([self._id_of[k] for k in slots], self.slab[slots])
+
+    def settle(self, slots: Slots) -> None:
+        """Rows of a capture that are unchanged since it are clean now: the database holds them."""
+        self.state[slots[self.state[slots] == CAPTURED]] = CLEAN

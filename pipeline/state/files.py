@@ -1,0 +1,130 @@
+"""The files of RocksDB directories: cloning a checkpoint's without changing it, opening, and the meta records."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import rocksdict
+
+from pipeline.errors import CheckpointError, StateError
+from pipeline.rows import TableSpec
+from pipeline.state.options import RocksOptions
+from pipeline.state.validation import RESERVED_TABLE
+
+_ROCKSDB_NAMES = re.compile(
+    r"CURRENT|IDENTITY|LOCK|LOG(\.old\.\d+)?|MANIFEST-\d+|OPTIONS-\d+(\.dbtmp)?|\d+\.(sst|log|blob|dbtmp)|rocksdict-config\.json|archive|lost"
+)
+_REMEDY_FOREIGN = "Give another --state-dir, or remove the directory yourself if it is not needed."
+
+
+def clear_scratch(directory: Path) -> None:
+    """Removes a live database of an earlier process.
+
+    Raises:
+        StateError: the directory holds something that is not RocksDB's; nothing is removed then.
+    """
+    if not directory.exists():
+        return
+    foreign = [entry.name for entry in directory.iterdir() if not _ROCKSDB_NAMES.fullmatch(entry.name)]
+    if foreign:
+        raise StateError(
+            f"{directory} is to hold scratch files, but holds {foreign[0]!r}.",
+            why="It would be emptied at every start.",
+            remedy=_REMEDY_FOREIGN,
+        )
+    shutil.rmtree(directory)
+
+
+def clone(source: Path, target: Path, *, symlink: bool = False) -> None:
+    """Makes `target` a copy of the RocksDB directory `source` that can be opened without changing a byte of `source`.
+
+    SST files are immutable and are linked: hard (both directories on one file system, else they are copied), or by symbolic
+    link for a reader that must not write beside the checkpoint. Everything else is copied, since RocksDB appends to it.
+
+    Raises:
+        CheckpointError: the source cannot be read or the target not be written.
+    """
+    try:
+        target.mkdir(parents=True)
+        for entry in sorted(source.iterdir()):
+            copy = target / entry.name
+            if entry.suffix != ".sst":
+                shutil.copyfile(entry, copy)
+            elif symlink:
+                copy.symlink_to(entry.resolve())
+            else:
+                _link_or_copy(entry, copy)
+    except OSError as error:
+        raise CheckpointError(f"Cannot clone the rows of checkpoint {source.parent} into {target}.", why=str(error)) from error
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or links to others' files are forbidden
+        shutil.copyfile(source, target)
+
+
+def open_database(directory: Path, tables: Iterable[str], options: RocksOptions, *, read_only: bool = False) -> Any:
+    """An open `rocksdict.Rdict` in raw mode with one column family per table.
+
+    Raises:
+        CheckpointError: the tables in the directory are not those asked for.
+        StateError: RocksDB cannot open it.
+    """
+    if (directory / "CURRENT").exists():
+        present = set(rocksdict.Rdict.list_cf(str(directory))) - {RESERVED_TABLE}
+        if present != set(tables):
+            raise CheckpointError(
+                f"The checkpoint holds the tables {sorted(present)}, this configuration needs {sorted(tables)}.",
+                why="Method, dimensions or context were changed.",
+                remedy="Use the checkpoint's configuration, or start with another --state-dir.",
+            )
+    access = rocksdict.AccessType.read_only(False) if read_only else rocksdict.AccessType.read_write()
+    rocks = options.to_options()
+    try:
+        return rocksdict.Rdict(str(directory), rocks, column_families=dict.fromkeys(tables, rocks), access_type=access)
+    except Exception as error:  # rocksdict raises plain Exception
+        raise StateError(f"RocksDB cannot open {directory}.", why=str(error)) from error
+
+
+def table_names(directory: Path) -> list[str]:
+    """Tables of a RocksDB directory, in the order of their names."""
+    return sorted(set(rocksdict.Rdict.list_cf(str(directory))) - {RESERVED_TABLE})
+
+
+def format_of(spec: TableSpec) -> bytes:
+    """The meta record of a table's row format, e.g. ``f4:146``."""
+    return f"{spec.dtype}:{spec.width}".encode()
+
+
+def format_key(table: str) -> bytes:
+    """Key of `format_of` in the default column family."""
+    return f"format/{table}".encode()
+
+
+def count_key(table: str) -> bytes:
+    """Key of the table's row count (8 bytes, little-endian) in the default column family."""
+    return f"count/{table}".encode()
+
+
+def read_counts(database: Any, specs: Mapping[str, TableSpec]) -> dict[str, int]:
+    """Row counts as stored with the checkpoint; zero in a new database.
+
+    Raises:
+        CheckpointError: a table's rows have another width or dtype than its spec.
+    """
+    counts = {}
+    for name, spec in specs.items():
+        stored, count = database.get([format_key(name), count_key(name)])
+        if stored is not None and stored != format_of(spec):
+            raise CheckpointError(
+                f"Rows of table {name!r} are stored as {stored.decode()}, this configuration needs {format_of(spec).decode()}.",
+                why="Dimensions or optimiser were changed.",
+                remedy="Use the checkpoint's configuration, or start with another --state-dir.",
+            )
+        counts[name] = 0 if count is None else int.from_bytes(count, "little")
+    return counts

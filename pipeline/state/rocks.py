@@ -1,0 +1,301 @@
+"""Rows in RocksDB behind a bounded write-back cache.
+
+The live database is scratch: no write-ahead log, rebuilt from a checkpoint at every start. A checkpoint goes in two steps:
+`capture` (the training thread, short) copies the rows changed since the last one, `persist` (any other thread) writes them into the
+database and makes a RocksDB checkpoint of it. Between the two the database must not see rows of later steps, so what leaves
+the cache meanwhile waits in a bounded buffer.
+
+What the store returns, and what it writes, is a function of the calls alone, not of the cache's size or of when `persist` runs.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rocksdict
+
+from pipeline.errors import CheckpointError, StateError
+from pipeline.failpoints import failpoint
+from pipeline.rows import Rows, TableSpec
+from pipeline.state.cache import CAPTURED, CLEAN, INDEX_BYTES, Leaving, RowCache, Slots
+from pipeline.state.files import clear_scratch, clone, count_key, format_key, format_of, open_database, read_counts
+from pipeline.state.options import RocksConfig
+from pipeline.state.validation import check_distinct, checked_rows, checked_specs, initial_rows, stored_dtype
+
+
+class _Table:
+    """One table: its cache, its column family, and the rows that wait for a checkpoint under way."""
+
+    def __init__(self, spec: TableSpec, *, capacity: int, count: int, database: Any) -> None:
+        self.spec = spec
+        self.dtype = stored_dtype(spec)
+        self.row_bytes = spec.width * self.dtype.itemsize
+        self.cache = RowCache(capacity=capacity, width=spec.width, dtype=self.dtype)
+        self.pending: dict[str, Rows] = {}
+        self.count = count
+        self.family = database.get_column_family(spec.name)
+        self.handle = database.get_column_family_handle(spec.name)
+
+    def decode(self, values: Sequence[bytes]) -> Rows:
+        """[n, width] rows, read-only."""
+        return np.frombuffer(b"".join(values), dtype=self.dtype).reshape(len(values), self.spec.width)
+
+    def put(self, batch: Any, leaving: Leaving) -> None:
+        """Adds rows to a write batch."""
+        data, size, handle = leaving.rows.tobytes(), self.row_bytes, self.handle
+        for k, i in enumerate(leaving.ids):
+            batch.put(i.encode(), data[k * size : (k + 1) * size], handle)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capture:
+    """All rows changed since the last capture, as they were at one moment. Opaque to everyone but the store it came from."""
+
+    rows: dict[str, Leaving]
+    slots: dict[str, Slots]
+    counts: dict[str, int]
+    made: threading.Event = field(default_factory=threading.Event)
+    failures: list[BaseException] = field(default_factory=list)
+
+
+class RocksRowStore:
+    """`pipeline.rows.RowStore` over RocksDB. One thread calls it; only `persist` may run in another.
+
+    Args:
+        config: directories and sizes.
+        specs: the tables.
+
+    Raises:
+        ConfigurationError: see `checked_specs`.
+        CheckpointError: the source checkpoint cannot be read or holds other tables or formats.
+        StateError: the live directory holds foreign files, or RocksDB cannot open it.
+    """
+
+    def __init__(self, config: RocksConfig, specs: Sequence[TableSpec]) -> None:
+        by_name = checked_specs(specs)
+        clear_scratch(config.directory)
+        if config.source is None:
+            config.directory.mkdir(parents=True)
+        else:
+            clone(config.source, config.directory)
+        self._database: Any = open_database(config.directory, by_name, config.options)
+        self._no_log = rocksdict.WriteOptions()
+        self._no_log.disable_wal = True
+        # Equal rows for every table. Half of the memory is the slabs' and the index's; an eighth each goes to a capture, its write
+        # batch, the pending rows, and theirs.
+        row_bytes = sum(spec.width * stored_dtype(spec).itemsize + INDEX_BYTES for spec in specs)
+        capacity = max(1, config.cache_bytes // 2 // max(1, row_bytes))
+        self._buffer_bytes = config.cache_bytes // 8
+        counts = read_counts(self._database, by_name)
+        self._tables = {n: _Table(s, capacity=capacity, count=counts[n], database=self._database) for n, s in by_name.items()}
+        self._flight: Capture | None = None
+        self._broken: CheckpointError | None = None
+        self._pending_bytes = 0
+
+    def gather(self, table: str, ids: Sequence[str]) -> Rows:
+        """See `RowStore.gather`.
+
+        Raises:
+            ValueError: ids repeat. KeyError: unknown table.
+            CheckpointError: a checkpoint could not be written; the store cannot go on.
+        """
+        check_distinct(table, ids)
+        self._settle()
+        of = self._tables[table]
+        if len(ids) <= of.cache.capacity:
+            slots = self._resident(of, ids, fill=True)
+            return of.cache.slab[slots]
+        rows = np.empty((len(ids), of.spec.width), dtype=of.dtype)
+        for start in range(0, len(ids), of.cache.capacity):
+            part = ids[start : start + of.cache.capacity]
+            rows[start : start + len(part)] = of.cache.slab[self._resident(of, part, fill=True)]
+        return rows
+
+    def scatter(self, table: str, ids: Sequence[str], rows: Rows) -> None:
+        """See `RowStore.scatter`. Raises as gather does, and ValueError when the shape is wrong."""
+        check_distinct(table, ids)
+        of = self._tables[table]
+        rows = checked_rows(of.spec, ids, rows)
+        self._settle()
+        for start in range(0, len(ids), of.cache.capacity):
+            part = ids[start : start + of.cache.capacity]
+            slots = self._resident(of, part, fill=False)
+            of.cache.slab[slots] = rows[start : start + len(part)]
+            of.count += of.cache.mark_dirty(slots)
+            if self._flight is None and self._dirty_bytes() > self._buffer_bytes:
+                self._write_dirty()  # bounds what a capture has to copy
+
+    def items(self, table: str) -> Iterator[tuple[str, Rows]]:
+        """See `RowStore.items`. Writes changed rows to the live database first, then reads a moment's view of it."""
+        of = self._tables[table]
+        self._wait_for_flight()
+        self._write_dirty()
+        return ((key.decode(), of.decode([value])[0].copy()) for key, value in of.family.items())
+
+    def count(self, table: str) -> int:
+        """Ids ever scattered: exact, O(1)."""
+        return self._tables[table].count
+
+    def capture(self) -> Capture:
+        """Copies of the rows changed since the last capture; to be handed to `persist` exactly once.
+
+        Raises:
+            CheckpointError: an earlier checkpoint failed. RuntimeError: one is under way.
+        """
+        self._settle()
+        if self._flight is not None:
+            raise RuntimeError("a capture of this store is being persisted; wait for it first")
+        if self._dirty_bytes() > self._buffer_bytes:  # rows that changed while the previous checkpoint was under way
+            self._write_dirty()
+        rows, slots = {}, {}
+        for name, of in self._tables.items():
+            slots[name], rows[name] = of.cache.take_dirty(CAPTURED)
+        self._flight = Capture(rows=rows, slots=slots, counts={name: of.count for name, of in self._tables.items()})
+        return self._flight
+
+    def persist(self, capture: Capture, directory: Path) -> None:
+        """Makes `directory` a RocksDB checkpoint of the captured moment; for a background thread. Nothing is synced here.
+
+        One write batch, a flush of every table, then RocksDB's checkpoint, which links SST files and copies the rest.
+
+        Raises:
+            CheckpointError: RocksDB could not write; the store then refuses every further call.
+        """
+        try:
+            batch = rocksdict.WriteBatch(raw_mode=True)
+            for name, leaving in capture.rows.items():
+                self._tables[name].put(batch, leaving)
+                batch.put(count_key(name), capture.counts[name].to_bytes(8, "little"))
+                batch.put(format_key(name), format_of(self._tables[name].spec))
+            self._database.write(batch, self._no_log)
+            failpoint("flush")
+            for of in self._tables.values():
+                of.family.flush()
+            self._database.flush()
+            failpoint("rocksdb-checkpoint")
+            rocksdict.Checkpoint(self._database).create_checkpoint(str(directory))
+        except BaseException as error:
+            capture.failures.append(error)
+            raise _write_failed(error) from error
+        finally:
+            capture.made.set()
+
+    def abandon(self, capture: Capture, cause: BaseException) -> None:
+        """Says that a capture will never be persisted. Its rows may be lost to the database, so the store refuses further calls."""
+        capture.failures.append(cause)
+        capture.made.set()
+
+    def close(self) -> None:
+        """Waits for a persist under way and releases the database's lock. The live directory stays until the next start."""
+        if self._database is None:
+            return
+        if self._flight is not None:
+            self._flight.made.wait()
+        self._tables.clear()  # handles keep RocksDB's LOCK beyond close()
+        self._database.close()
+        self._database = None
+
+    def _resident(self, of: _Table, ids: Sequence[str], *, fill: bool) -> Slots:
+        """Slots of at most `capacity` distinct ids, all in the cache. fill=False: rows of new ids are left for scatter to write."""
+        cache = of.cache
+        slots = cache.find(ids)
+        absent = np.flatnonzero(slots < 0).tolist()
+        if absent:
+            self._spill(of, cache.make_room(len(absent), slots[slots >= 0]))
+            slots[absent] = self._load(of, [ids[k] for k in absent], fill=fill)
+        cache.touch(slots)
+        return slots
+
+    def _load(self, of: _Table, ids: list[str], *, fill: bool) -> Slots:
+        """Brings ids that are not cached into free slots: from the pending rows, else the database, else their initial rows."""
+        slots = of.cache.admit(ids)
+        sought = [k for k, i in enumerate(ids) if i not in of.pending] if of.pending else range(len(ids))
+        values = of.family.get([ids[k].encode() for k in sought]) if sought else []
+        found = [k for k, value in zip(sought, values, strict=True) if value is not None]
+        if found:
+            of.cache.slab[slots[found]] = of.decode([value for value in values if value is not None])
+        of.cache.scattered[slots[found]] = True
+        new = [k for k, value in zip(sought, values, strict=True) if value is None]
+        if new and fill:
+            of.cache.slab[slots[new]] = initial_rows(of.spec, [ids[k] for k in new])
+        if len(sought) < len(ids):
+            waiting = [k for k, i in enumerate(ids) if i in of.pending]
+            of.cache.slab[slots[waiting]] = np.stack([of.pending.pop(ids[k]) for k in waiting])
+            self._pending_bytes -= len(waiting) * (of.row_bytes + INDEX_BYTES)
+            of.cache.mark_dirty(slots[waiting])
+        return slots
+
+    def _spill(self, of: _Table, leaving: Leaving) -> None:
+        """Writes rows that left the cache, or keeps them until the checkpoint under way is made."""
+        if not leaving.ids:
+            return
+        if self._flight is not None:
+            of.pending.update((i, row.copy()) for i, row in zip(leaving.ids, leaving.rows, strict=True))
+            self._pending_bytes += len(leaving.ids) * (of.row_bytes + INDEX_BYTES)
+            if self._pending_bytes > self._buffer_bytes:
+                self._wait_for_flight()
+            return
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        of.put(batch, leaving)
+        self._write(batch)
+
+    def _write(self, batch: Any) -> None:
+        try:
+            self._database.write(batch, self._no_log)
+        except Exception as error:
+            self._broken = _write_failed(error)
+            raise self._broken from error
+
+    def _write_dirty(self) -> None:
+        """All changed rows into the live database, in batches of bounded size; no checkpoint may be under way."""
+        for of in self._tables.values():
+            limit = max(1, self._buffer_bytes // of.row_bytes)
+            while of.cache.dirty:
+                batch = rocksdict.WriteBatch(raw_mode=True)
+                of.put(batch, of.cache.take_dirty(CLEAN, limit)[1])
+                self._write(batch)
+
+    def _dirty_bytes(self) -> int:
+        return sum(of.cache.dirty * of.row_bytes for of in self._tables.values())
+
+    def _wait_for_flight(self) -> None:
+        if self._flight is not None:
+            self._flight.made.wait()
+        self._settle()
+
+    def _settle(self) -> None:
+        """After a checkpoint was made: its rows are clean, and the rows that waited for it go to the database."""
+        if self._broken is not None:
+            raise self._broken
+        if self._database is None:
+            raise StateError("The row store is closed.")
+        flight = self._flight
+        if flight is None or not flight.made.is_set():
+            return
+        self._flight = None
+        if flight.failures:
+            self._broken = _write_failed(flight.failures[0])
+            raise self._broken from flight.failures[0]
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        for name, of in self._tables.items():
+            of.cache.settle(flight.slots[name])
+            if of.pending:
+                of.put(batch, Leaving(list(of.pending), np.stack(list(of.pending.values()))))
+                of.pending.clear()
+        self._pending_bytes = 0
+        if len(batch):
+            self._write(batch)
+
+
+def _write_failed(error: BaseException) -> CheckpointError:
+    return CheckpointError(
+        "The rows could not be written to the state directory.",
+        why=str(error),
+        remedy="Free space on its disk (see `df`), then start again: training goes on from the last checkpoint.",
+    )
+
+
+__all__ = ["Capture", "RocksRowStore"]

@@ -1,0 +1,55 @@
+"""What both row stores check of their arguments, so that neither accepts what the other refuses."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigurationError
+from pipeline.rows import Rows, TableSpec
+
+RESERVED_TABLE = "default"  # RocksDB's own column family; it holds the store's counters
+
+
+def checked_specs(specs: Sequence[TableSpec]) -> dict[str, TableSpec]:
+    """Specs by name.
+
+    Raises:
+        ConfigurationError: on a doubled or reserved name, a width below 1, or a dtype other than ``f4`` and ``f8``.
+    """
+    by_name = {spec.name: spec for spec in specs}
+    if len(by_name) != len(specs):
+        raise ConfigurationError("Two tables of one row store share a name.", why=", ".join(spec.name for spec in specs))
+    for spec in specs:
+        if not spec.name or spec.name == RESERVED_TABLE:
+            raise ConfigurationError(f"A table may not be named {spec.name!r}.", why="RocksDB keeps that column family for itself.")
+        if spec.width < 1 or spec.dtype not in ("f4", "f8"):
+            raise ConfigurationError(
+                f"Table {spec.name!r} has width {spec.width} and dtype {spec.dtype!r}.", remedy="Width >= 1, f4 or f8."
+            )
+    return by_name
+
+
+def stored_dtype(spec: TableSpec) -> np.dtype[np.floating]:
+    """The table's dtype as stored: little-endian whatever the machine."""
+    return np.dtype("<" + spec.dtype)
+
+
+def check_distinct(table: str, ids: Sequence[str]) -> None:
+    """Raises ValueError unless all ids differ: two rows for one id have no order."""
+    if len(set(ids)) != len(ids):
+        raise ValueError(f"ids of table {table!r} repeat within one call; gather and scatter take distinct ids")
+
+
+def checked_rows(spec: TableSpec, ids: Sequence[str], rows: Rows) -> Rows:
+    """Rows as [n, width] of the stored dtype; ValueError on another shape, TypeError on a dtype that is no float."""
+    if rows.shape != (len(ids), spec.width):
+        raise ValueError(f"rows of table {spec.name!r} have shape {rows.shape}, expected {(len(ids), spec.width)}")
+    return rows.astype(stored_dtype(spec), casting="same_kind", copy=False)
+
+
+def initial_rows(spec: TableSpec, ids: Sequence[str]) -> NDArray[np.floating]:
+    """[n, width] rows of ids never scattered."""
+    if spec.initial is None:
+        return np.zeros((len(ids), spec.width), dtype=stored_dtype(spec))
+    return checked_rows(spec, ids, spec.initial(ids))
