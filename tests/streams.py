@@ -1,0 +1,39 @@
+"""Small interaction streams for tests. Synthetic unless a name says otherwise."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from pipeline.records import Interaction
+
+
+def synthetic_stream(events: int, *, seed: int, users: int = 12, items: int = 20, ties: int = 3) -> list[Interaction]:
+    """A learnable synthetic stream in event-time order, `ties` events per second on average, half-star ratings."""
+    rng = np.random.Generator(np.random.Philox(seed))
+    taste, quality = rng.normal(size=users), rng.normal(size=items)
+    seconds = np.sort(rng.integers(0, max(1, events // ties), size=events))
+    stream = []
+    for sequence, second in enumerate(seconds):
+        user, item = int(rng.integers(users)), int(rng.integers(items))
+        rating = float(np.clip(np.round((3.2 + taste[user] + quality[item] + rng.normal()) * 2) / 2, 0.5, 5.0))
+        stream.append(
+            Interaction(
+                user_id=f"u{user}",
+                item_id=f"i{item}",
+                rating=rating,
+                timestamp=1_000_000_000_000 + int(second) * 1000,
+                dataset="synthetic-test",
+                sequence=sequence,
+            )
+        )
+    return stream
+
+
+def movielens_stream(folder: Path) -> list[Interaction]:
+    """Real interactions of a MovieLens csv folder by (timestamp, file order)."""
+    frame = pl.read_csv(folder / "ratings.csv").sort("timestamp", maintain_order=True)
+    return [
+        Interaction(str(user), str(item), rating, seconds * 1000, "ml", sequence)
+        for sequence, (user, item, rating, seconds) in enumerate(frame.iter_rows())
+    ]
