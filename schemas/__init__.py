@@ -1,0 +1,7 @@
+"""Avro schemas of everything on the wire, and their codecs. Uses the leaves `pipeline.records` and `pipeline.errors` only.
+
+- `avro`: loads the .avsc files; bodies, fingerprints and single-object encoding of any schema.
+- `codec`: interactions.
+- `metrics`: prequential and runtime metrics, as flat JSON or Avro.
+- `registry`: the same in the Confluent wire format, with a schema registry.
+"""
