@@ -1,0 +1,173 @@
+"""Who a run is: its id, and everything that decides its bits. Written once, at the start, into ``run.json`` of the state directory."""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.errors import CheckpointError, StateError
+
+IDENTITY_FILE = "run.json"
+ARCHIVE = "old-runs"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunIdentity:
+    """Identity of a run.
+
+    Attributes:
+        run_id: key prefix of its metrics.
+        configuration: flat names -> values of all that decides the bits once the stream is given.
+        topic_id: the interactions topic's id (KIP-516): a recreated topic of the same name has another.
+        metrics_start, dead_letters_start: end offsets of the output topics when the run began; where its own records are looked for.
+    """
+
+    run_id: str
+    configuration: Mapping[str, Any]
+    topic_id: str
+    metrics_start: int
+    dead_letters_start: int
+
+
+def flatten(configuration: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested configuration as dotted names, tuples as lists: what JSON gives back."""
+    flat: dict[str, Any] = {}
+    for name, value in configuration.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def new_run_id(method: str, task: str) -> str:
+    """Readable, sortable, unique: ``autoemb-binary-20261124-053112-9f3a``."""
+    return f"{method}-{task}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def read_identity(state_dir: Path) -> RunIdentity | None:
+    """The identity in a state directory, or None if no run began there.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    path = state_dir / IDENTITY_FILE
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields.pop("format")
+        return RunIdentity(**fields)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} is not a run's identity", why=str(error), remedy="use another --state-dir, or start again here with --new-run"
+        ) from error
+
+
+def open_identity(
+    state_dir: Path, wanted: RunIdentity, *, explicit_run_id: str | None, new_run: bool, outputs: Callable[[], tuple[int, int]]
+) -> tuple[RunIdentity, bool]:
+    """The run of a state directory: the one that began there, if it is the wanted one, else a new one.
+
+    Args:
+        state_dir: exists and is locked.
+        wanted: what the command line asks for; its run_id and output positions count for a new run only.
+        explicit_run_id: --run-id, if given.
+        new_run: put the old run aside and begin a new one.
+        outputs: -> (metrics_start, dead_letters_start) for a new run.
+
+    Returns:
+        identity, and whether it is new.
+
+    Raises:
+        CheckpointError: the configuration differs from the run's; the message names each field.
+        StateError: another run id, or the topic was recreated.
+    """
+    found = None if new_run else read_identity(state_dir)
+    if found is not None:
+        _check_same(found, wanted, explicit_run_id)
+        return found, False
+    if new_run:
+        archive(state_dir)
+    metrics_start, dead_letters_start = outputs()
+    identity = RunIdentity(
+        run_id=wanted.run_id,
+        configuration=wanted.configuration,
+        topic_id=wanted.topic_id,
+        metrics_start=metrics_start,
+        dead_letters_start=dead_letters_start,
+    )
+    write_identity(state_dir, identity)
+    return identity, True
+
+
+def write_identity(state_dir: Path, identity: RunIdentity) -> None:
+    """Durably: written beside, synced, renamed, folder synced."""
+    path, temporary = state_dir / IDENTITY_FILE, state_dir / f"{IDENTITY_FILE}.tmp"
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump({"format": FORMAT, **asdict(identity)}, file, indent=1, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(state_dir, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def archive(state_dir: Path) -> None:
+    """Puts a run and its checkpoints aside under ``old-runs/``; nothing is deleted."""
+    names = [name for name in (IDENTITY_FILE, "checkpoints") if (state_dir / name).exists()]
+    if not names:
+        return
+    target = state_dir / ARCHIVE / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    target.mkdir(parents=True)
+    for name in names:
+        shutil.move(state_dir / name, target / name)
+
+
+def _check_same(found: RunIdentity, wanted: RunIdentity, explicit_run_id: str | None) -> None:
+    ways = "go on with the run's own settings, begin anew with --new-run, or use another --state-dir"
+    if explicit_run_id is not None and explicit_run_id != found.run_id:
+        raise StateError(
+            f"The state directory holds run {found.run_id}, not {explicit_run_id}", why="a state directory holds one run", remedy=ways
+        )
+    names = sorted({*found.configuration, *wanted.configuration})
+    changed = [n for n in names if found.configuration.get(n) != wanted.configuration.get(n)]
+    if changed:
+        details = "; ".join(f"{n} was {found.configuration.get(n)!r}, is {wanted.configuration.get(n)!r}" for n in changed)
+        raise CheckpointError(
+            f"The configuration of run {found.run_id} has changed: {details}",
+            why="its checkpoint would go on to parameters that neither configuration gives",
+            remedy=ways,
+        )
+    if found.topic_id != wanted.topic_id:
+        raise StateError(
+            f"The interactions topic was recreated since run {found.run_id} began",
+            why=f"its id was {found.topic_id}, is {wanted.topic_id}; the run's offsets mean nothing in the new one",
+            remedy="train on the new topic from its beginning with --new-run, or use another --state-dir",
+        )
+
+
+def environment(device: str) -> dict[str, str | int]:
+    """What, besides configuration and stream, decides the last bits of a sum."""
+    return {
+        "torch": torch.__version__,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "device": device,
+    }
+
+
+def environment_changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """One line per difference that voids bit-for-bit resumption."""
+    return [f"{name}: {saved.get(name)} -> {value}" for name, value in now.items() if saved.get(name) != value]

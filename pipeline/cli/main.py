@@ -1,0 +1,65 @@
+"""The command group. Commands load on use, so that `replay` does not wait for torch."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from pipeline import __version__
+from pipeline.cli.errors import report
+from pipeline.errors import AutoembError
+
+COMMANDS = {
+    "broker": ("pipeline.cli.broker", "Run a broker on this machine: Apache Kafka from KAFKA_HOME, else the embedded one."),
+    "demo": ("pipeline.cli.demo", "Broker, replay, training and live metrics in one command."),
+    "replay": ("pipeline.cli.replay", "Publish a dataset's interactions to a topic in event-time order."),
+    "train": ("pipeline.cli.train", "Train on a topic of interactions, emitting prequential metrics."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, in alphabetical order."""
+        del ctx
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command's own module holds it as `command`."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands without importing them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in sorted(COMMANDS.items())])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="autoemb-pipeline")
+def cli() -> None:
+    """Streaming training of recommendation models on Kafka, with embedding dimensions chosen online (AutoEmb)."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: runs a command and exits with its code; the one place where an error becomes a message."""
+    try:
+        code = cli.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+    except AutoembError as error:
+        sys.exit(report(error))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader (head, less) is gone; Python would complain about stdout at exit
+        sys.exit(141)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,80 @@
+"""Options that several commands share, and the Kafka settings they add up to."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from typing import Any, TypeVar
+
+import click
+import structlog
+
+from ops.brokers import client_config
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def broker_options(command: F) -> F:
+    """--bootstrap-servers and --kafka-config."""
+    command = click.option(
+        "--kafka-config",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="librdkafka settings for every client: a file of key=value lines, or JSON (security, timeouts, ...).",
+    )(command)
+    return click.option(
+        "--bootstrap-servers",
+        metavar="HOST:PORT[,...]",
+        help="Kafka brokers. Default: AUTOEMB_BOOTSTRAP_SERVERS, else localhost:9092 if it answers.",
+    )(command)
+
+
+def logging_options(command: F) -> F:
+    """--log-format."""
+    return click.option(
+        "--log-format",
+        type=click.Choice(["auto", "console", "json"]),
+        default="auto",
+        show_default=True,
+        help="Log lines on stderr: console on a terminal, JSON otherwise.",
+    )(command)
+
+
+def kafka_settings(bootstrap_servers: str | None, kafka_config: Path | None) -> dict[str, str]:
+    """librdkafka settings incl. bootstrap.servers, of a broker that answers (`ops.brokers.client_config` lists the errors)."""
+    return client_config(bootstrap_servers, kafka_config, os.environ)
+
+
+def configure_logging(log_format: str) -> None:
+    """structlog to stderr: for people on a terminal, JSON for machines."""
+    console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+    renderer: Any = structlog.dev.ConsoleRenderer(pad_event_to=24) if console else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console),
+            renderer,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Event]:
+    """An event that SIGINT and SIGTERM set once; a second signal gets the default treatment, for those in a hurry."""
+    stopping = Event()
+
+    def request(number: int, frame: object) -> None:
+        del frame
+        stopping.set()
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopping
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,76 @@
+"""A state directory holds one run; whatever would change its bits is named and refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.checkpoint.identity import RunIdentity, environment, environment_changes, flatten, new_run_id, open_identity, read_identity
+from pipeline.errors import CheckpointError, StateError
+
+WANTED = RunIdentity(
+    run_id="fresh",
+    configuration=flatten({"batch_size": 500, "learner": {"dims": (2, 16)}}),
+    topic_id="T1",
+    metrics_start=0,
+    dead_letters_start=0,
+)
+
+
+def opened(path: Path, wanted: RunIdentity = WANTED, *, run_id: str | None = None, new_run: bool = False) -> tuple[RunIdentity, bool]:
+    return open_identity(path, wanted, explicit_run_id=run_id, new_run=new_run, outputs=lambda: (7, 3))
+
+
+def test_a_new_run_is_written_and_found_again(tmp_path: Path) -> None:
+    identity, new = opened(tmp_path)
+    assert new
+    assert (identity.metrics_start, identity.dead_letters_start) == (7, 3)
+    assert identity.configuration == {"batch_size": 500, "learner.dims": [2, 16]}
+    again, new = opened(tmp_path, replace(WANTED, run_id="another"))
+    assert not new
+    assert again == identity == read_identity(tmp_path)
+
+
+def test_changed_fields_are_named(tmp_path: Path) -> None:
+    opened(tmp_path)
+    changed = replace(WANTED, configuration={"batch_size": 400, "learner.dims": [2, 16], "added": True})
+    with pytest.raises(CheckpointError, match=r"added was None, is True; batch_size was 500, is 400") as caught:
+        opened(tmp_path, changed)
+    assert "--new-run" in caught.value.remedy
+
+
+def test_a_recreated_topic_and_another_run_id_are_refused(tmp_path: Path) -> None:
+    opened(tmp_path)
+    with pytest.raises(StateError, match="recreated"):
+        opened(tmp_path, replace(WANTED, topic_id="T2"))
+    with pytest.raises(StateError, match="holds run fresh, not other"):
+        opened(tmp_path, run_id="other")
+
+
+def test_new_run_puts_the_old_one_aside(tmp_path: Path) -> None:
+    opened(tmp_path)
+    (tmp_path / "checkpoints" / "step-1").mkdir(parents=True)
+    identity, new = opened(tmp_path, replace(WANTED, run_id="second", topic_id="T2"), new_run=True)
+    assert new
+    assert identity.run_id == "second"
+    assert not (tmp_path / "checkpoints").exists()
+    kept = next((tmp_path / "old-runs").iterdir())
+    assert (kept / "run.json").exists()
+    assert (kept / "checkpoints" / "step-1").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', '{"format": 1, "surprise": 2}'])
+def test_an_unreadable_identity_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"run\.json"):
+        opened(tmp_path)
+
+
+def test_run_ids_are_unique() -> None:
+    assert len({new_run_id("fse", "binary") for _ in range(50)}) > 45
+
+
+def test_environment_differences_are_named() -> None:
+    now = environment("cpu")
+    assert environment_changes(now, now) == []
+    assert environment_changes({**now, "threads": 99}, now) == [f"threads: 99 -> {now['threads']}"]
