@@ -1,0 +1,144 @@
+"""What a learner is built from. Every choice the paper leaves open is an option here; docs/algorithm.md tells why each default is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self, get_args
+
+import torch
+
+from pipeline.errors import ConfigurationError
+from pipeline.models.embedding import Normalisation
+from pipeline.models.layers import Activation
+from pipeline.models.selection import Selection, SoftScale
+from pipeline.records import Task
+
+Method = Literal["fse", "autoemb"]
+Validation = Literal["next"]
+OptimiserName = Literal["sgd", "adagrad", "adam"]
+Reduction = Literal["mean", "sum"]
+Precision = Literal["float32", "float64"]
+
+METHODS: tuple[str, ...] = get_args(Method)
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {"paper": {}}
+"""Preset name -> the fields it sets; the fields' own defaults are the paper preset."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnerConfig:
+    """Configuration of one learner. Rates are per step; dimensions and layer widths in numbers.
+
+    Attributes:
+        method: `fse` fixed-size embedding; `autoemb` controllers in a bilevel update.
+        task: `binary` (squared error of a sigmoid) or `rating` (cross-entropy of five classes).
+        preset: the name of the preset these fields came from.
+        dims: dimensions of the embedding spaces, increasing; their sum is the width of a row's embedding.
+        hidden, controller_hidden: widths of the hidden layers.
+        controller_activation: of the controllers' hidden layers.
+        normalisation: of the transformed embeddings (Eq. 2): over the mini-batch, or over one embedding's features.
+        shared_maps: one set of linear maps (Eq. 1) for both sides.
+        selection: `soft` mixes the spaces, `hard` takes the largest weight's (controllers then learn through the soft relaxation).
+        soft_scale: Eq. 7's factor, 1/N as printed, or 1.
+        row_optimiser, row_rate, initial_accumulator: of the embedding rows; the accumulator is Adagrad's.
+        dense_optimiser, dense_rate: of the dense layers.
+        controller_optimiser, controller_rate: of the controllers.
+        reduction: of the losses of a mini-batch.
+        embedding_std: standard deviation of new embeddings.
+        validation: where the controllers' validation loss comes from.
+        seed: of initial parameters and of every random choice.
+        precision: of all arithmetic and of stored rows.
+        device: torch device of a step's arithmetic; rows stay in the row store.
+    """
+
+    method: Method = "autoemb"
+    task: Task = "binary"
+    preset: str = "paper"
+    dims: tuple[int, ...] = (2, 16, 128)
+    hidden: tuple[int, ...] = (512, 512)
+    controller_hidden: tuple[int, ...] = (512, 512)
+    controller_activation: Activation = "tanh"
+    normalisation: Normalisation = "layer"
+    shared_maps: bool = False
+    selection: Selection = "soft"
+    soft_scale: SoftScale = "1/N"
+    row_optimiser: OptimiserName = "adagrad"
+    row_rate: float = 0.05
+    initial_accumulator: float = 0.0
+    dense_optimiser: OptimiserName = "adam"
+    dense_rate: float = 1e-3
+    controller_optimiser: OptimiserName = "adam"
+    controller_rate: float = 3e-4
+    reduction: Reduction = "mean"
+    embedding_std: float = 0.02
+    validation: Validation = "next"
+    seed: int = 0
+    precision: Precision = "float32"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        if not self.dims or any(d < 1 for d in self.dims) or list(self.dims) != sorted(set(self.dims)):
+            raise ConfigurationError(f"dims {self.dims} are not increasing positive dimensions", remedy="give them as in (2, 16, 128)")
+        for name in ("hidden", "controller_hidden"):
+            if any(width < 1 for width in getattr(self, name)):
+                raise ConfigurationError(f"{name} {getattr(self, name)} holds a layer without units", remedy="give positive widths")
+        for name in ("row_rate", "dense_rate", "controller_rate", "initial_accumulator", "embedding_std"):
+            value = getattr(self, name)
+            if not 0.0 <= value < float("inf"):
+                raise ConfigurationError(f"{name} is {value}", why="it must be a finite number, zero or more", remedy=f"change {name}")
+
+    def _check_choices(self) -> None:
+        for field_name, choices in _CHOICES.items():
+            value = getattr(self, field_name)
+            if value not in choices:
+                raise ConfigurationError(
+                    f"{field_name} {value!r} is unknown",
+                    why=f"known are {', '.join(choices)}",
+                    remedy=f"choose one of these as {field_name}",
+                )
+
+    @classmethod
+    def from_preset(cls, preset: str, **changes: Any) -> Self:
+        """The preset's configuration with some fields changed.
+
+        Raises:
+            ConfigurationError: unknown preset or field, or a value that cannot be used.
+        """
+        if preset not in PRESETS:
+            raise ConfigurationError(f"preset {preset!r} is unknown", why=f"known are {', '.join(PRESETS)}", remedy="choose one of these")
+        unknown = set(changes) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ConfigurationError(f"unknown learner options: {', '.join(sorted(unknown))}", remedy="see LearnerConfig's fields")
+        return cls(**{**PRESETS[preset], "preset": preset, **changes})
+
+    @property
+    def width(self) -> int:
+        """Numbers of one row's concatenated embedding; 146 in the paper."""
+        return sum(self.dims)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Torch's type of `precision`."""
+        return torch.float32 if self.precision == "float32" else torch.float64
+
+    @property
+    def row_dtype(self) -> Literal["f4", "f8"]:
+        """The row store's type of `precision`."""
+        return "f4" if self.precision == "float32" else "f8"
+
+
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "method": get_args(Method),
+    "task": get_args(Task),
+    "preset": tuple(PRESETS),
+    "controller_activation": get_args(Activation),
+    "normalisation": get_args(Normalisation),
+    "selection": get_args(Selection),
+    "soft_scale": get_args(SoftScale),
+    "row_optimiser": get_args(OptimiserName),
+    "dense_optimiser": get_args(OptimiserName),
+    "controller_optimiser": get_args(OptimiserName),
+    "reduction": get_args(Reduction),
+    "validation": get_args(Validation),
+    "precision": get_args(Precision),
+}

@@ -1,0 +1,111 @@
+"""From a configuration to a learner."""
+
+import torch
+
+from pipeline.errors import ConfigurationError
+from pipeline.learners.base import Learner
+from pipeline.learners.config import METHODS, PRESETS, LearnerConfig
+from pipeline.learners.dense import DenseParameters
+from pipeline.learners.learner import StreamLearner
+from pipeline.learners.optimisers import make_optimiser
+from pipeline.learners.passes import Parts
+from pipeline.learners.recommender import Recommender
+from pipeline.learners.selectors import Controllers, NoSelection, Selector
+from pipeline.learners.strategies import BilevelNext, Strategy, TrainOnly
+from pipeline.learners.tables import EmbeddingTable, TablePlan
+from pipeline.models.controller import Controller
+from pipeline.models.embedding import EmbeddingSpaces
+from pipeline.models.losses import outputs
+from pipeline.models.networks import FixedSizeNetwork, Network, SelectingNetwork
+from pipeline.rows import RowStore, TableSpec
+
+__all__ = ["METHODS", "PRESETS", "LearnerConfig", "learner_tables", "make_learner"]
+
+USER_TABLE = "embedding.user"
+ITEM_TABLE = "embedding.item"
+
+
+def learner_tables(config: LearnerConfig) -> tuple[TableSpec, ...]:
+    """The tables the learner of this configuration keeps its rows in: its row store must be made with them."""
+    return tuple(_plan(config, name).spec() for name in (USER_TABLE, ITEM_TABLE))
+
+
+def make_learner(config: LearnerConfig, store: RowStore) -> Learner:
+    """A new learner with its initial parameters.
+
+    Args:
+        config: what to build.
+        store: holds `learner_tables(config)`.
+
+    Raises:
+        ConfigurationError: the device is not there.
+    """
+    device = _device(config.device)
+    network = _network(config)
+    dense = DenseParameters(
+        "recommender",
+        network.initial(config.seed),
+        make_optimiser(config.dense_optimiser, config.dense_rate, initial_accumulator=config.initial_accumulator),
+        dtype=config.dtype,
+        device=device,
+    )
+    users, items = (EmbeddingTable(_plan(config, name), store, device) for name in (USER_TABLE, ITEM_TABLE))
+    parts = Parts(
+        recommender=Recommender(network, dense, users, items),
+        selector=_selector(config, device),
+        selection=config.selection,
+        task=config.task,
+        reduction=config.reduction,
+        dtype=config.dtype,
+        device=device,
+    )
+    return StreamLearner(parts, _strategy(config, parts))
+
+
+def _plan(config: LearnerConfig, name: str) -> TablePlan:
+    optimiser = make_optimiser(config.row_optimiser, config.row_rate, initial_accumulator=config.initial_accumulator)
+    return TablePlan(name=name, width=config.width, std=config.embedding_std, optimiser=optimiser, seed=config.seed, dtype=config.dtype)
+
+
+def _network(config: LearnerConfig) -> Network:
+    if config.method == "fse":
+        return FixedSizeNetwork(dims=config.dims, hidden=config.hidden, outputs=outputs(config.task))
+    users, items = ("spaces", "spaces") if config.shared_maps else ("user_spaces", "item_spaces")
+    return SelectingNetwork(
+        users=EmbeddingSpaces(name=users, dims=config.dims, normalisation=config.normalisation),
+        items=EmbeddingSpaces(name=items, dims=config.dims, normalisation=config.normalisation),
+        hidden=config.hidden,
+        outputs=outputs(config.task),
+        scale=config.soft_scale,
+    )
+
+
+def _selector(config: LearnerConfig, device: torch.device) -> Selector:
+    if config.method == "fse":
+        return NoSelection()
+    users, items = (
+        Controller(name=name, spaces=len(config.dims), hidden=config.controller_hidden, activation=config.controller_activation)
+        for name in ("user_controller", "item_controller")
+    )
+    parameters = DenseParameters(
+        "controllers",
+        users.initial(config.seed) | items.initial(config.seed),
+        make_optimiser(config.controller_optimiser, config.controller_rate),
+        dtype=config.dtype,
+        device=device,
+    )
+    return Controllers(users, items, parameters)
+
+
+def _strategy(config: LearnerConfig, parts: Parts) -> Strategy:
+    return TrainOnly(parts) if config.method == "fse" else BilevelNext(parts)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigurationError(f"device {name!r} is unknown", why=str(error).split("\n", 1)[0], remedy="use cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError("device cuda is not there", why="torch finds no GPU or is the CPU build", remedy="use --device cpu")
+    return device

@@ -1,0 +1,85 @@
+"""The one learner behind every method: predict, remember the graph, learn from it when the labels come.
+
+Shape legend: B interactions, N spaces, C outputs.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.errors import AutoembError
+from pipeline.learners.passes import Parts
+from pipeline.learners.strategies import Predicted, Strategy
+from pipeline.models.losses import prediction_losses, probabilities
+from pipeline.records import FloatArray, Labels, LearnerInputs, Predictions
+
+
+class StreamLearner:
+    """A method under prequential evaluation (`pipeline.learners.base.Learner`).
+
+    Args:
+        parts: W and Θ.
+        strategy: how they learn.
+    """
+
+    def __init__(self, parts: Parts, strategy: Strategy) -> None:
+        self._parts = parts
+        self._strategy = strategy
+        self._pending: tuple[Predicted, Predictions] | None = None
+
+    def predict(self, inputs: LearnerInputs) -> Predictions:
+        """Predictions with the current parameters; keeps the graph for `update`, changes nothing else.
+
+        Raises:
+            AutoembError: the mini-batch is empty.
+        """
+        if not len(inputs.user_ids):
+            raise AutoembError(
+                "an empty mini-batch was given to a learner", why="there is nothing to predict", remedy="skip mini-batches without records"
+            )
+        forward = self._parts.forward(self._parts.encode(inputs))
+        alpha, beta = (None, None) if forward.weights is None or not self._parts.selector.searches else map(_array, forward.weights)
+        predictions = Predictions(probabilities=probabilities(_array(forward.logits)), user_weights=alpha, item_weights=beta)
+        self._pending = (Predicted(inputs=inputs, forward=forward), predictions)
+        return predictions
+
+    def update(self, labels: Labels) -> FloatArray:
+        """Learns from the mini-batch last predicted.
+
+        Returns:
+            [B] losses of its predictions.
+
+        Raises:
+            AutoembError: no prediction is waiting for labels, they are of another length, or the parameters diverged.
+        """
+        if self._pending is None:
+            raise AutoembError("update came without predict", why="a learner predicts each mini-batch before it sees its labels")
+        predicted, predictions = self._pending
+        if len(labels.binary) != len(predicted.inputs.user_ids):
+            raise AutoembError(f"{len(labels.binary)} labels came for {len(predicted.inputs.user_ids)} predictions")
+        losses = prediction_losses(predictions.probabilities, labels)
+        if not np.isfinite(losses).all():
+            raise AutoembError("the loss is not finite", why="the parameters diverged", remedy="lower the learning rates")
+        self._strategy.learn(predicted, labels)
+        self._pending = None
+        return losses
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Dense parameters, optimiser state and whatever the method keeps between mini-batches; copies on the CPU."""
+        return self._parts.recommender.state_dict() | self._parts.selector.state_dict() | self._strategy.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what `state_dict` returned; a prediction made before waits no longer.
+
+        Raises:
+            CheckpointError: a tensor is missing or of another shape.
+        """
+        self._pending = None
+        self._parts.recommender.load_state_dict(state)
+        self._parts.selector.load_state_dict(state)
+        self._strategy.load_state_dict(state)
+
+
+def _array(tensor: Tensor) -> FloatArray:
+    return np.asarray(tensor.detach().cpu().numpy(), dtype=np.float64)

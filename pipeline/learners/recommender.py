@@ -1,0 +1,85 @@
+"""The lower level of the bilevel problem, W: a prediction network's dense layers and the rows of its two embedding tables.
+
+Shape legend: B interactions, N spaces, C outputs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.learners.dense import DenseParameters
+from pipeline.learners.encoding import EncodedBatch
+from pipeline.learners.tables import EmbeddingTable, GatheredRows
+from pipeline.models.layers import ParametersView
+from pipeline.models.networks import Network, NetworkInputs
+
+Weights = tuple[Tensor, Tensor] | None
+"""α and β, [B, N] each; None for a network that selects nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """A value of W as far as one mini-batch can see it.
+
+    Attributes:
+        dense: the dense parameters.
+        users, items: rows of the mini-batch's distinct ids.
+    """
+
+    dense: ParametersView
+    users: GatheredRows
+    items: GatheredRows
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """Every tensor of W, dense layers first."""
+        return [*self.dense.values(), self.users.values, self.items.values]
+
+
+class Recommender:
+    """Network, dense parameters and tables, with one step counter.
+
+    Args:
+        network: predicts.
+        dense: its dense parameters.
+        users, items: its embedding tables.
+    """
+
+    def __init__(self, network: Network, dense: DenseParameters, users: EmbeddingTable, items: EmbeddingTable) -> None:
+        self.network = network
+        self.dense = dense
+        self.users = users
+        self.items = items
+
+    def gather(self, batch: EncodedBatch) -> Point:
+        """W as it stands now, for this mini-batch."""
+        return Point(dense=self.dense.values, users=self.users.gather(batch.user_ids), items=self.items.gather(batch.item_ids))
+
+    def logits(self, point: Point, batch: EncodedBatch, weights: Weights) -> Tensor:
+        """[B, C] at that value of W."""
+        alpha, beta = weights if weights is not None else (None, None)
+        inputs = NetworkInputs(
+            # embedding's backward sums an id's gradients in a fixed order on every device; advanced indexing's does not
+            user_rows=torch.nn.functional.embedding(batch.user_index, point.users.values),
+            item_rows=torch.nn.functional.embedding(batch.item_index, point.items.values),
+            user_weights=alpha,
+            item_weights=beta,
+            features=batch.features,
+        )
+        return self.network(point.dense, inputs)
+
+    def apply(self, point: Point, gradients: Sequence[Tensor]) -> None:
+        """One step from `point`, the current W, with gradients in the order of its leaves; scatters the rows."""
+        self.dense.apply(gradients[:-2])
+        self.users.apply(point.users, gradients[-2], self.dense.steps)
+        self.items.apply(point.items, gradients[-1], self.dense.steps)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Dense parameters, their optimiser's state and the step counter."""
+        return self.dense.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what `state_dict` gave."""
+        self.dense.load_state_dict(state)
