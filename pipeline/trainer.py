@@ -10,7 +10,7 @@ from pipeline.learners.factory import LearnerConfig, learner_tables, make_learne
 from pipeline.prequential.labels import labels_of
 from pipeline.prequential.metrics import Prequential, PrequentialConfig
 from pipeline.prequential.references import Logistic, RunningMean
-from pipeline.records import FloatArray, Labels, LearnerInputs, MiniBatch, Predictions
+from pipeline.records import FloatArray, LearnerInputs, MiniBatch, Predictions
 from pipeline.rows import RowStore, TableSpec
 from pipeline.state.context import ContextConfig, ContextTracker, context_tables
 from pipeline.state.label_statistics import FEATURES
@@ -41,13 +41,13 @@ class StepResult:
 
     Attributes:
         metrics: fields of the metrics topic, without the run's own names.
-        predictions, references, labels, inputs: per interaction, for the prediction log; None for a batch without interactions.
+        scores: model -> [2, B] loss and hit; empty for a batch without interactions.
+        predictions, inputs: per interaction, for the prediction log; None for a batch without interactions.
     """
 
     metrics: Mapping[str, object]
+    scores: Mapping[str, FloatArray] = field(default_factory=dict)
     predictions: Predictions | None = None
-    references: Mapping[str, FloatArray] = field(default_factory=dict)
-    labels: Labels | None = None
     inputs: LearnerInputs | None = None
 
 
@@ -80,11 +80,11 @@ class Trainer:
         inputs = self._context.observe(batch.records, labels)
         predictions = self._learner.predict(inputs)
         references = {"running_mean": self._running_mean.predict(inputs), "logistic": self._logistic.predict(inputs)}
-        losses = self._prequential.add(predictions, references, labels, inputs.users, inputs.items)
+        scores = self._prequential.add(predictions, references, labels, inputs.users, inputs.items)
         self._learner.update(labels)
         self._logistic.update(inputs, references["logistic"], labels)
-        self._context.record(losses, predictions.user_weights, predictions.item_weights)
-        return StepResult(metrics=self._metrics(batch), predictions=predictions, references=references, labels=labels, inputs=inputs)
+        self._context.record(scores["method"][0], predictions.user_weights, predictions.item_weights)
+        return StepResult(metrics=self._metrics(batch), scores=scores, predictions=predictions, inputs=inputs)
 
     def _metrics(self, batch: MiniBatch) -> dict[str, object]:
         learner = self._config.learner

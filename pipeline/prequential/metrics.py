@@ -168,19 +168,22 @@ class Prequential:
 
     def add(
         self, predictions: Predictions, references: Mapping[str, FloatArray], labels: Labels, users: SideContext, items: SideContext
-    ) -> FloatArray:
-        """Scores one mini-batch; returns the method's [B] losses."""
-        losses, hits = losses_and_hits(predictions.probabilities, labels, self._config.task)
-        self._means["method"].add(np.stack([losses, hits]))
-        for name, probabilities in references.items():
-            self._means[name].add(np.stack(losses_and_hits(probabilities, labels, self._config.task)))
+    ) -> dict[str, FloatArray]:
+        """Scores one mini-batch; returns [2, B], loss and hit, of every model."""
+        task = self._config.task
+        scores = {
+            name: np.stack(losses_and_hits(p, labels, task)) for name, p in {"method": predictions.probabilities, **references}.items()
+        }
+        for name, values in scores.items():
+            self._means[name].add(values)
+        losses = scores["method"][0]
         for side, weights, context in (("user", predictions.user_weights, users), ("item", predictions.item_weights, items)):
             dimensions = None if weights is None else weights @ np.array(self._dims, dtype=np.float64)
             self._popularity[side].add(context.count, losses, dimensions, weights)
             self._latest.update(weight_fields(side, weights, self._dims))
         self._with_dimensions = predictions.user_weights is not None
         self.examples += len(losses)
-        return losses
+        return scores
 
     def fields(self) -> dict[str, object]:
         """Everything the metrics topic says of predictions so far."""

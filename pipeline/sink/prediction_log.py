@@ -1,0 +1,119 @@
+"""Every prediction with its loss, in Parquet segments of the state directory: what reports, figures and bootstraps are computed from.
+
+A segment holds the interactions between two checkpoints and is durable before the later one is. After a crash the segments past the
+checkpoint are dropped and written again by the recomputation: the log holds every interaction exactly once. The oldest segments go
+when the log holds more than its limit.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from pipeline.records import FloatArray, Interaction, LearnerInputs, Predictions, Task
+
+_SEGMENT = re.compile(r"steps-(\d{9})-(\d{9})\.parquet")
+
+
+class PredictionLog:
+    """Buffers the predictions of the steps since the last checkpoint and writes them as one segment.
+
+    Args:
+        folder: created if absent.
+        dims: dimensions of the embedding spaces, for the weights' column names.
+        task: `binary` also logs P(positive).
+        limit: interactions kept on disk, about; 0 keeps none (nothing is written).
+    """
+
+    def __init__(self, folder: Path, *, dims: Sequence[int], task: Task, limit: int) -> None:
+        self._folder = folder
+        self._dims = tuple(dims)
+        self._task = task
+        self._limit = limit
+        self._frames: list[pl.DataFrame] = []
+        self._first = 0
+        if limit:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def add(
+        self, step: int, records: Sequence[Interaction], scores: Mapping[str, FloatArray], predictions: Predictions, inputs: LearnerInputs
+    ) -> None:
+        """One mini-batch; scores: model -> [2, B] loss and hit."""
+        if not self._limit:
+            return
+        self._first = self._first or step
+        columns: dict[str, object] = {
+            "step": np.full(len(records), step, dtype=np.uint32),
+            "user_id": [r.user_id for r in records],
+            "item_id": [r.item_id for r in records],
+            "timestamp": np.array([r.timestamp for r in records], dtype=np.int64),
+            "rating": np.array([r.rating for r in records], dtype=np.float64),
+            "user_count": inputs.users.count.astype(np.uint32),
+            "item_count": inputs.items.count.astype(np.uint32),
+        }
+        if self._task == "binary":
+            columns["prediction"] = predictions.probabilities
+        for model, (losses, hits) in scores.items():
+            columns[f"{model}_loss"] = losses
+            columns[f"{model}_hit"] = hits.astype(bool)
+        for side, weights in (("user", predictions.user_weights), ("item", predictions.item_weights)):
+            if weights is not None:
+                columns.update({f"{side}_weight_{d}": weights[:, n].astype(np.float32) for n, d in enumerate(self._dims)})
+        self._frames.append(pl.DataFrame(columns))
+
+    def close_segment(self, step: int) -> None:
+        """Writes the buffered steps up to `step` durably; called before the checkpoint of that step."""
+        if not self._frames:
+            return
+        path = self._folder / f"steps-{self._first:09d}-{step:09d}.parquet"
+        temporary = path.with_suffix(".tmp")
+        pl.concat(self._frames).write_parquet(temporary, compression="zstd", statistics=False)
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(self._folder)
+        self._frames, self._first = [], 0
+        self._trim()
+
+    def truncate_to(self, step: int) -> None:
+        """Drops what lies past a checkpoint; the recomputation writes it again."""
+        for path, (_, last) in _segments(self._folder):
+            if last > step:
+                path.unlink()
+        for leftover in self._folder.glob("*.tmp"):
+            leftover.unlink()
+
+    def _trim(self) -> None:
+        kept = 0
+        for path, _ in reversed(_segments(self._folder)):
+            if kept >= self._limit:
+                path.unlink()
+            else:
+                kept += int(pl.scan_parquet(path).select(pl.len()).collect().item())
+
+
+def read_predictions(folder: Path) -> pl.LazyFrame:
+    """All segments in step order.
+
+    Raises:
+        FileNotFoundError: the run logged no predictions.
+    """
+    paths = [path for path, _ in _segments(folder)]
+    if not paths:
+        raise FileNotFoundError(folder)
+    return pl.scan_parquet(paths)
+
+
+def _segments(folder: Path) -> list[tuple[Path, tuple[int, int]]]:
+    matches = [(path, _SEGMENT.fullmatch(path.name)) for path in folder.glob("steps-*.parquet")]
+    return sorted((path, (int(m[1]), int(m[2]))) for path, m in matches if m)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
