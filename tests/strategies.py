@@ -1,0 +1,54 @@
+"""Hypothesis strategies of the whole suite, in one place."""
+
+from hypothesis import strategies as st
+
+from pipeline.records import Interaction
+from schemas.codec import MAX_ID_BYTES, MAX_SEQUENCE, MAX_TIMESTAMP
+
+text = st.text(st.characters(exclude_categories=["Cs"]))
+ids = text.filter(lambda s: 0 < len(s.encode()) <= MAX_ID_BYTES)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+interactions = st.builds(
+    Interaction,
+    user_id=ids,
+    item_id=ids,
+    rating=finite,
+    timestamp=st.integers(0, MAX_TIMESTAMP),
+    dataset=st.none() | ids,
+    sequence=st.none() | st.integers(0, MAX_SEQUENCE),
+    features=st.none() | st.dictionaries(text, finite, max_size=4),
+)
+
+_doubles = st.none() | st.floats()
+_dimensions = st.dictionaries(st.sampled_from(["2", "16", "128"]), _doubles)
+_buckets = st.integers(0, 12).map(lambda power: str(2**power))
+
+# Prequential metrics records: the required fields, any of the optional ones, NaN and infinity included.
+metrics_records = st.fixed_dictionaries(
+    {
+        "run_id": text,
+        "method": st.sampled_from(["fse", "autoemb"]),
+        "task": st.sampled_from(["binary", "rating"]),
+        "preset": text,
+        "context_mode": st.sampled_from(["batch", "event", "strict"]),
+        "step": st.integers(1, 2**40),
+        "examples": st.integers(0, 2**50),
+        "batch_examples": st.integers(0, 10_000),
+        "next_offsets": st.dictionaries(st.integers(0, 40), st.integers(0, 2**62), max_size=5),
+    },
+    optional={
+        "event_time": st.none() | st.integers(0, MAX_TIMESTAMP),
+        "mse": _doubles,
+        "cross_entropy_window": _doubles,
+        "logistic_accuracy_fading": _doubles,
+        "running_mean_mse": _doubles,
+        "user_weight": st.none() | _dimensions,
+        "item_weight": st.none() | _dimensions,
+        "user_bucket_loss": st.none() | st.dictionaries(_buckets, _doubles, max_size=4),
+        "item_bucket_count": st.none() | st.dictionaries(_buckets, st.integers(0, 2**40), max_size=4),
+        "user_entropy": _doubles,
+        "late": st.integers(0, 2**40),
+        "duplicates": st.integers(0, 2**40),
+    },
+)
