@@ -91,9 +91,25 @@ def open_database(directory: Path, tables: Iterable[str], options: RocksOptions,
         raise StateError(f"RocksDB cannot open {directory}.", why=str(error)) from error
 
 
-def table_names(directory: Path) -> list[str]:
-    """Tables of a RocksDB directory, in the order of their names."""
-    return sorted(set(rocksdict.Rdict.list_cf(str(directory))) - {RESERVED_TABLE})
+def stored_specs(directory: Path, options: RocksOptions) -> list[TableSpec]:
+    """Specs of the tables in a RocksDB directory that may be changed (a clone), in the order of their names; initial rows are zeros.
+
+    Raises:
+        CheckpointError: a table has no readable meta record.
+    """
+    names = sorted(set(rocksdict.Rdict.list_cf(str(directory))) - {RESERVED_TABLE})
+    database = open_database(directory, names, options, read_only=True)
+    try:
+        formats = database.get([format_key(name) for name in names]) if names else []
+    finally:
+        database.close()
+    specs = []
+    for name, stored in zip(names, formats, strict=True):
+        dtype, _, width = (stored or b"").decode(errors="replace").partition(":")
+        if dtype not in ("f4", "f8") or not width.isdecimal():
+            raise CheckpointError(f"Table {name!r} of {directory} has no row format.", why=f"Its meta record is {stored!r}.")
+        specs.append(TableSpec(name=name, width=int(width), dtype="f4" if dtype == "f4" else "f8"))
+    return specs
 
 
 def format_of(spec: TableSpec) -> bytes:

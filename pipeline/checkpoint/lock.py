@@ -1,0 +1,55 @@
+"""One trainer per state directory."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.checkpoint.durable import sync
+from pipeline.errors import StateError
+
+LOCK_NAME = "LOCK"
+
+
+@contextmanager
+def state_lock(root: Path) -> Iterator[None]:
+    """Holds the state directory, which is created if missing, until the block ends or the process dies (flock).
+
+    The lock file stays behind, on purpose: removing it would let two processes hold two files of one name.
+
+    Raises:
+        StateError: another process holds it (named by its process id), or the directory or its file system cannot be locked.
+    """
+    path = root / LOCK_NAME
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        sync(root.parent)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StateError(f"The state directory {root} cannot be used.", why=str(error), remedy="Give another --state-dir.") from error
+    try:
+        _lock(descriptor, root)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, root: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        raise StateError(
+            f"The state directory {root} is in use by process {holder}.",
+            why="Two trainers on one state directory would destroy each other's checkpoints.",
+            remedy=f"Stop it (kill {holder}), or give another --state-dir.",
+        ) from error
+    except OSError as error:
+        raise StateError(
+            f"The state directory {root} cannot be locked.",
+            why=f"Its file system refuses flock: {error}",
+            remedy="Give a --state-dir on a local file system.",
+        ) from error

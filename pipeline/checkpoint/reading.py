@@ -1,0 +1,76 @@
+"""The newest checkpoint for readers beside a trainer: `predict` and `checkpoint export`."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pipeline.checkpoint.contents import LoadedCheckpoint
+from pipeline.checkpoint.store import CheckpointStore, Refused
+from pipeline.errors import CheckpointError
+from pipeline.rows import TableSpec
+from pipeline.state.readonly import ReadOnlyRows
+
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenCheckpoint:
+    """A checkpoint and its rows, both of one step.
+
+    Attributes:
+        loaded: payload, tensors, arrays.
+        rows: read-only.
+        refused: newer checkpoints that are damaged.
+    """
+
+    loaded: LoadedCheckpoint
+    rows: ReadOnlyRows
+    refused: tuple[Refused, ...]
+
+
+def _as_stored(_: LoadedCheckpoint) -> None:
+    return None
+
+
+@contextmanager
+def open_newest(
+    store: CheckpointStore, specs_for: Callable[[LoadedCheckpoint], Sequence[TableSpec] | None] = _as_stored
+) -> Iterator[OpenCheckpoint]:
+    """The newest valid checkpoint, open until the block ends, even if the trainer prunes it meanwhile.
+
+    Args:
+        store: whose checkpoints.
+        specs_for: the row store's tables, from what was loaded; by default as stored.
+
+    Raises:
+        CheckpointError: there is none, all are damaged, or its tables are others than asked for.
+    """
+    opened = _open(store, specs_for)
+    try:
+        yield opened
+    finally:
+        opened.rows.close()
+
+
+def _open(store: CheckpointStore, specs_for: Callable[[LoadedCheckpoint], Sequence[TableSpec] | None]) -> OpenCheckpoint:
+    for attempt in range(1, _ATTEMPTS + 1):
+        found = store.newest_valid()
+        if found.step is None:
+            raise _none_valid(store, found.refused)
+        try:
+            loaded = store.load(found.step)
+            return OpenCheckpoint(loaded=loaded, rows=ReadOnlyRows(loaded.rows, specs_for(loaded)), refused=found.refused)
+        except CheckpointError:
+            if store.path(found.step).exists() or attempt == _ATTEMPTS:
+                raise
+    raise AssertionError
+
+
+def _none_valid(store: CheckpointStore, refused: Sequence[Refused]) -> CheckpointError:
+    if not refused:
+        return CheckpointError(f"There is no checkpoint in {store.directory}.", remedy="autoemb-pipeline train --state-dir DIR")
+    return CheckpointError(
+        f"Every checkpoint in {store.directory} is damaged.",
+        why="; ".join(f"{r.path.name}: {r.problems[0]}" for r in refused),
+        remedy="autoemb-pipeline checkpoint verify",
+    )

@@ -1,0 +1,111 @@
+"""Rows of a checkpoint for readers that run beside a trainer and must not change one byte of it."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+import numpy as np
+
+from pipeline.errors import CheckpointError, StateError
+from pipeline.rows import Rows, TableSpec
+from pipeline.state.files import clone, open_database, read_counts, stored_specs
+from pipeline.state.options import RocksOptions
+from pipeline.state.validation import check_distinct, checked_specs, initial_rows, stored_dtype
+
+
+class ReadOnlyRows:
+    """`pipeline.rows.RowStore` over a checkpoint's ``rocksdb`` folder, without `scatter`.
+
+    The folder itself is never opened: a temporary directory gets symbolic links to the SST files and copies of the rest. All
+    files are opened at once, so a trainer may prune the checkpoint while it is being read.
+
+    Args:
+        directory: the ``rocksdb`` folder of a checkpoint.
+        specs: the tables; None: as stored, with zeros for unknown ids (for export, which asks for none).
+        options: RocksDB's settings.
+
+    Raises:
+        CheckpointError: the folder cannot be read (pruned meanwhile: take the newest again), or holds other tables or formats.
+        StateError: RocksDB cannot open it.
+    """
+
+    def __init__(self, directory: Path, specs: Sequence[TableSpec] | None = None, *, options: RocksOptions | None = None) -> None:
+        options = options or RocksOptions()
+        self._folder = tempfile.TemporaryDirectory(prefix="autoemb-rows-")
+        try:
+            copy = Path(self._folder.name) / "rocksdb"
+            clone(directory, copy, symlink=True)
+            self._specs = checked_specs(stored_specs(copy, options) if specs is None else specs)
+            self._database: Any = open_database(copy, self._specs, options, read_only=True)
+            try:
+                self._counts = read_counts(self._database, self._specs)
+                self._families = {name: self._database.get_column_family(name) for name in self._specs}
+            except CheckpointError:
+                self._database.close()
+                raise
+        except BaseException:
+            self._folder.cleanup()
+            raise
+
+    @property
+    def specs(self) -> tuple[TableSpec, ...]:
+        """The tables."""
+        return tuple(self._specs.values())
+
+    def gather(self, table: str, ids: Sequence[str]) -> Rows:
+        """See `RowStore.gather`. ValueError when ids repeat, KeyError on an unknown table, StateError once closed."""
+        check_distinct(table, ids)
+        self._check_open()
+        spec = self._specs[table]
+        rows = np.empty((len(ids), spec.width), dtype=stored_dtype(spec))
+        values = self._families[table].get([i.encode() for i in ids]) if ids else []
+        found = [k for k, value in enumerate(values) if value is not None]
+        new = [k for k, value in enumerate(values) if value is None]
+        if found:
+            rows[found] = self._decode(spec, b"".join(values[k] for k in found))
+        if new:
+            rows[new] = initial_rows(spec, [ids[k] for k in new])
+        return rows
+
+    def scatter(self, table: str, ids: Sequence[str], rows: Rows) -> NoReturn:
+        """Refused.
+
+        Raises:
+            StateError: always.
+        """
+        del ids, rows
+        raise StateError(f"Rows of table {table!r} are open for reading only.", why="A checkpoint is never changed.")
+
+    def items(self, table: str) -> Iterator[tuple[str, Rows]]:
+        """See `RowStore.items`."""
+        self._check_open()
+        spec = self._specs[table]
+        return ((key.decode(), self._decode(spec, value)[0].copy()) for key, value in self._families[table].items())
+
+    def count(self, table: str) -> int:
+        """Ids ever scattered, as counted by the trainer at the checkpoint."""
+        return self._counts[table]
+
+    def close(self) -> None:
+        """Removes the temporary directory."""
+        if self._database is not None:
+            self._families.clear()
+            self._database.close()
+            self._database = None
+            self._folder.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._database is None:
+            raise StateError("The rows of the checkpoint are closed.")
+
+    @staticmethod
+    def _decode(spec: TableSpec, data: bytes) -> Rows:
+        return np.frombuffer(data, dtype=stored_dtype(spec)).reshape(-1, spec.width)
