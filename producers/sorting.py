@@ -1,0 +1,200 @@
+"""From files in any layout to a `SortedDataset`, in bounded memory, kept in a cache by the content's fingerprint.
+
+The sort is external: (1) every line is parsed and written unsorted; (2) the timestamps alone are looked at for bounds that cut the data
+into runs of about four million; (3) each run is sorted by (timestamp, file, line) and becomes one part. Runs never split a timestamp.
+On 20M rows this takes half the time and memory of one big sort.
+"""
+
+import codecs
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from pipeline.errors import DatasetError
+from producers.dataset import ROW_GROUP, Part, SortedDataset, open_sorted, write_manifest
+from producers.layouts import COLUMNS, Source, line_at
+from producers.progress import Report, silent
+
+ORDER_VERSION: Final = 1
+RUN_ROWS: Final = 4_000_000
+_BLOCK: Final = 1 << 22
+_UTF16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def sort_source(source: Source, *, name: str, cache_dir: Path, report: Report = silent, run_rows: int = RUN_ROWS) -> SortedDataset:
+    """The source's interactions in event-time order; ties in file order.
+
+    Args:
+        source: the files and their layout.
+        name: the dataset's name.
+        cache_dir: sorted datasets are kept in ``cache_dir/sorted/FINGERPRINT``; made where missing.
+        report: told "read" (bytes) and "sort" (interactions).
+        run_rows: rows sorted at once; bounds the memory (about 200 bytes a row).
+
+    Raises:
+        DatasetError: a malformed line (named by file and number), a wrong encoding, no interactions, or no room in the cache.
+    """
+    fingerprint, transcode = _fingerprint(source, report)
+    target = cache_dir / "sorted" / fingerprint
+    known = open_sorted(target, name=name, fingerprint=fingerprint)
+    if known is not None:
+        return known
+    with building(target) as folder:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unsorted-") as scratch:
+            frame = _scan_all(source, transcode, Path(scratch))
+            unsorted = Path(scratch) / "unsorted.parquet"
+            frame.sink_parquet(unsorted, compression="lz4", row_group_size=4 * ROW_GROUP)
+            _refuse_malformed(source, unsorted)
+            parts = _write_runs(unsorted, folder, run_rows, report)
+        write_manifest(folder, fingerprint=fingerprint, parts=parts)
+    dataset = open_sorted(target, name=name, fingerprint=fingerprint)
+    if dataset is None:
+        raise DatasetError(f"the sorted dataset in {target} is not whole", why="it changed while it was made", remedy=f"rm -r {target}")
+    return dataset
+
+
+@contextmanager
+def building(target: Path) -> Iterator[Path]:
+    """A new folder that becomes ``target`` by one rename when the block ends well, and is removed otherwise."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    except OSError as error:
+        raise DatasetError(
+            f"cannot write to the cache {target.parent}", why=str(error), remedy="give another with --cache-dir or XDG_CACHE_HOME"
+        ) from error
+    try:
+        yield folder
+        # whatever lies there is torn or of an older format (else it would have been used), or was just made by another process
+        shutil.rmtree(target, ignore_errors=True)
+        folder.rename(target)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DatasetError(
+            f"cannot write {target}", why=str(error), remedy="free disk space, or give another folder with --cache-dir"
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def part_of(folder: Path, file: str, rows: int) -> Part:
+    """The manifest entry of a Parquet file just written."""
+    return Part(file=file, rows=rows, size=(folder / file).stat().st_size)
+
+
+def _fingerprint(source: Source, report: Report) -> tuple[str, frozenset[Path]]:
+    """The fingerprint, and the files to be transcoded: one pass over the bytes."""
+    digest = hashlib.sha256(f"{source.layout.name}/{source.layout.version}/{ORDER_VERSION}".encode())
+    total = sum(file.stat().st_size for file in source.files)
+    done = 0
+    transcode = set()
+    for file in source.files:
+        content = hashlib.sha256()
+        decoder = codecs.getincrementaldecoder("utf-8")() if source.layout.text else None
+        newlines = 0
+        for block in _blocks(file):
+            content.update(block)
+            done += len(block)
+            report("read", done, total)
+            if decoder is None:
+                continue
+            try:
+                decoder.decode(block)
+            except UnicodeDecodeError as error:
+                _refuse_encoding(source, file, newlines + error.object[: error.start].count(b"\n") + 1, error)
+                transcode.add(file)
+                decoder = None
+            newlines += block.count(b"\n")
+        digest.update(content.digest())
+    return digest.hexdigest()[:32], frozenset(transcode)
+
+
+def _refuse_encoding(source: Source, file: Path, line: int, error: UnicodeDecodeError) -> None:
+    with file.open("rb") as opened:
+        utf16 = opened.read(2) in _UTF16
+    if utf16 or source.layout.fallback_encoding is None:
+        raise DatasetError(
+            f"{file}, line {line}: not UTF-8", why="the file is UTF-16" if utf16 else str(error), remedy="convert it, e.g. with iconv"
+        )
+
+
+def _blocks(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as opened:
+        while block := opened.read(_BLOCK):
+            yield block
+
+
+def _scan_all(source: Source, transcode: frozenset[Path], scratch: Path) -> pl.LazyFrame:
+    frames = []
+    for number, file in enumerate(source.files):
+        readable = file
+        if file in transcode and source.layout.fallback_encoding is not None:
+            readable = scratch / f"{number}.utf8"
+            with readable.open("wb") as out:
+                out.writelines(block.decode(source.layout.fallback_encoding).encode() for block in _blocks(file))
+        frames.append(source.layout.scan(readable).with_columns(pl.lit(number, dtype=pl.UInt32).alias("file")))
+    return pl.concat(frames)
+
+
+def _refuse_malformed(source: Source, unsorted: Path) -> None:
+    bad = pl.any_horizontal(pl.col(c).is_null() for c in COLUMNS)
+    rows = pl.scan_parquet(unsorted).filter(bad).head(1).collect(engine="streaming")
+    if rows.height == 0:
+        return
+    row = rows.row(0, named=True)
+    file, missing = source.files[row["file"]], [c for c in COLUMNS if row[c] is None]
+    text = line_at(file, row["line"]) if source.layout.text else str(row)
+    raise DatasetError(
+        f"{file}, line {row['line']}: not an interaction in the layout {source.layout.name}: {text}",
+        why=f"no valid {', '.join(missing)}",
+        remedy="mend or remove the line",
+    )
+
+
+def _write_runs(unsorted: Path, folder: Path, run_rows: int, report: Report) -> tuple[Part, ...]:
+    frame = pl.scan_parquet(unsorted)
+    timestamps = frame.select("timestamp").collect(engine="streaming").to_series().to_numpy()
+    total = len(timestamps)
+    if total == 0:
+        raise DatasetError("the dataset is empty", why="its files hold no interaction", remedy="give a dataset with ratings")
+    edges: Sequence[int | None] = [None, *_run_bounds(timestamps, run_rows), None]
+    del timestamps
+    parts: list[Part] = []
+    for number, (low, high) in enumerate(pairwise(edges)):
+        run = frame if low is None else frame.filter(pl.col("timestamp") >= low)
+        run = run if high is None else run.filter(pl.col("timestamp") < high)
+        file = f"part-{number:05}.parquet"
+        rows = run.sort("timestamp", "file", "line").select(COLUMNS).collect(engine="streaming")
+        rows.write_parquet(folder / file, compression="lz4", row_group_size=ROW_GROUP)
+        parts.append(part_of(folder, file, rows.height))
+        report("sort", sum(p.rows for p in parts), total)
+    for written in folder.iterdir():
+        _sync(written)
+    return tuple(parts)
+
+
+def _run_bounds(timestamps: np.ndarray[tuple[int], np.dtype[np.int64]], run_rows: int) -> list[int]:
+    """Timestamps at which a new run begins: each run but for ties within a timestamp at most ``run_rows`` long."""
+    runs = -(-len(timestamps) // run_rows)
+    ranks = [len(timestamps) * k // runs for k in range(1, runs)]
+    if not ranks:
+        return []
+    bounds = np.unique(np.partition(timestamps, ranks)[ranks])
+    # a bound at the minimum would make an empty first run
+    return [int(b) for b in bounds if b > timestamps.min()]
+
+
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
