@@ -71,6 +71,19 @@ class ConsumedRecord(NamedTuple):
         return (i.timestamp, i.dataset or "", -1 if i.sequence is None else i.sequence, self.partition, self.offset)
 
 
+class Remainder(NamedTuple):
+    """Unusable records of a partition that no usable record carries: they advance the partition and hold nothing to train on.
+
+    ``next_offset`` is the offset after the last of them. ``trailing``: at a partition's frozen end (`--until-end`), after all else.
+    """
+
+    partition: int
+    next_offset: int
+    duplicates: int = 0
+    dead_letters: tuple[DeadLetter, ...] = ()
+    trailing: bool = False
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MiniBatch:
     """Interactions in merged order, and where every partition stands after them.

@@ -1,0 +1,229 @@
+"""Mini-batches: where each ends, and the order inside it. Pure: items in, mini-batches out, the clock is given.
+
+A mini-batch's content is the slice of every partition between two boundaries (`next_offsets`). Its order is the canonical one: the k-way
+merge by head of these slices, a function of the slices alone. So whoever knows the boundaries gets the same mini-batch, however the
+clock and the network played when it was first made (design, invariant 4).
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from heapq import merge as heap_merge
+from itertools import pairwise
+from typing import Protocol
+
+from pipeline.errors import ConfigurationError, OffsetError
+from pipeline.records import ConsumedRecord, DeadLetter, MiniBatch, Remainder, RunPosition
+
+Item = ConsumedRecord | Remainder
+Boundaries = Mapping[int, Mapping[int, int]]  # step -> partition -> next offset
+Triple = tuple[int, str, int]  # (timestamp, dataset, sequence)
+
+# A mini-batch ends early at so many dead letters outside its records: a topic full of rubbish must not fill the memory.
+MAX_LOOSE_LETTERS = 10_000
+
+
+class Source(Protocol):
+    """What mini-batches are made from."""
+
+    @property
+    def start_offsets(self) -> Mapping[int, int]:
+        """Partition -> offset of the first record it will hand out."""
+        ...
+
+    @property
+    def exhausted(self) -> bool:
+        """Nothing will come any more."""
+        ...
+
+    def replay_to(self, recorded: Boundaries) -> None:
+        """Announces the boundaries that will be given as ceilings."""
+        ...
+
+    def poll_many(self, limit: int, timeout: float, ceilings: Mapping[int, int] | None = None) -> Sequence[Item]:
+        """Up to `limit` items in merged order, none of them beyond the ceilings."""
+        ...
+
+
+class Batcher:
+    """Cuts merged items into mini-batches and keeps the run's position at the last boundary.
+
+    Args:
+        batch_size: interactions of a mini-batch, exactly, but for those that the clock or the end closes.
+        position: where the run stands.
+        step: last step done.
+        recorded: boundaries of steps after `step`, from the metrics topic. While there is one for the next step it alone decides where
+            that mini-batch ends; size and clock are not asked.
+        batch_timeout: seconds after a mini-batch's first item that close it as it is; None never does.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        position: RunPosition,
+        step: int = 0,
+        recorded: Boundaries | None = None,
+        batch_timeout: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigurationError(f"The batch size is {batch_size}", why="a mini-batch holds at least one", remedy="--batch-size 500")
+        if batch_timeout is not None and batch_timeout <= 0:
+            raise ConfigurationError(f"The batch timeout is {batch_timeout} s", why="it must be above 0", remedy="--batch-timeout 10")
+        self.recorded: Boundaries = recorded or {}
+        self._batch_size = batch_size
+        self._batch_timeout = batch_timeout
+        self._clock = clock
+        self._step = step
+        self._offsets = dict(position.next_offsets)
+        self._highest = dict(position.highest_sequences)
+        self._position = RunPosition(
+            next_offsets=dict(position.next_offsets), highest_sequences=dict(position.highest_sequences), frontier=position.frontier
+        )
+        self._records: list[ConsumedRecord] = []
+        self._remainders: list[Remainder] = []
+        self._loose_letters = 0
+        self._opened: float | None = None
+
+    @property
+    def step(self) -> int:
+        """The last step closed."""
+        return self._step
+
+    @property
+    def room(self) -> int:
+        """How many items may be added before `close` must be asked."""
+        return max(1, self._batch_size - len(self._records))
+
+    @property
+    def ceilings(self) -> Mapping[int, int] | None:
+        """The recorded boundary of the mini-batch being filled; None when it is yet to be decided."""
+        return self.recorded.get(self._step + 1)
+
+    def position(self) -> RunPosition:
+        """Where the run stands after the last mini-batch closed; what is being filled does not count."""
+        return self._position
+
+    def start_from(self, offsets: Mapping[int, int]) -> None:
+        """Takes up partitions that the position does not know yet, at these offsets."""
+        for partition, offset in offsets.items():
+            self._offsets.setdefault(partition, offset)
+        known = {**offsets, **self._position.next_offsets}
+        self._position = RunPosition(
+            next_offsets=known, highest_sequences=self._position.highest_sequences, frontier=self._position.frontier
+        )
+
+    def add(self, items: Iterable[Item]) -> None:
+        """Takes the next items, at most `room` of them."""
+        offsets, highest, records = self._offsets, self._highest, self._records
+        for item in items:
+            if isinstance(item, Remainder):
+                offsets[item.partition] = item.next_offset
+                self._remainders.append(item)
+                self._loose_letters += len(item.dead_letters)
+                continue
+            interaction, partition, offset, _, _ = item
+            offsets[partition] = offset + 1
+            records.append(item)
+            dataset, sequence = interaction.dataset, interaction.sequence
+            if dataset is not None and sequence is not None:
+                highest[dataset, partition] = sequence
+        if self._opened is None and (self._records or self._remainders):
+            self._opened = self._clock()
+
+    def close(self, *, exhausted: bool = False) -> MiniBatch | None:
+        """The mini-batch that is complete now; None when more must be added first.
+
+        Args:
+            exhausted: nothing more will come, so what there is makes the last one.
+
+        Raises:
+            OffsetError: the stream ended before a recorded boundary.
+        """
+        if not self._is_due(exhausted=exhausted):
+            return None
+        ordered, keys = _canonical(self._records)
+        late, frontier = _late(keys, self._position.frontier)
+        letters = [letter for record in ordered if record.dead_letters for letter in record.dead_letters]
+        for remainder in sorted(self._remainders, key=lambda r: (r.partition, r.next_offset)):
+            letters.extend(remainder.dead_letters)
+        batch = MiniBatch(
+            step=self._step + 1,
+            records=[record.interaction for record in ordered],
+            next_offsets=dict(self._offsets),
+            late=late,
+            duplicates=sum(record.duplicates for record in ordered) + sum(r.duplicates for r in self._remainders),
+            dead_letters=tuple(letters),
+        )
+        self._step += 1
+        self._position = RunPosition(next_offsets=batch.next_offsets, highest_sequences=dict(self._highest), frontier=frontier)
+        self._records, self._remainders, self._loose_letters, self._opened = [], [], 0, None
+        return batch
+
+    def _is_due(self, *, exhausted: bool) -> bool:
+        ceilings = self.ceilings
+        if ceilings is not None:
+            return self._at_recorded_boundary(ceilings, exhausted=exhausted)
+        if len(self._records) >= self._batch_size or self._loose_letters >= MAX_LOOSE_LETTERS:
+            return True
+        if self._opened is None:
+            return False
+        return exhausted or (self._batch_timeout is not None and self._clock() - self._opened >= self._batch_timeout)
+
+    def _at_recorded_boundary(self, ceilings: Mapping[int, int], *, exhausted: bool) -> bool:
+        short = {p: self._offsets.get(p, 0) for p, offset in ceilings.items() if self._offsets.get(p, 0) < offset}
+        if short and exhausted:
+            raise OffsetError(
+                f"The stream ended before the recorded end of step {self._step + 1}: partition -> offset {short}, not {dict(ceilings)}",
+                why="this run has trained on records that the topic no longer holds",
+                remedy="start a new run: autoemb-pipeline train --new-run",
+            )
+        return not short
+
+
+def batches(source: Source, batcher: Batcher, *, stop: Callable[[], bool] = lambda: False, patience: float = 0.1) -> Iterator[MiniBatch]:
+    """Mini-batches until the source is exhausted or `stop` says so; then what is not a whole one yet is left unread.
+
+    Args:
+        source: hands out items in merged order; must stand where `batcher` does.
+        batcher: cuts them.
+        stop: asked before each wait.
+        patience: seconds of the longest wait.
+    """
+    batcher.start_from(source.start_offsets)
+    if batcher.recorded:
+        source.replay_to(batcher.recorded)
+    while not stop():
+        batcher.add(source.poll_many(batcher.room, patience, batcher.ceilings))
+        batch = batcher.close(exhausted=source.exhausted)
+        if batch is not None:
+            yield batch
+        elif source.exhausted:
+            return
+
+
+def _canonical(records: Sequence[ConsumedRecord]) -> tuple[Sequence[ConsumedRecord], Sequence[Triple]]:
+    """The records in the k-way merge by head of their partitions' slices, and each one's (timestamp, dataset, sequence)."""
+    keys = [record.merge_key for record in records]
+    if all(a < b for a, b in pairwise(keys)):
+        return records, [key[:3] for key in keys]
+    slices: dict[int, list[ConsumedRecord]] = {}
+    for record in records:
+        slices.setdefault(record.partition, []).append(record)
+    ordered = list(heap_merge(*slices.values(), key=lambda record: record.merge_key))
+    return ordered, [record.merge_key[:3] for record in ordered]
+
+
+def _late(triples: Sequence[Triple], frontier: Triple | None) -> tuple[int, Triple | None]:
+    """How many lie below the greatest one before them, and the greatest of all."""
+    late = 0
+    for triple in triples:
+        if frontier is None or triple >= frontier:
+            frontier = triple
+        else:
+            late += 1
+    return late, frontier
+
+
+__all__ = ["Batcher", "Boundaries", "DeadLetter", "Item", "Source", "batches"]

@@ -1,0 +1,158 @@
+"""Interactions from a Kafka topic, from the run's own offsets on (design, "Reading Kafka" and invariants 3, 4, 7)."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from pipeline.errors import BrokerError, OffsetError, TopicError
+from pipeline.records import Interaction, RunPosition
+from pipeline.source.config import SourceConfig
+from pipeline.source.consumers import PartitionConsumers, SharedConsumer, consumer_settings
+from pipeline.source.guard import TopicGuard
+from pipeline.source.merged import MergedSource
+
+_log = structlog.get_logger()
+_COMMIT_SECONDS = 2.0
+
+
+class KafkaSource(MergedSource[bytes]):
+    """A topic's records, decoded and merged by event time, from `position` on.
+
+    Offsets are the run's own: the group's commits are never read. Outages of the broker are waited out.
+
+    Args:
+        config: the topic and how to read it.
+        kafka: librdkafka settings of the client; any may be given but those that the guarantees rest on.
+        decoder: a record's value to its interaction; raises DecodeError for bytes that are none.
+        position: where the run stands; a partition it does not name is read from its earliest record.
+        clock: seconds, monotonic.
+
+    Raises:
+        TopicError: the topic is missing, or has fewer partitions than the position.
+        OffsetError: the topic is another one than `config.topic_id`, or a position lies before its earliest record. (One beyond the end
+            is found at the first fetch and raised by `poll_many`.)
+        BrokerError: no broker answers within `config.start_timeout`, or it refuses.
+        ConfigurationError: a Kafka setting would break the guarantees.
+    """
+
+    def __init__(
+        self,
+        config: SourceConfig,
+        kafka: Mapping[str, str],
+        decoder: Callable[[bytes], Interaction],
+        position: RunPosition,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._guard = TopicGuard(kafka, config.topic, expected_id=config.topic_id, check_interval=config.check_interval, clock=clock)
+        settings = consumer_settings(kafka, config, self._guard)
+        count = self._guard.describe(config.start_timeout).partitions
+        self._commits = _Commits(settings, config.topic)
+        starts = _start_offsets(self._guard, config, range(count), position)
+        fetcher_type = PartitionConsumers if count <= config.max_consumers else SharedConsumer
+        super().__init__(
+            config,
+            fetcher=fetcher_type(settings, config, self._guard, starts),
+            decoder=decoder,
+            start_offsets=starts,
+            position=position,
+            clock=clock,
+        )
+
+    @property
+    def topic_id(self) -> str:
+        """The topic's id, for the checkpoint."""
+        return str(self._guard.topic_id)
+
+    def commit(self, next_offsets: Mapping[int, int]) -> None:
+        """Tells the broker how far the run is, for lag dashboards. Never waits and never fails: a commit refused is only logged."""
+        self._commits.commit(next_offsets)
+
+    def add_partitions(self) -> Mapping[int, int]:
+        """Takes up partitions added to the topic since; call it at a checkpoint, before its position is captured.
+
+        Also the moment when a topic made anew is surely noticed. Without an answer from the broker it does nothing.
+
+        Returns:
+            Start offsets of the added partitions, for `Batcher.start_from`.
+
+        Raises:
+            OffsetError, TopicError: the topic was deleted, or made anew.
+        """
+        try:
+            count = self._guard.describe(self._config.start_timeout).partitions
+            added = [p for p in range(count) if p not in self.start_offsets]
+            starts = _start_offsets(self._guard, self._config, added, RunPosition()) if added else {}
+        except BrokerError as error:
+            _log.warning("could not look for added partitions", topic=self._config.topic, why=error.why)
+            return {}
+        for partition, offset in starts.items():
+            self._add_partition(partition, offset)
+        self.start_offsets.update(starts)
+        return starts
+
+    def close(self) -> None:
+        """Gives up all connections, after giving commits under way a moment."""
+        super().close()
+        self._commits.close()
+
+
+class _Commits:
+    """Commits under the run's group, by a consumer of their own that reads nothing."""
+
+    def __init__(self, settings: Mapping[str, Any], topic: str) -> None:
+        self._topic = topic
+        self._under_way = 0
+        self._consumer = Consumer({**settings, "on_commit": self._done})
+
+    def commit(self, next_offsets: Mapping[int, int]) -> None:
+        self._consumer.poll(0)  # answers to earlier ones
+        offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in next_offsets.items()]
+        if not offsets:
+            return
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=True)
+            self._under_way += 1
+        except KafkaException as error:
+            self._done(error.args[0], offsets)
+
+    def close(self) -> None:
+        deadline = time.monotonic() + _COMMIT_SECONDS
+        while self._under_way > 0 and time.monotonic() < deadline:
+            self._consumer.poll(0.05)
+        self._consumer.close()
+
+    def _done(self, error: KafkaError | None, _: list[Any]) -> None:
+        self._under_way -= 1
+        if error is not None:
+            _log.warning("offsets not committed; only lag dashboards miss them", topic=self._topic, why=error.str())
+
+
+def _start_offsets(guard: TopicGuard, config: SourceConfig, partitions: Iterable[int], position: RunPosition) -> dict[int, int]:
+    """Partition -> first offset to read. Raises OffsetError for a position before the earliest record."""
+    earliest = guard.earliest(partitions, config.start_timeout)
+    missing = sorted(position.next_offsets.keys() - earliest.keys())
+    if missing:
+        raise TopicError(
+            f"Topic {config.topic!r} has no partitions {missing}, which this run has read",
+            why="partitions cannot be removed from a topic, so it is another one",
+            remedy="restore the topic, or start a new run: autoemb-pipeline train --new-run",
+        )
+    starts = {}
+    for partition, low in earliest.items():
+        start = position.next_offsets.get(partition)
+        if start is None:
+            start = low
+            if low > 0:
+                _log.warning("the partition's beginning is gone; reading from its earliest record", partition=partition, offset=low)
+        elif start < low:
+            raise OffsetError(
+                f"Partition {partition} of topic {config.topic!r} begins at offset {low}, and this run stands at {start}",
+                why=f"{low - start} records it has not read were deleted (retention, or DeleteRecords)",
+                remedy="restore the topic, or start a new run: autoemb-pipeline train --new-run",
+            )
+        starts[partition] = start
+    return starts
