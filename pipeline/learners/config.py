@@ -7,13 +7,15 @@ from typing import Any, Literal, Self, get_args
 import torch
 
 from pipeline.errors import ConfigurationError
+from pipeline.learners.hypergradient import Unroll
+from pipeline.learners.optimisers import Preconditioner
 from pipeline.models.embedding import Normalisation
 from pipeline.models.layers import Activation
 from pipeline.models.selection import Selection, SoftScale
 from pipeline.records import Task
 
-Method = Literal["fse", "autoemb"]
-Validation = Literal["next"]
+Method = Literal["fse", "fse-uniform", "sam", "darts", "autoemb"]
+Validation = Literal["next", "replay", "holdout"]
 OptimiserName = Literal["sgd", "adagrad", "adam"]
 Reduction = Literal["mean", "sum"]
 Precision = Literal["float32", "float64"]
@@ -29,7 +31,8 @@ class LearnerConfig:
     """Configuration of one learner. Rates are per step; dimensions and layer widths in numbers.
 
     Attributes:
-        method: `fse` fixed-size embedding; `autoemb` controllers in a bilevel update.
+        method: `fse` fixed-size embedding; `fse-uniform` the selecting network with equal weights; `sam` controllers trained with the
+            network on the same batch; `darts` free weights per id and `autoemb` controllers, in a bilevel update.
         task: `binary` (squared error of a sigmoid) or `rating` (cross-entropy of five classes).
         preset: the name of the preset these fields came from.
         dims: dimensions of the embedding spaces, increasing; their sum is the width of a row's embedding.
@@ -44,7 +47,13 @@ class LearnerConfig:
         controller_optimiser, controller_rate: of the controllers.
         reduction: of the losses of a mini-batch.
         embedding_std: standard deviation of new embeddings.
-        validation: where the controllers' validation loss comes from.
+        logit_optimiser, logit_rate: of the free weights of `darts`.
+        validation: where the validation loss comes from: the `next` batch before it is trained on, a `replay` of earlier interactions, or
+            a `holdout` of each batch.
+        xi: ξ of Eq. 9 in units of the rates: 0 first order, 1 the total derivative of the update really made.
+        unroll, preconditioner: how the second-order term is computed, see `pipeline.learners.hypergradient`.
+        reservoir, validation_size: interactions kept for replay, and drawn per step.
+        holdout_fraction: of each mini-batch, for `holdout`; whoever builds the context draws it.
         seed: of initial parameters and of every random choice.
         precision: of all arithmetic and of stored rows.
         device: torch device of a step's arithmetic; rows stay in the row store.
@@ -70,7 +79,15 @@ class LearnerConfig:
     controller_rate: float = 3e-4
     reduction: Reduction = "mean"
     embedding_std: float = 0.02
+    logit_optimiser: OptimiserName = "adagrad"
+    logit_rate: float = 0.05
     validation: Validation = "next"
+    xi: float = 0.0
+    unroll: Unroll = "exact"
+    preconditioner: Preconditioner = "exact"
+    reservoir: int = 10_000
+    validation_size: int = 500
+    holdout_fraction: float = 0.1
     seed: int = 0
     precision: Precision = "float32"
     device: str = "cpu"
@@ -82,10 +99,25 @@ class LearnerConfig:
         for name in ("hidden", "controller_hidden"):
             if any(width < 1 for width in getattr(self, name)):
                 raise ConfigurationError(f"{name} {getattr(self, name)} holds a layer without units", remedy="give positive widths")
-        for name in ("row_rate", "dense_rate", "controller_rate", "initial_accumulator", "embedding_std"):
+        for name in ("row_rate", "dense_rate", "controller_rate", "logit_rate", "initial_accumulator", "embedding_std", "xi"):
             value = getattr(self, name)
             if not 0.0 <= value < float("inf"):
                 raise ConfigurationError(f"{name} is {value}", why="it must be a finite number, zero or more", remedy=f"change {name}")
+        self._check_search()
+
+    def _check_search(self) -> None:
+        if self.reservoir < 1 or self.validation_size < 1:
+            raise ConfigurationError("reservoir and validation_size must be at least 1", remedy="give positive numbers")
+        if not 0.0 < self.holdout_fraction < 1.0:
+            raise ConfigurationError(f"holdout_fraction is {self.holdout_fraction}", remedy="give a fraction between 0 and 1")
+        if self.xi > 0 and self.method not in ("darts", "autoemb"):
+            raise ConfigurationError(f"xi {self.xi} has no meaning for {self.method}", why="it has no bilevel update", remedy="use xi 0")
+        if self.xi > 0 and self.selection == "hard":
+            raise ConfigurationError(
+                "xi above 0 needs soft selection",
+                why="a training step with hard weights has no slope in Θ",
+                remedy="use xi 0",
+            )
 
     def _check_choices(self) -> None:
         for field_name, choices in _CHOICES.items():
@@ -138,6 +170,9 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "row_optimiser": get_args(OptimiserName),
     "dense_optimiser": get_args(OptimiserName),
     "controller_optimiser": get_args(OptimiserName),
+    "logit_optimiser": get_args(OptimiserName),
+    "unroll": get_args(Unroll),
+    "preconditioner": get_args(Preconditioner),
     "reduction": get_args(Reduction),
     "validation": get_args(Validation),
     "precision": get_args(Precision),

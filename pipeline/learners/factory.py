@@ -6,13 +6,16 @@ from pipeline.errors import ConfigurationError
 from pipeline.learners.base import Learner
 from pipeline.learners.config import METHODS, PRESETS, LearnerConfig
 from pipeline.learners.dense import DenseParameters
+from pipeline.learners.hypergradient import Hypergradient
 from pipeline.learners.learner import StreamLearner
 from pipeline.learners.optimisers import make_optimiser
 from pipeline.learners.passes import Parts
 from pipeline.learners.recommender import Recommender
-from pipeline.learners.selectors import Controllers, NoSelection, Selector
-from pipeline.learners.strategies import BilevelNext, Strategy, TrainOnly
+from pipeline.learners.reservoir import Reservoir
+from pipeline.learners.selectors import Controllers, EqualWeights, FreeLogits, NoSelection, Selector
+from pipeline.learners.strategies import Bilevel, Joint, Strategy, TrainOnly
 from pipeline.learners.tables import EmbeddingTable, TablePlan
+from pipeline.learners.validation import AfterTraining, Holdout, Replay
 from pipeline.models.controller import Controller
 from pipeline.models.embedding import EmbeddingSpaces
 from pipeline.models.losses import outputs
@@ -21,13 +24,16 @@ from pipeline.rows import RowStore, TableSpec
 
 __all__ = ["METHODS", "PRESETS", "LearnerConfig", "learner_tables", "make_learner"]
 
-USER_TABLE = "embedding.user"
-ITEM_TABLE = "embedding.item"
+EMBEDDING_TABLES = ("embedding.user", "embedding.item")
+LOGIT_TABLES = ("logits.user", "logits.item")
 
 
 def learner_tables(config: LearnerConfig) -> tuple[TableSpec, ...]:
     """The tables the learner of this configuration keeps its rows in: its row store must be made with them."""
-    return tuple(_plan(config, name).spec() for name in (USER_TABLE, ITEM_TABLE))
+    plans = [_plan(config, name) for name in EMBEDDING_TABLES]
+    if config.method == "darts":
+        plans += [_logit_plan(config, name) for name in LOGIT_TABLES]
+    return tuple(plan.spec() for plan in plans)
 
 
 def make_learner(config: LearnerConfig, store: RowStore) -> Learner:
@@ -49,10 +55,10 @@ def make_learner(config: LearnerConfig, store: RowStore) -> Learner:
         dtype=config.dtype,
         device=device,
     )
-    users, items = (EmbeddingTable(_plan(config, name), store, device) for name in (USER_TABLE, ITEM_TABLE))
+    users, items = (EmbeddingTable(_plan(config, name), store, device) for name in EMBEDDING_TABLES)
     parts = Parts(
         recommender=Recommender(network, dense, users, items),
-        selector=_selector(config, device),
+        selector=_selector(config, store, device),
         selection=config.selection,
         task=config.task,
         reduction=config.reduction,
@@ -65,6 +71,11 @@ def make_learner(config: LearnerConfig, store: RowStore) -> Learner:
 def _plan(config: LearnerConfig, name: str) -> TablePlan:
     optimiser = make_optimiser(config.row_optimiser, config.row_rate, initial_accumulator=config.initial_accumulator)
     return TablePlan(name=name, width=config.width, std=config.embedding_std, optimiser=optimiser, seed=config.seed, dtype=config.dtype)
+
+
+def _logit_plan(config: LearnerConfig, name: str) -> TablePlan:
+    optimiser = make_optimiser(config.logit_optimiser, config.logit_rate)
+    return TablePlan(name=name, width=len(config.dims), std=0.0, optimiser=optimiser, seed=config.seed, dtype=config.dtype)
 
 
 def _network(config: LearnerConfig) -> Network:
@@ -80,9 +91,14 @@ def _network(config: LearnerConfig) -> Network:
     )
 
 
-def _selector(config: LearnerConfig, device: torch.device) -> Selector:
+def _selector(config: LearnerConfig, store: RowStore, device: torch.device) -> Selector:
     if config.method == "fse":
         return NoSelection()
+    if config.method == "fse-uniform":
+        return EqualWeights(len(config.dims))
+    if config.method == "darts":
+        logits = [EmbeddingTable(_logit_plan(config, name), store, device) for name in LOGIT_TABLES]
+        return FreeLogits(logits[0], logits[1])
     users, items = (
         Controller(name=name, spaces=len(config.dims), hidden=config.controller_hidden, activation=config.controller_activation)
         for name in ("user_controller", "item_controller")
@@ -98,7 +114,17 @@ def _selector(config: LearnerConfig, device: torch.device) -> Selector:
 
 
 def _strategy(config: LearnerConfig, parts: Parts) -> Strategy:
-    return TrainOnly(parts) if config.method == "fse" else BilevelNext(parts)
+    if config.method in ("fse", "fse-uniform"):
+        return TrainOnly(parts)
+    if config.method == "sam":
+        return Joint(parts)
+    source: AfterTraining | None = None
+    if config.validation == "replay":
+        source = Replay(Reservoir(config.reservoir, config.seed), config.validation_size)
+    elif config.validation == "holdout":
+        source = Holdout()
+    hypergradient = Hypergradient(parts=parts, xi=config.xi, unroll=config.unroll, preconditioner=config.preconditioner)
+    return Bilevel(parts, hypergradient, source)
 
 
 def _device(name: str) -> torch.device:

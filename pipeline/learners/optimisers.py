@@ -49,10 +49,12 @@ class Optimiser(Protocol):
         ...
 
 
-def _root(x: Tensor) -> Tensor:
-    """√x whose derivative at 0 is 0 instead of infinite: a coordinate without any gradient so far has no curvature to pass on."""
-    positive = x > 0
-    return torch.where(positive, torch.sqrt(torch.where(positive, x, torch.ones_like(x))), torch.zeros_like(x))
+def _scaled(numerator: Tensor, squares: Tensor, epsilon: float, preconditioner: Preconditioner) -> Tensor:
+    """numerator / (√squares + ε); where squares is 0, 0 with derivative 0: without any gradient so far there is no slope to pass on."""
+    positive = squares > 0
+    root = torch.sqrt(torch.where(positive, squares, torch.ones_like(squares)))
+    ratio = numerator / ((root if preconditioner == "exact" else root.detach()) + epsilon)
+    return torch.where(positive, ratio, torch.zeros_like(ratio))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,8 +84,7 @@ class Adagrad:
         accumulated = state[0] + gradient.square()
         if preconditioner == "sgd":
             return gradient, (accumulated,)
-        root = _root(accumulated)
-        return gradient / ((root if preconditioner == "exact" else root.detach()) + self.epsilon), (accumulated,)
+        return _scaled(gradient, accumulated, self.epsilon, preconditioner), (accumulated,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,9 +107,8 @@ class Adam:
         second = self.beta2 * state[1] + (1.0 - self.beta2) * gradient.square()
         if preconditioner == "sgd":
             return gradient, (first, second)
-        root = _root(second) / (1.0 - self.beta2**step) ** 0.5
         corrected = first / (1.0 - self.beta1**step)
-        return corrected / ((root if preconditioner == "exact" else root.detach()) + self.epsilon), (first, second)
+        return _scaled(corrected, second / (1.0 - self.beta2**step), self.epsilon, preconditioner), (first, second)
 
 
 def make_optimiser(name: str, rate: float, *, initial_accumulator: float = 0.0) -> Optimiser:

@@ -4,7 +4,7 @@ Shape legend: B interactions, N spaces, C outputs.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,6 +36,15 @@ class Point:
     def leaves(self) -> list[Tensor]:
         """Every tensor of W, dense layers first."""
         return [*self.dense.values(), self.users.values, self.items.values]
+
+    def moved(self, by: Sequence[Tensor]) -> "Point":
+        """This point plus a displacement in the order of its leaves, as new leaves; optimiser state stays."""
+        ends = [(leaf.detach() + delta).requires_grad_() for leaf, delta in zip(self.leaves, by, strict=True)]
+        return Point(
+            dense=dict(zip(self.dense, ends[:-2], strict=True)),
+            users=replace(self.users, values=ends[-2]),
+            items=replace(self.items, values=ends[-1]),
+        )
 
 
 class Recommender:

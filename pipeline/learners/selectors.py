@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from pipeline.learners.dense import DenseParameters
-from pipeline.learners.encoding import EncodedBatch
+from pipeline.learners.encoding import EncodedBatch, distinct
+from pipeline.learners.packing import read
 from pipeline.learners.recommender import Weights
+from pipeline.learners.tables import EmbeddingTable, GatheredRows
 from pipeline.models.controller import Controller
 
 
@@ -76,6 +78,22 @@ class NoSelection:
         """Nothing to restore."""
 
 
+class EqualWeights(NoSelection):
+    """1/N for every space, never searched.
+
+    Args:
+        spaces: N.
+    """
+
+    def __init__(self, spaces: int) -> None:
+        self._spaces = spaces
+
+    def weights(self, batch: EncodedBatch) -> Weights:
+        """1/N each."""
+        equal = batch.user_inputs.new_full((len(batch), self._spaces), 1.0 / self._spaces)
+        return equal, equal
+
+
 class ControllerTheta:
     """The controllers' parameters at one moment."""
 
@@ -120,3 +138,54 @@ class Controllers:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores what `state_dict` gave."""
         self.parameters.load_state_dict(state)
+
+
+class LogitTheta:
+    """Rows of free logits of one mini-batch's ids."""
+
+    def __init__(self, users: GatheredRows, items: GatheredRows) -> None:
+        self.rows = (users, items)
+        self.leaves: Sequence[Tensor] = (users.values, items.values)
+
+    def weights(self, batch: EncodedBatch) -> Weights:
+        """α and β: softmax of each id's logits."""
+        users = torch.nn.functional.embedding(batch.user_index, self.leaves[0])
+        items = torch.nn.functional.embedding(batch.item_index, self.leaves[1])
+        return torch.softmax(users, dim=1), torch.softmax(items, dim=1)
+
+
+class FreeLogits:
+    """N free weights per user and item (the DARTS baseline of section 3.4).
+
+    Args:
+        users, items: tables of rows of N logits.
+    """
+
+    searches = True
+
+    def __init__(self, users: EmbeddingTable, items: EmbeddingTable) -> None:
+        self._tables = (users, items)
+        self._steps = 0
+
+    def gather(self, batch: EncodedBatch) -> Theta:
+        """Logits of the mini-batch's ids."""
+        return LogitTheta(self._tables[0].gather(batch.user_ids), self._tables[1].gather(batch.item_ids))
+
+    def apply(self, parts: Sequence[tuple[Theta, Sequence[Tensor]]]) -> None:
+        """One step of every id that a part names."""
+        self._steps += 1
+        for side, table in enumerate(self._tables):
+            named = [(theta.rows[side], gradients[side]) for theta, gradients in parts if isinstance(theta, LogitTheta)]
+            ids, index = distinct([identifier for rows, _ in named for identifier in rows.ids])
+            rows = table.gather(ids)
+            terms = torch.cat([gradient for _, gradient in named])
+            total = torch.zeros_like(rows.values).index_add(0, torch.as_tensor(index, device=terms.device), terms)
+            table.apply(rows, total, self._steps)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The step counter; the logits are rows."""
+        return {"logits/steps": torch.tensor(self._steps)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what `state_dict` gave."""
+        self._steps = int(read(state, "logits/steps").item())
