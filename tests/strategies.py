@@ -52,3 +52,37 @@ metrics_records = st.fixed_dictionaries(
         "duplicates": st.integers(0, 2**40),
     },
 )
+
+
+@st.composite
+def sequenced_streams(draw: st.DrawFn, *, max_size: int = 60) -> list[Interaction]:
+    """A dataset in event-time order, ties included, its sequences dense from 0."""
+    gaps = draw(st.lists(st.sampled_from([0, 0, 1, 1000]), max_size=max_size))
+    timestamp = 1_000_000
+    stream = []
+    for sequence, gap in enumerate(gaps):
+        timestamp += gap
+        stream.append(Interaction(f"u{sequence % 7}", f"i{sequence % 5}", 3.5, timestamp, "set", sequence))
+    return stream
+
+
+@st.composite
+def partition_logs(draw: st.DrawFn, *, dirty: bool, max_size: int = 60) -> tuple[list[Interaction], list[list[Interaction | bytes | None]]]:
+    """(dataset, its partitions' records): each interaction in any partition; dirty: tombstones, rubbish and re-deliveries between them."""
+    stream = draw(sequenced_streams(max_size=max_size))
+    partitions: list[list[Interaction | bytes | None]] = [[] for _ in range(draw(st.integers(1, 5)))]
+    dirt = st.sampled_from(["", "", "tombstone", "rubbish", "again"]) if dirty else st.just("")
+    for interaction in [*stream, *[None] * len(partitions)]:  # None: dirt at a partition's end
+        log = partitions[draw(st.integers(0, len(partitions) - 1))]
+        for _ in range(draw(st.integers(0, 2)) if dirty else 0):
+            kind = draw(dirt)
+            delivered = [value for value in log if isinstance(value, Interaction)]
+            if kind == "tombstone":
+                log.append(None)
+            elif kind == "rubbish":
+                log.append(b"rubbish")
+            elif kind == "again" and delivered:
+                log.append(draw(st.sampled_from(delivered)))
+        if interaction is not None:
+            log.append(interaction)
+    return stream, partitions
