@@ -35,9 +35,13 @@ class Meter:
         finally:
             self._phases[name] = self._phases.get(name, 0.0) + self._clock() - start
 
-    def step(self, seconds: float, interactions: int) -> None:
-        """One mini-batch was processed."""
-        self._latencies.append(seconds)
+    @contextmanager
+    def step(self, interactions: int) -> Iterator[None]:
+        """Around the processing of one mini-batch."""
+        start = self._clock()
+        with self.phase("step"):
+            yield
+        self._latencies.append(self._clock() - start)
         self._interactions += interactions
         self.total += interactions
 

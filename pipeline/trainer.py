@@ -86,6 +86,11 @@ class Trainer:
         self._context.record(scores["method"][0], predictions.user_weights, predictions.item_weights)
         return StepResult(metrics=self._metrics(batch), scores=scores, predictions=predictions, inputs=inputs)
 
+    @property
+    def examples(self) -> int:
+        """Interactions scored so far."""
+        return self._prequential.examples
+
     def _metrics(self, batch: MiniBatch) -> dict[str, object]:
         learner = self._config.learner
         return {

@@ -114,6 +114,12 @@ class CheckpointWriter:
         self.last = self._result
         return None if self.last is None else self.last.step
 
+    def close(self) -> None:
+        """Waits for the thread and forgets its outcome: for the way out on an error."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
     def _run(self, snapshot: Snapshot, rows: CapturableRows, capture: Any, capture_seconds: float) -> None:
         started = time.perf_counter()
         prepared: Path | None = None

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipeline.records import FloatArray, Interaction, LearnerInputs, Predictions, Task
+from pipeline.records import FloatArray, LearnerInputs, MiniBatch, Predictions, Task
 
 _SEGMENT = re.compile(r"steps-(\d{9})-(\d{9})\.parquet")
 
@@ -39,11 +39,12 @@ class PredictionLog:
             folder.mkdir(parents=True, exist_ok=True)
 
     def add(
-        self, step: int, records: Sequence[Interaction], scores: Mapping[str, FloatArray], predictions: Predictions, inputs: LearnerInputs
+        self, batch: MiniBatch, scores: Mapping[str, FloatArray], predictions: Predictions | None, inputs: LearnerInputs | None
     ) -> None:
-        """One mini-batch; scores: model -> [2, B] loss and hit."""
-        if not self._limit:
+        """One mini-batch; scores: model -> [2, B] loss and hit. A batch without interactions leaves no trace."""
+        if not self._limit or predictions is None or inputs is None:
             return
+        step, records = batch.step, batch.records
         self._first = self._first or step
         columns: dict[str, object] = {
             "step": np.full(len(records), step, dtype=np.uint32),
@@ -51,6 +52,7 @@ class PredictionLog:
             "item_id": [r.item_id for r in records],
             "timestamp": np.array([r.timestamp for r in records], dtype=np.int64),
             "rating": np.array([r.rating for r in records], dtype=np.float64),
+            "dataset": pl.Series([r.dataset for r in records], dtype=pl.String),
             "user_count": inputs.users.count.astype(np.uint32),
             "item_count": inputs.items.count.astype(np.uint32),
         }

@@ -1,0 +1,90 @@
+"""What a run is told, and what it is connected to."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.assembly.housekeeping import Observer
+from pipeline.checkpoint.identity import flatten
+from pipeline.errors import ConfigurationError
+from pipeline.records import Interaction
+from pipeline.sink.metrics import Format
+from pipeline.trainer import TrainerConfig
+from schemas.registry import RegistryCodec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """One run of `train`.
+
+    Attributes:
+        topic: interactions; its dead letters go to `dead_letter_topic`.
+        state_dir: checkpoints, prediction log and the live database.
+        trainer: all that decides the bits.
+        batch_size: interactions of a mini-batch.
+        run_id: None: the state directory's, or a new one.
+        new_run: put the state directory's run aside and begin anew.
+        batch_timeout: seconds that close a partial mini-batch on a live stream; None never does.
+        idle_timeout: seconds that other partitions wait for one that is at its end.
+        until_end: stop at the end of what the topic holds now.
+        checkpoint_every, checkpoints_kept: steps between checkpoints, and how many stay.
+        cache_bytes: memory of the row cache.
+        predictions_kept: interactions in the prediction log; 0 switches it off.
+        exactly_once: metrics and dead letters in Kafka transactions.
+        metrics_format: of the metrics and runtime topics.
+        threads: torch's; None: the checkpoint's, else torch's default.
+    """
+
+    topic: str
+    state_dir: Path
+    trainer: TrainerConfig
+    batch_size: int = 500
+    run_id: str | None = None
+    new_run: bool = False
+    metrics_topic: str = "autoemb.metrics"
+    runtime_topic: str = "autoemb.runtime"
+    dead_letter_topic: str = "interactions.dlq"
+    batch_timeout: float | None = None
+    idle_timeout: float = 5.0
+    until_end: bool = False
+    checkpoint_every: int = 200
+    checkpoints_kept: int = 3
+    cache_bytes: int = 256 << 20
+    predictions_kept: int = 10_000_000
+    exactly_once: bool = False
+    metrics_format: Format = "json"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "checkpoint_every", "checkpoints_kept", "cache_bytes"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name} is {getattr(self, name)}", why="it must be at least 1")
+
+    def bits(self) -> dict[str, Any]:
+        """All that decides parameters and metrics, once the stream is given; a resumed run must have the same."""
+        trainer = asdict(self.trainer)
+        del trainer["learner"]["device"]
+        names = ("topic", "batch_size", "metrics_topic", "dead_letter_topic")
+        return flatten({**{name: getattr(self, name) for name in names}, **trainer})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ports:
+    """What the main path is connected to.
+
+    Attributes:
+        kafka: librdkafka settings.
+        decoder: a record's value to its interaction.
+        topic_id: the interactions topic's.
+        registry: for Avro metrics in the registry's wire format.
+        stop: asked between polls.
+        observers: see `Housekeeping`.
+    """
+
+    kafka: Mapping[str, str]
+    decoder: Callable[[bytes], Interaction]
+    topic_id: str
+    registry: RegistryCodec | None = None
+    stop: Callable[[], bool] = lambda: False
+    observers: tuple[Observer, ...] = ()

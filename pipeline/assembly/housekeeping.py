@@ -1,0 +1,77 @@
+"""What must happen beside the steps, also while the stream is silent: acknowledgements, ends of checkpoints, the runtime record."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pipeline.batching import Batcher
+from pipeline.checkpoint.keeper import CheckpointKeeper
+from pipeline.failpoints import failpoint
+from pipeline.meter import Meter
+from pipeline.sink.emitter import Emitter
+from pipeline.sink.runtime import RuntimeSink
+from pipeline.source.kafka import KafkaSource
+
+RUNTIME_SECONDS = 2.0
+
+Observer = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
+
+
+class Housekeeping:
+    """Called between polls of the source.
+
+    Args:
+        run_id: the run's.
+        observers: called every two seconds, and at the end, with the last step's metrics and the runtime record.
+        stop: asked after each round.
+        others: the parts looked after.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        meter: Meter,
+        runtime: RuntimeSink,
+        keeper: CheckpointKeeper,
+        emitter: Emitter,
+        source: KafkaSource,
+        batcher: Batcher,
+        stop: Callable[[], bool],
+        observers: tuple[Observer, ...],
+    ) -> None:
+        self._run_id = run_id
+        self._meter = meter
+        self._runtime = runtime
+        self._keeper = keeper
+        self._emitter = emitter
+        self._source = source
+        self._batcher = batcher
+        self._stop = stop
+        self._observers = observers
+        self.metrics: Mapping[str, Any] = {}
+
+    def stopping(self) -> bool:
+        """One round, cheap when nothing is due; then whether to stop."""
+        failpoint("poll")
+        self._emitter.tick()
+        self._keeper.tick()
+        if self._meter.age >= RUNTIME_SECONDS:
+            self.report()
+        return self._stop()
+
+    def report(self) -> None:
+        """Emits a runtime record now and tells the observers."""
+        record = {
+            "run_id": self._run_id,
+            "step": self._batcher.step,
+            "wall_time": time.time_ns() // 1_000_000,
+            "lag": self._source.lag(),
+            "checkpoint_age_seconds": self._keeper.age_seconds,
+            "checkpoint_bytes": self._keeper.fresh_bytes,
+            "buffer_size": {"source": self._source.buffered},
+            **self._meter.snapshot(),
+        }
+        self._runtime.emit(record)
+        for observe in self._observers:
+            observe(self.metrics, record)
