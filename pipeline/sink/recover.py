@@ -1,0 +1,246 @@
+"""How far a run got, read back from the topics it wrote (design, invariants 3, 4 and 8).
+
+With transactions open the run's `TransactionalProducer` first: it ends the transaction an earlier trainer of the run may have left open.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from pipeline.errors import AutoembError, BrokerError, ConfigurationError, DecodeError, OffsetError, StateError, TopicError
+from pipeline.sink.producer import PARTITION
+from schemas.metrics import PREQUENTIAL, parse_metrics
+from schemas.registry import REGISTRY_MAGIC, RegistryCodec
+
+# Longer than a broker keeps a transaction open whose producer died (transaction.timeout.ms, 60 s by default, checked every 10 s).
+_PATIENCE_SECONDS = 90.0
+_POLL_MESSAGES = 1000
+_POLL_SECONDS = 0.1
+
+_PASSING = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._RESOLVE}  # noqa: SLF001 - librdkafka's codes
+_GONE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}  # noqa: SLF001 - the same
+_NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # noqa: SLF001 - the same
+
+_CHOICES = "Start a new run: autoemb-pipeline train --new-run\nor name the topic this run wrote to with --metrics-topic, if it was another."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordedRun:
+    """What the metrics topic holds of one run, from a position on.
+
+    Attributes:
+        next_offsets: step -> partition -> offset of the first record after it.
+    """
+
+    next_offsets: Mapping[int, Mapping[int, int]]
+
+    @property
+    def last_step(self) -> int:
+        """M: the last step recorded; 0 without any."""
+        return max(self.next_offsets, default=0)
+
+    def after(self, step: int) -> Mapping[int, Mapping[int, int]]:
+        """The boundaries of the steps after a checkpoint's, up to M, in order.
+
+        Raises:
+            StateError: one of them is missing: the metrics between the checkpoint and M cannot be what this run wrote.
+        """
+        wanted = range(step + 1, self.last_step + 1)
+        missing = next((number for number in wanted if number not in self.next_offsets), None)
+        if missing is not None:
+            raise StateError(
+                f"The metrics topic lacks step {missing} of this run, but holds step {self.last_step}.",
+                why="Records were deleted from it, or two trainers wrote to it under one run id.",
+                remedy=_CHOICES,
+            )
+        return {number: self.next_offsets[number] for number in wanted}
+
+
+def metrics_end(kafka_config: Mapping[str, str], topic: str, *, timeout: float = 10.0) -> int:
+    """The offset at which partition 0 of the metrics (or the dead-letter) topic goes on: where `read_run` begins after a checkpoint.
+
+    After the producer's `flush` every record sent before lies below it, and every one sent later at or above it.
+
+    Raises:
+        TopicError: no such topic.
+        BrokerError: no answer within ``timeout`` seconds.
+    """
+    with _consumer(kafka_config) as consumer:
+        return _watermarks(consumer, topic, timeout)[1]
+
+
+def read_run(
+    kafka_config: Mapping[str, str],
+    topic: str,
+    run_id: str,
+    from_offset: int,
+    *,
+    registry: RegistryCodec | None = None,
+    patience: float = _PATIENCE_SECONDS,
+) -> RecordedRun:
+    """Reads the metrics topic from a position to its end and keeps what is this run's.
+
+    Other runs' records, foreign and undecodable ones are passed over; records of aborted transactions are not seen.
+
+    Args:
+        kafka_config: librdkafka's settings, with ``bootstrap.servers``.
+        topic: of one partition.
+        run_id: whose steps.
+        from_offset: `metrics_end` as it was at the checkpoint; 0 without one.
+        registry: for records in the registry's wire format.
+        patience: seconds to wait for the end, and for a transaction that somebody left open before it.
+
+    Raises:
+        OffsetError: the position is no longer, or not yet, in the topic.
+        TopicError: no such topic.
+        StateError: one step was recorded twice with different boundaries.
+        BrokerError: the broker or the registry does not answer, or a transaction stays open.
+        ConfigurationError: the run's records are in the registry's format and no registry was given.
+    """
+    prefix = f"{run_id}:".encode()
+    found: dict[int, dict[int, int]] = {}
+
+    def take(key: bytes | None, value: bytes | None) -> None:
+        if key is None or not key.startswith(prefix) or not key[len(prefix) :].isdigit():
+            return
+        entry = _boundary(value, run_id, registry)
+        if entry is None:
+            return
+        step, next_offsets = entry
+        if found.setdefault(step, next_offsets) != next_offsets:
+            raise StateError(
+                f"Step {step} of run {run_id} stands twice in {topic}, ending at different offsets.",
+                why="Two trainers ran under one run id.",
+                remedy="Start a new run: autoemb-pipeline train --new-run",
+            )
+
+    _read(kafka_config, topic, from_offset, take, patience)
+    return RecordedRun(next_offsets=found)
+
+
+def read_dead_letter_keys(
+    kafka_config: Mapping[str, str], topic: str, from_offset: int, *, patience: float = _PATIENCE_SECONDS
+) -> frozenset[str]:
+    """The keys (``topic:partition:offset``) of all dead letters from a position to the end of the dead-letter topic.
+
+    A resumed run that meets one of them again does not write it again. Arguments and errors as `read_run`.
+    """
+    keys: set[str] = set()
+
+    def take(key: bytes | None, _value: bytes | None) -> None:
+        if key is not None:
+            keys.add(key.decode(errors="replace"))
+
+    _read(kafka_config, topic, from_offset, take, patience)
+    return frozenset(keys)
+
+
+def _boundary(value: bytes | None, run_id: str, registry: RegistryCodec | None) -> tuple[int, dict[int, int]] | None:
+    """(step, next offsets) of one of the run's records; None where the record is not really one."""
+    try:
+        record = _metrics(value, registry)
+        if record["run_id"] != run_id:
+            return None
+        return record["step"], {int(partition): offset for partition, offset in record["next_offsets"].items()}
+    except (DecodeError, ValueError):
+        return None
+
+
+def _metrics(value: bytes | None, registry: RegistryCodec | None) -> Mapping[str, Any]:
+    if not value or not value.startswith(REGISTRY_MAGIC):
+        return parse_metrics(value)
+    if registry is None:
+        raise ConfigurationError(
+            "This run's metrics were written with a schema registry.",
+            why="Without it the steps already recorded cannot be read.",
+            remedy="Start with the same --schema-registry URL.",
+        )
+    return registry.decode_record(value, PREQUENTIAL)
+
+
+def _read(
+    kafka_config: Mapping[str, str], topic: str, from_offset: int, take: Callable[[bytes | None, bytes | None], None], patience: float
+) -> None:
+    """Hands every committed record from a position to the end to ``take``.
+
+    The end is where an uncommitted reader would see it now, transaction markers included; a committed reader's own end-of-partition may
+    come earlier, at somebody's open transaction, behind which this run's records would be hidden.
+    """
+    deadline = time.monotonic() + patience
+    with _consumer(kafka_config) as consumer:
+        low, high = _watermarks(consumer, topic, min(10.0, patience))
+        if not low <= from_offset <= high:
+            raise _out_of_range(topic, from_offset, f"It holds offsets {low} to {high}.")
+    with _consumer(kafka_config, committed=True) as consumer:
+        consumer.assign([TopicPartition(topic, PARTITION, from_offset)])
+        while True:
+            for message in consumer.consume(_POLL_MESSAGES, _POLL_SECONDS):
+                error = message.error()
+                if error is None:
+                    take(message.key(), message.value())
+                    deadline = time.monotonic() + patience
+                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - librdkafka's code
+                    if message.offset() >= high:
+                        return
+                elif error.code() not in _PASSING:
+                    raise _explained(topic, from_offset, error)
+            if time.monotonic() >= deadline:
+                raise BrokerError(
+                    f"The end of {topic} was not reached within {patience:.0f} s.",
+                    why="The broker is away, or another producer left a transaction open in it.",
+                    remedy="Check the broker; an open transaction ends by itself after its producer's transaction.timeout.ms.",
+                )
+
+
+@contextmanager
+def _consumer(kafka_config: Mapping[str, str], *, committed: bool = False) -> Iterator[Any]:
+    settings = {
+        "group.id": "autoemb-recover",  # librdkafka wants one; nothing is ever committed under it
+        "log_level": "0",
+        **kafka_config,
+        "enable.auto.commit": "false",
+        "enable.partition.eof": "true",
+        "auto.offset.reset": "error",
+        "isolation.level": "read_committed" if committed else "read_uncommitted",
+        "error_cb": lambda _error: None,  # a passing error shows as the end not being reached
+    }
+    try:
+        consumer = Consumer(settings)
+    except (KafkaException, TypeError, ValueError) as error:
+        cause = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+        raise ConfigurationError(
+            "The Kafka settings cannot be used.", why=cause, remedy="Correct the file given to --kafka-config."
+        ) from error
+    try:
+        yield consumer
+    finally:
+        consumer.close()
+
+
+def _watermarks(consumer: Any, topic: str, timeout: float) -> tuple[int, int]:
+    try:
+        low, high = consumer.get_watermark_offsets(TopicPartition(topic, PARTITION), timeout=timeout, cached=False)
+    except KafkaException as error:
+        raise _explained(topic, None, error.args[0]) from error
+    return low, high
+
+
+def _out_of_range(topic: str, offset: int | None, why: str) -> OffsetError:
+    return OffsetError(
+        f"Offset {offset} of {topic}, where this run's checkpoint stands, is not in the topic.",
+        why=f"{why} The topic was recreated, truncated, or its retention passed.",
+        remedy=_CHOICES,
+    )
+
+
+def _explained(topic: str, offset: int | None, error: KafkaError) -> AutoembError:
+    cause = f"{error.name()}: {error.str()}"
+    if error.code() in _GONE:
+        return _out_of_range(topic, offset, cause)
+    if error.code() in _NO_TOPIC:
+        return TopicError(f"There is no topic {topic}.", why=cause, remedy="Check the name; train creates its own topics when it starts.")
+    return BrokerError(f"Topic {topic} cannot be read.", why=cause, remedy="Check the broker and --kafka-config.")

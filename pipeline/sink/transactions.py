@@ -1,0 +1,241 @@
+"""Metrics and dead letters in Kafka transactions: a reader of committed records sees each once, even across a crash (KIP-98).
+
+A transaction is closed every second and at every flush. Its records are kept until then, so that one the broker aborts is written again.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from confluent_kafka import KafkaError, KafkaException
+
+from pipeline.errors import AutoembError, BrokerError, DeliveryError, StateError
+from pipeline.sink.producer import Complaint, Outgoing, delivery_error, hand_over, let_go, open_producer_client, producer_settings
+
+TRANSACTION_SECONDS = 1.0
+_MOST_RECORDS = 10_000
+_CALL_SECONDS = 1.0
+_START_SECONDS = 60.0
+_ATTEMPTS = 5
+_BROKER_LIMIT_SECONDS = 60.0  # librdkafka's default transaction.timeout.ms
+
+_FENCED = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}  # noqa: SLF001 - librdkafka's own codes
+_ABORT_NOISE = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}  # noqa: SLF001 - the same
+_REFUSED_FOR_GOOD = {
+    KafkaError.MSG_SIZE_TOO_LARGE,
+    KafkaError.RECORD_LIST_TOO_LARGE,
+    KafkaError.INVALID_RECORD,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 - the same
+    KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - the same
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+}
+
+
+class _AbortNeededError(Exception):
+    """The transaction cannot be committed; its records must be written again."""
+
+
+class TransactionalProducer:
+    """A `RecordProducer` whose records become visible together, and which only one trainer of a run can hold.
+
+    Opening it ends (aborts) what an earlier trainer of the run had left open and shuts that trainer out: open it before reading how far the
+    run got (`pipeline.sink.recover`).
+
+    Args:
+        kafka_config: librdkafka's settings, with ``bootstrap.servers``.
+        run_id: gives the transactional id.
+
+    Raises:
+        ConfigurationError: a setting contradicts a guarantee or is unknown.
+        BrokerError: the broker does not answer within a minute, or has no transactions.
+    """
+
+    def __init__(self, kafka_config: Mapping[str, str], *, run_id: str) -> None:
+        self._run_id = run_id
+        self._complaint = Complaint()
+        settings = producer_settings(kafka_config, transactional_id=f"autoemb-{run_id}")
+        self._limit = float(settings.get("transaction.timeout.ms", _BROKER_LIMIT_SECONDS * 1000)) / 1000
+        self._producer = open_producer_client({**settings, "error_cb": self._complaint.on_error})
+        self._open: list[Outgoing] = []
+        self._opened_at = 0.0
+        self._refusal: tuple[str, KafkaError] | None = None
+        self._failure: AutoembError | None = None
+        self._start()
+
+    def send(self, record: Outgoing) -> None:
+        """See `RecordProducer.send`."""
+        self.tick()
+        if not self._open:
+            self._begin()
+        self._open.append(record)
+        try:
+            self._write(record)
+        except _AbortNeededError:
+            self._commit()  # will be refused, and writes all records again
+
+    def tick(self) -> None:
+        """See `RecordProducer.tick`."""
+        self._raise_failure()
+        self._serve(0)
+        if self._open and (self._age() >= TRANSACTION_SECONDS or len(self._open) >= _MOST_RECORDS):
+            self._commit()
+
+    def flush(self) -> None:
+        """See `RecordProducer.flush`."""
+        self._raise_failure()
+        if self._open:
+            self._commit()
+
+    def close(self) -> None:
+        """See `RecordProducer.close`."""
+        if self._failure is None:
+            self.flush()
+        else:
+            self.discard()
+
+    def discard(self) -> None:
+        """See `RecordProducer.discard`. An open transaction is left to the broker's timeout, or to the next trainer of this run."""
+        let_go(self._producer)
+        self._open.clear()
+
+    @property
+    def buffered(self) -> int:
+        """See `RecordProducer.buffered`."""
+        return len(self._open)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close() if kind is None else self.discard()
+
+    def _start(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                self._producer.init_transactions(_CALL_SECONDS)
+            except KafkaException as error:
+                cause = error.args[0]
+                if cause.retriable() and time.monotonic() < deadline:
+                    continue
+                raise BrokerError(
+                    "Kafka transactions cannot be started.",
+                    why=f"{cause.name()}: {cause.str()}",
+                    remedy="Check the broker (the embedded one has no transactions), or start without --exactly-once-metrics.",
+                ) from error
+            return
+
+    def _begin(self) -> None:
+        self._call(lambda _seconds: self._producer.begin_transaction())
+        self._opened_at = time.monotonic()
+        self._refusal = None
+
+    def _age(self) -> float:
+        return time.monotonic() - self._opened_at
+
+    def _write(self, record: Outgoing) -> None:
+        self._complaint.begin()
+        while True:
+            try:
+                hand_over(self._producer, record, self._delivered)
+            except BufferError:
+                self._serve(_CALL_SECONDS / 5)
+                self._complaint.waiting(self.buffered)
+            except KafkaException as error:
+                self._refused(record.topic, error.args[0])
+                raise _AbortNeededError from error
+            else:
+                return
+
+    def _commit(self) -> None:
+        """Commits the open transaction, writing it again where the broker aborted it."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._call(self._producer.commit_transaction)
+            except _AbortNeededError:
+                self._raise_refusal()
+                time.sleep(0.1 * 4**attempt)
+                self._write_again()
+            else:
+                self._open.clear()
+                return
+        self._failure = DeliveryError(
+            f"A transaction of {len(self._open)} records was aborted {_ATTEMPTS} times.",
+            why=str(self._refusal[1]) if self._refusal else "",
+            remedy="See the broker's log; then start again: the run resumes from its last checkpoint.",
+        )
+        raise self._failure
+
+    def _write_again(self) -> None:
+        self._call(self._producer.abort_transaction)
+        self._begin()
+        try:
+            for record in self._open:
+                self._write(record)
+        except _AbortNeededError:
+            return  # the next commit says so again
+
+    def _call(self, operation: Callable[[float], Any]) -> None:
+        """Runs a transactional operation until it is done, as KIP-98's clients must: retriable errors again, others by their kind."""
+        self._complaint.begin()
+        while True:
+            try:
+                operation(_CALL_SECONDS)
+            except KafkaException as error:
+                cause = error.args[0]
+                if cause.code() in _FENCED or cause.fatal():
+                    self._failure = self._fatal(cause)
+                    raise self._failure from error
+                if cause.txn_requires_abort():
+                    raise _AbortNeededError from error
+                if not cause.retriable():
+                    self._failure = BrokerError("A Kafka transaction failed.", why=f"{cause.name()}: {cause.str()}")
+                    raise self._failure from error
+                self._complaint.waiting(self.buffered)
+            else:
+                return
+
+    def _serve(self, seconds: float) -> None:
+        """Runs callbacks; the client raises a fatal error here, such as being fenced."""
+        try:
+            self._producer.poll(seconds)
+        except KafkaException as error:
+            self._failure = self._fatal(error.args[0])
+            raise self._failure from error
+
+    def _fatal(self, cause: KafkaError) -> AutoembError:
+        why = f"{cause.name()}: {cause.str()}"
+        if self._open and self._age() >= self._limit:
+            return BrokerError(
+                f"A transaction stayed open for {self._age():.0f} s; the broker ends it after {self._limit:.0f} s.",
+                why=f"This process stood still. {why}",
+                remedy="Start again: the run resumes from its last checkpoint.",
+            )
+        if cause.code() in _FENCED:
+            return StateError(
+                f"Another trainer with this run id took over: {self._run_id}.",
+                why=why,
+                remedy="Stop one of the two, or give this one its own --run-id and --state-dir.",
+            )
+        return DeliveryError(
+            "Kafka transactions failed for good.", why=why, remedy="Start again: the run resumes from its last checkpoint."
+        )
+
+    def _delivered(self, error: KafkaError | None, message: Any) -> None:
+        if error is not None:
+            self._refused(message.topic(), error)
+
+    def _refused(self, topic: str, error: KafkaError) -> None:
+        if self._refusal is None and error.code() not in _ABORT_NOISE:
+            self._refusal = (topic, error)
+
+    def _raise_refusal(self) -> None:
+        if self._refusal and self._refusal[1].code() in _REFUSED_FOR_GOOD:
+            self._failure = delivery_error(*self._refusal)
+            raise self._failure
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
