@@ -1,0 +1,202 @@
+"""`autoemb-pipeline doctor`: is everything a run needs there and fit? Each finding is well, or names the command that mends it."""
+
+import importlib
+import importlib.metadata
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ops.brokers import client_config
+from ops.state_directory import StateDirectoryProblem, examine_state_directory
+from ops.topics import broker_kind, mending_command, partition_count, setting_problems
+from pipeline.errors import AutoembError, ConfigurationError
+
+DISTRIBUTION = "autoemb-pipeline"
+_REGISTRY_SECONDS = 5
+_REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)[^;]*?>=\s*([0-9.]+)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One line of the doctor's report.
+
+    Attributes:
+        subject: what was looked at.
+        ok: whether it is well.
+        text: what was found.
+        remedy: the command that mends it; empty when it is well.
+    """
+
+    subject: str
+    ok: bool
+    text: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DoctorConfig:
+    """What to examine.
+
+    Attributes:
+        bootstrap_servers, kafka_config: as given to every other command; None looks for a broker in the usual order.
+        topic: the interactions topic.
+        metrics, runtime, dead_letters: the output topics.
+        schema_registry: its URL; None when none is used.
+        state_dir: of the trainer; None examines none.
+        device: what `train` would be asked for.
+        min_free_bytes: less space than this on the state directory's disk is a problem.
+    """
+
+    bootstrap_servers: str | None = None
+    kafka_config: Path | None = None
+    topic: str = "interactions"
+    metrics: str = "autoemb.metrics"
+    runtime: str = "autoemb.runtime"
+    dead_letters: str = "interactions.dlq"
+    schema_registry: str | None = None
+    state_dir: Path | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    min_free_bytes: int = 2 << 30
+
+    def __post_init__(self) -> None:
+        if self.schema_registry is not None and not self.schema_registry.startswith(("http://", "https://")):
+            raise ConfigurationError(f"{self.schema_registry!r} is not the URL of a schema registry", remedy="give http://HOST:PORT")
+        if self.min_free_bytes < 0:
+            raise ConfigurationError("The least free space cannot be negative", remedy="give 0 or more bytes")
+
+
+def examine(config: DoctorConfig, env: Mapping[str, str]) -> Iterator[Finding]:
+    """Findings, each as soon as it is known: versions, device, state directory, broker, topics, registry.
+
+    Nothing is created or changed but a probe file in the state directory, which is removed again. All is well when every finding
+    is `ok`. Raises nothing on account of what it examines.
+    """
+    yield from _versions()
+    yield _guarded("device", lambda: _device(config.device))
+    if config.state_dir is not None:
+        yield from _state(config.state_dir, config.min_free_bytes)
+    yield from _broker_and_topics(config, env)
+    if config.schema_registry is not None:
+        yield _registry(config.schema_registry)
+
+
+def _guarded(subject: str, look: Callable[[], Finding]) -> Finding:
+    try:
+        return look()
+    except AutoembError as error:
+        return Finding(subject=subject, ok=False, text=f"{error.what}: {error.why}" if error.why else error.what, remedy=error.remedy)
+
+
+def _versions() -> Iterator[Finding]:
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    yield Finding(subject="python", ok=sys.version_info >= (3, 11), text=python, remedy="make setup PYTHON=python3.11")
+    for requirement in importlib.metadata.requires(DISTRIBUTION) or []:
+        match = _REQUIREMENT.match(requirement)
+        if match is None or "extra ==" in requirement:
+            continue
+        name, least = match.groups()
+        remedy = f"{sys.executable} -m pip install -U '{requirement}'"
+        try:
+            installed = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(subject=name, ok=False, text="not installed", remedy=remedy)
+            continue
+        ok = _numbers(installed) >= _numbers(least)
+        yield Finding(subject=name, ok=ok, text=installed if ok else f"{installed} is older than {least}", remedy="" if ok else remedy)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    release = re.match(r"[0-9.]+", version)
+    return tuple(int(part) for part in release.group().split(".") if part) if release else ()
+
+
+def _device(wanted: str) -> Finding:
+    import torch  # noqa: PLC0415  # takes seconds; what comes before shows at once
+
+    if torch.cuda.is_available():
+        return Finding(subject="device", ok=True, text=f"cuda: {torch.cuda.get_device_name()}, torch built for CUDA {torch.version.cuda}")
+    if wanted == "cuda":
+        why = "this torch is a CPU build" if torch.version.cuda is None else "torch finds no usable GPU or driver"
+        remedy = "nvidia-smi; then install a CUDA build of torch that fits the driver (README), or train with --device cpu"
+        return Finding(subject="device", ok=False, text=f"cuda is not available: {why}", remedy=remedy)
+    capability = torch.backends.cpu.get_cpu_capability()
+    return Finding(subject="device", ok=True, text=f"cpu: {os.cpu_count()} cores, {torch.get_num_threads()} threads, {capability}")
+
+
+def _state(directory: Path, min_free_bytes: int) -> Iterator[Finding]:
+    try:
+        report = examine_state_directory(directory)
+    except StateDirectoryProblem as problem:
+        yield Finding(subject="state directory", ok=False, text=str(problem), remedy=problem.remedy)
+        return
+    in_use = f"; in use by process {report.holder}" if report.holder else ""
+    yield Finding(subject="state directory", ok=True, text=f"{directory} on {report.file_system}: locks, links and syncs{in_use}")
+    free = f"{report.free_bytes / 2**30:.1f} GiB free of {report.total_bytes / 2**30:.1f}"
+    if report.free_bytes < min_free_bytes:
+        remedy = f"du -xsh {directory}/* | sort -h; then make room, or give a --state-dir on another disk"
+        yield Finding(subject="disk", ok=False, text=f"{free}, less than {min_free_bytes / 2**30:.1f} GiB", remedy=remedy)
+    else:
+        yield Finding(subject="disk", ok=True, text=free)
+
+
+def _broker_and_topics(config: DoctorConfig, env: Mapping[str, str]) -> Iterator[Finding]:
+    kafka: dict[str, str] = {}
+
+    def broker() -> Finding:
+        kafka.update(client_config(config.bootstrap_servers, config.kafka_config, env))
+        names = {"apache": "Apache Kafka", "tansu": "embedded Tansu (memory only)", "unknown": "a broker that does not say which"}
+        return Finding(subject="broker", ok=True, text=f"{names[broker_kind(kafka)]} at {kafka['bootstrap.servers']}")
+
+    found = _guarded("broker", broker)
+    yield found
+    if not found.ok:
+        return
+    yield _guarded(f"topic {config.topic}", lambda: _interactions(kafka, config.topic))
+    for topic in (config.metrics, config.runtime):
+        yield _guarded(f"topic {topic}", lambda name=topic: _output(kafka, name, kept=False))  # type: ignore[misc]
+    yield _guarded(f"topic {config.dead_letters}", lambda: _output(kafka, config.dead_letters, kept=True))
+
+
+def _interactions(kafka: Mapping[str, str], topic: str) -> Finding:
+    count = partition_count(kafka, topic)
+    if count is None:
+        remedy = f"autoemb-pipeline replay --dataset ml-latest-small --topic {topic}"
+        return Finding(subject=f"topic {topic}", ok=False, text="not there", remedy=remedy)
+    return _kept(kafka, topic, f"{count} partition{'s' if count > 1 else ''}, kept for ever in event time")
+
+
+def _output(kafka: Mapping[str, str], topic: str, *, kept: bool) -> Finding:
+    count = partition_count(kafka, topic)
+    if count is None:
+        return Finding(subject=f"topic {topic}", ok=True, text="not there yet: train creates it")
+    if count != 1:
+        delete = f"kafka-topics.sh --bootstrap-server {kafka['bootstrap.servers']} --delete --topic {topic}"
+        remedy = f"name another topic; or, to lose what is in it and let train make it anew: {delete}"
+        return Finding(subject=f"topic {topic}", ok=False, text=f"has {count} partitions instead of one: its order is lost", remedy=remedy)
+    return _kept(kafka, topic, "1 partition, kept for ever") if kept else Finding(subject=f"topic {topic}", ok=True, text="1 partition")
+
+
+def _kept(kafka: Mapping[str, str], topic: str, well: str) -> Finding:
+    problems = setting_problems(kafka, topic)
+    if not problems:
+        return Finding(subject=f"topic {topic}", ok=True, text=well)
+    text = "; ".join(f"{p.setting}={p.value}: {p.harm}" for p in problems)
+    return Finding(subject=f"topic {topic}", ok=False, text=text, remedy=mending_command(kafka["bootstrap.servers"], topic, problems))
+
+
+def _registry(url: str) -> Finding:
+    try:
+        client = importlib.import_module("confluent_kafka.schema_registry")
+    except ImportError as error:
+        remedy = f"{sys.executable} -m pip install 'autoemb-pipeline[registry]'"
+        return Finding(subject="schema registry", ok=False, text=f"its client is not installed: {error}", remedy=remedy)
+    try:
+        subjects = client.SchemaRegistryClient({"url": url, "timeout": _REGISTRY_SECONDS, "max.retries": 0}).get_subjects()
+    except Exception as error:  # noqa: BLE001  # the client lets its HTTP library's errors through, whichever that is
+        remedy = f"curl {url}/subjects; or start one: docker compose --profile registry up -d"
+        return Finding(subject="schema registry", ok=False, text=f"does not answer at {url}: {error}", remedy=remedy)
+    return Finding(subject="schema registry", ok=True, text=f"{len(subjects)} subjects at {url}")
