@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from pipeline.checkpoint.contents import LoadedCheckpoint
 from pipeline.checkpoint.store import CheckpointStore, Refused
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, StateError
 from pipeline.rows import TableSpec
 from pipeline.state.readonly import ReadOnlyRows
 
-_ATTEMPTS = 5
+_ATTEMPTS = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +60,7 @@ def _open(store: CheckpointStore, specs_for: Callable[[LoadedCheckpoint], Sequen
         try:
             loaded = store.load(found.step)
             return OpenCheckpoint(loaded=loaded, rows=ReadOnlyRows(loaded.rows, specs_for(loaded)), refused=found.refused)
-        except CheckpointError:
+        except StateError:  # pruned between two of our steps: there is a newer one
             if store.path(found.step).exists() or attempt == _ATTEMPTS:
                 raise
     raise AssertionError

@@ -58,7 +58,7 @@ def clone(source: Path, target: Path, *, symlink: bool = False) -> None:
             else:
                 _link_or_copy(entry, copy)
     except OSError as error:
-        raise CheckpointError(f"Cannot clone the rows of checkpoint {source.parent} into {target}.", why=str(error)) from error
+        raise CheckpointError(f"Cannot clone the rows {source} into {target}.", why=str(error)) from error
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

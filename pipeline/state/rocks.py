@@ -8,6 +8,7 @@ the cache meanwhile waits in a bounded buffer.
 What the store returns, and what it writes, is a function of the calls alone, not of the cache's size or of when `persist` runs.
 """
 
+import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -194,8 +195,11 @@ class RocksRowStore:
             return
         if self._flight is not None:
             self._flight.made.wait()
-        self._tables.clear()  # handles keep RocksDB's LOCK beyond close()
-        self._database.close()
+        for of in self._tables.values():  # handles keep RocksDB's LOCK beyond close(), and tracebacks keep tables
+            of.family = of.handle = None
+        self._tables.clear()
+        with contextlib.suppress(Exception):  # it flushes first, which fails on a full disk; the rows are scratch by now
+            self._database.close()
         self._database = None
 
     def _resident(self, of: _Table, ids: Sequence[str], *, fill: bool) -> Slots:

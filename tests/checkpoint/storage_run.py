@@ -1,0 +1,91 @@
+"""A small deterministic training on rows, tensors and arrays with a checkpoint every three steps, for tests that kill it.
+
+As a program: storage_run.py STATE_DIR STEPS trains on from the newest valid checkpoint and ends with a checkpoint of the last step.
+"""
+
+import hashlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.checkpoint.lock import state_lock
+from pipeline.checkpoint.reading import open_newest
+from pipeline.checkpoint.store import CheckpointStore
+from pipeline.checkpoint.writer import CheckpointWriter
+from pipeline.rows import TableSpec, hashed_uniform
+from pipeline.state.options import RocksConfig
+from pipeline.state.rocks import RocksRowStore
+
+SPECS = [
+    TableSpec(name="users", width=5, initial=lambda ids: hashed_uniform(ids, seed=3, table="users", width=5, std=0.1)),
+    TableSpec(name="items", width=2, dtype="f8"),
+]
+EVERY = 3
+
+
+class Training:
+    """State and one step of it; every value a function of the steps done."""
+
+    def __init__(self, checkpoints: CheckpointStore, *, cache_bytes: int) -> None:
+        found = checkpoints.recover()
+        loaded = None if found.step is None else checkpoints.load(found.step)
+        config = RocksConfig(directory=checkpoints.live, source=loaded and loaded.rows, cache_bytes=cache_bytes)
+        self.rows = RocksRowStore(config, SPECS)
+        self.step = 0 if loaded is None else loaded.payload["step"]
+        self.tensors = loaded.tensors if loaded else {"w": torch.zeros(7), "generator": torch.Generator().manual_seed(5).get_state()}
+        self.arrays = loaded.arrays if loaded else {"sums": np.zeros(2), "seen": {"users": 0}}
+
+    def train(self) -> None:
+        self.step += 1
+        generator = torch.Generator()
+        generator.set_state(self.tensors["generator"])
+        draw = torch.randint(0, 400, (40,), generator=generator).tolist()
+        noise = torch.randn(7, generator=generator)
+        self.tensors = {"w": self.tensors["w"] * 0.9 + noise, "generator": generator.get_state()}
+        for spec, ids in (("users", draw[:20]), ("items", draw[20:])):
+            distinct = [f"id {k}" for k in dict.fromkeys(ids)]
+            rows = self.rows.gather(spec, distinct)
+            self.rows.scatter(spec, distinct, rows * 0.75 + self.step)
+            self.arrays["sums"] = self.arrays["sums"] + rows.sum(dtype=np.float64)
+        self.arrays["seen"] = {"users": self.rows.count("users")}
+
+    def begin(self, writer: CheckpointWriter) -> None:
+        writer.begin(self.step, {"step": self.step}, self.tensors, self.arrays, self.rows)
+
+
+def run(root: Path, steps: int, *, cache_bytes: int = 20_000, keep: int = 2) -> None:
+    """Trains up to a step, checkpoints beside it, and ends with a checkpoint of it."""
+    with state_lock(root):
+        checkpoints = CheckpointStore(root, keep=keep)
+        training = Training(checkpoints, cache_bytes=cache_bytes)
+        writer = CheckpointWriter(checkpoints)
+        try:
+            while training.step < steps:
+                training.train()
+                writer.poll()
+                if training.step % EVERY == 0 or training.step == steps:
+                    writer.wait()
+                    training.begin(writer)
+            writer.wait()
+        finally:
+            training.rows.close()
+
+
+def digest(root: Path) -> str:
+    """Hash over all that the newest valid checkpoint says: rows in order, counts, tensors, arrays, payload."""
+    with open_newest(CheckpointStore(root), lambda _: SPECS) as opened:
+        found = hashlib.sha256(repr((opened.loaded.step, opened.loaded.payload)).encode())
+        for spec in SPECS:
+            found.update(f"{spec.name} {opened.rows.count(spec.name)}".encode())
+            for i, row in opened.rows.items(spec.name):
+                found.update(i.encode() + row.tobytes())
+        for name, tensor in sorted(opened.loaded.tensors.items()):
+            found.update(name.encode() + tensor.numpy().tobytes())
+        found.update(opened.loaded.arrays["sums"].tobytes() + repr(opened.loaded.arrays["seen"]).encode())
+        return found.hexdigest()
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), int(sys.argv[2]))

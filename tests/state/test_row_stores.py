@@ -1,0 +1,190 @@
+"""What every row store promises, over the one in memory and over RocksDB with a large, a small and a one-row cache."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigurationError
+from pipeline.rows import RowStore, TableSpec, hashed_uniform
+from pipeline.state.memory import MemoryRowStore
+from pipeline.state.options import RocksConfig, RocksOptions
+from pipeline.state.rocks import RocksRowStore
+
+Make = Callable[[Sequence[TableSpec]], RowStore]
+
+
+def hashed(ids: Sequence[str]) -> NDArray[np.float32]:
+    return hashed_uniform(ids, seed=7, table="users", width=3, std=0.1)
+
+
+USERS = TableSpec(name="users", width=3, initial=hashed)
+ITEMS = TableSpec(name="items", width=2, dtype="f8")
+CACHES = {"large": 1 << 24, "small": 20_000, "one-row": 1}
+
+
+@pytest.fixture(params=["memory", *CACHES])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+    stores = []
+
+    def build(specs: Sequence[TableSpec]) -> RowStore:
+        if request.param == "memory":
+            return MemoryRowStore(specs)
+        store = RocksRowStore(RocksConfig(directory=tmp_path / f"live{len(stores)}", cache_bytes=CACHES[request.param]), specs)
+        stores.append(store)
+        request.addfinalizer(store.close)
+        return store
+
+    return build
+
+
+@pytest.fixture
+def store(make: Make) -> RowStore:
+    return make([USERS, ITEMS])
+
+
+def numbered(count: int, width: int, dtype: str = "f4") -> NDArray[np.floating]:
+    return np.arange(count * width, dtype=dtype).reshape(count, width) + 0.5
+
+
+def test_unknown_ids_get_their_initial_rows_and_are_not_stored(store: RowStore) -> None:
+    np.testing.assert_array_equal(store.gather("users", ["a", "b"]), hashed(["a", "b"]))
+    np.testing.assert_array_equal(store.gather("items", ["a"]), np.zeros((1, 2)))
+    assert store.count("users") == 0
+    assert list(store.items("users")) == []
+
+
+def test_scattered_rows_come_back_in_the_order_asked_for(store: RowStore) -> None:
+    rows = numbered(4, 3)
+    store.scatter("users", ["a", "b", "c", "d"], rows)
+    np.testing.assert_array_equal(store.gather("users", ["d", "new", "a"]), np.stack([rows[3], hashed(["new"])[0], rows[0]]))
+    np.testing.assert_array_equal(store.gather("items", ["a"]), np.zeros((1, 2)))  # tables are apart
+
+
+def test_the_last_scatter_wins(store: RowStore) -> None:
+    for value in (1.0, 2.0, 3.0):
+        store.scatter("items", ["a", "b"], np.full((2, 2), value))
+    store.scatter("items", ["b"], np.full((1, 2), 9.0))
+    np.testing.assert_array_equal(store.gather("items", ["a", "b"]), [[3, 3], [9, 9]])
+    assert store.count("items") == 2
+
+
+@pytest.mark.parametrize(("table", "dtype"), [("users", "f4"), ("items", "f8")])
+def test_every_bit_survives(store: RowStore, table: str, dtype: str) -> None:
+    width = {"users": 3, "items": 2}[table]
+    rows = np.resize(np.array([np.nan, -0.0, np.inf, 5e-324, 1 / 3, -np.nan], dtype=dtype), (300, width)).copy()
+    ids = [str(k) for k in range(300)]
+    store.scatter(table, ids, rows)
+    store.gather(table, [f"other{k}" for k in range(300)])
+    back = store.gather(table, ids)
+    assert back.dtype == np.dtype("<" + dtype)
+    assert back.tobytes() == rows.tobytes()
+
+
+def test_more_ids_than_the_cache_holds(store: RowStore) -> None:
+    ids = [f"user {k}" for k in range(3000)]
+    rows = numbered(3000, 3)
+    store.scatter("users", ids, rows)
+    np.testing.assert_array_equal(store.gather("users", ids[::-1]), rows[::-1])
+    assert store.count("users") == 3000
+
+
+def test_count_is_exact_with_and_without_a_gather_before(store: RowStore) -> None:
+    store.scatter("users", ["a", "b"], numbered(2, 3))
+    store.gather("users", ["b", "c"])
+    store.scatter("users", ["b", "c", "d"], numbered(3, 3))
+    store.gather("users", [str(k) for k in range(500)])  # pushes the small caches out
+    store.scatter("users", ["a", "e"], numbered(2, 3))
+    assert store.count("users") == 5
+    assert store.count("items") == 0
+
+
+def test_items_come_in_the_byte_order_of_the_ids(store: RowStore) -> None:
+    ids = ["b", "a", "", "\U0001f600", "é", "z", "a\x00", "10", "9", "\uffff"]
+    store.scatter("users", ids, numbered(len(ids), 3))
+    found = list(store.items("users"))
+    assert [i for i, _ in found] == sorted(ids, key=str.encode)
+    for i, row in found:
+        np.testing.assert_array_equal(row, numbered(len(ids), 3)[ids.index(i)])
+
+
+def test_gathered_and_scattered_arrays_belong_to_the_caller(store: RowStore) -> None:
+    rows = numbered(2, 3)
+    store.scatter("users", ["a", "b"], rows)
+    rows[:] = -1
+    store.gather("users", ["a", "b"])[:] = -2
+    store.gather("users", ["new"])[:] = -3
+    next(store.items("users"))[1][:] = -4
+    np.testing.assert_array_equal(store.gather("users", ["a", "b"]), numbered(2, 3))
+    np.testing.assert_array_equal(store.gather("users", ["new"]), hashed(["new"]))
+
+
+def test_no_ids(store: RowStore) -> None:
+    store.scatter("users", [], np.empty((0, 3), dtype="f4"))
+    assert store.gather("users", []).shape == (0, 3)
+
+
+def test_wider_floats_are_rounded_to_the_table(store: RowStore) -> None:
+    store.scatter("users", ["a"], np.full((1, 3), 1 / 3, dtype="f8"))
+    np.testing.assert_array_equal(store.gather("users", ["a"]), np.full((1, 3), np.float32(1 / 3)))
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (1, 3), (3,), (2, 3, 1)])
+def test_rows_of_another_shape_are_refused(store: RowStore, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="shape"):
+        store.scatter("users", ["a", "b"], np.zeros(shape, dtype="f4"))
+    assert store.count("users") == 0
+
+
+def test_repeated_ids_are_refused(store: RowStore) -> None:
+    with pytest.raises(ValueError, match="repeat"):
+        store.gather("users", ["a", "b", "a"])
+    with pytest.raises(ValueError, match="repeat"):
+        store.scatter("users", ["a", "a"], numbered(2, 3))
+
+
+def test_rows_that_are_no_floats_are_refused(store: RowStore) -> None:
+    with pytest.raises(TypeError):
+        store.scatter("users", ["a"], np.zeros((1, 3), dtype="c8"))
+
+
+def test_unknown_tables_are_refused(store: RowStore) -> None:
+    for call in (lambda: store.gather("nope", ["a"]), lambda: store.items("nope"), lambda: store.count("nope")):
+        with pytest.raises(KeyError, match="nope"):
+            call()
+
+
+def test_initial_rows_of_another_shape_are_refused(make: Make) -> None:
+    store = make([TableSpec(name="users", width=3, initial=lambda ids: np.zeros((len(ids), 2), dtype="f4"))])
+    with pytest.raises(ValueError, match="shape"):
+        store.gather("users", ["a"])
+
+
+@pytest.mark.parametrize(
+    "specs",
+    [
+        [USERS, USERS],
+        [TableSpec(name="default", width=1)],
+        [TableSpec(name="", width=1)],
+        [TableSpec(name="a", width=0)],
+        [TableSpec(name="a", width=1, dtype="i4")],  # type: ignore[arg-type]
+    ],
+)
+def test_unusable_tables_are_refused(make: Make, specs: list[TableSpec]) -> None:
+    with pytest.raises(ConfigurationError):
+        make(specs)
+
+
+@pytest.mark.parametrize(
+    "broken", [{"write_buffer_bytes": 0}, {"sst_bytes": 1}, {"bloom_bits": 0}, {"background_jobs": 0}, {"compression": "gzip"}]
+)
+def test_unusable_options_are_refused(broken: dict[str, int]) -> None:
+    with pytest.raises(ConfigurationError):
+        RocksOptions(**broken)
+
+
+def test_a_cache_without_room_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError):
+        RocksConfig(directory=tmp_path, cache_bytes=0)
