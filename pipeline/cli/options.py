@@ -31,6 +31,15 @@ def broker_options(command: F) -> F:
     )(command)
 
 
+def registry_option(command: F) -> F:
+    """--schema-registry."""
+    return click.option(
+        "--schema-registry",
+        metavar="URL",
+        help="Write Avro in the registry's wire format (and read both). Default: Avro single-object encoding, no registry.",
+    )(command)
+
+
 def logging_options(command: F) -> F:
     """--log-format."""
     return click.option(

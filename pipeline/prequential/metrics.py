@@ -117,13 +117,13 @@ class PopularityMeans:
         for row, values in enumerate(rows):
             self._sums[row] += np.bincount(buckets, weights=values, minlength=BUCKETS)
 
-    def fields(self, side: str, dims: tuple[int, ...], *, with_dimensions: bool) -> dict[str, dict[str, float]]:
+    def fields(self, side: str, dims: tuple[int, ...], *, with_dimensions: bool) -> dict[str, dict[str, float] | dict[str, int]]:
         """Maps keyed by a bucket's lower bound, only buckets that hold something."""
         count = self._sums[0]
         used = [b for b in range(BUCKETS) if count[b] > 0]
         bounds = {b: "0" if b == 0 else str(2 ** (b - 1)) for b in used}
-        result = {
-            f"{side}_bucket_count": {bounds[b]: float(count[b]) for b in used},
+        result: dict[str, dict[str, float] | dict[str, int]] = {
+            f"{side}_bucket_count": {bounds[b]: int(count[b]) for b in used},
             f"{side}_bucket_loss": {bounds[b]: float(self._sums[1, b] / count[b]) for b in used},
         }
         if with_dimensions:

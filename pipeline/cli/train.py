@@ -1,0 +1,288 @@
+"""`autoemb-pipeline train`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+import structlog
+import torch
+
+from ops.topics import broker_kind, ensure_metrics_topics, partition_count, topic_id, wait_for_topic
+from pipeline.assembly.config import Ports, RunConfig
+from pipeline.cli.options import broker_options, configure_logging, kafka_settings, logging_options, registry_option, stop_on_signals
+from pipeline.errors import BrokerError, ConfigurationError
+from pipeline.learners.config import METHODS, PRESETS, LearnerConfig
+from pipeline.prequential.metrics import PrequentialConfig
+from pipeline.run import RunSummary, train
+from pipeline.state.context import ContextConfig
+from pipeline.trainer import TrainerConfig
+from schemas.registry import InteractionDecoder, RegistryCodec
+
+_log = structlog.get_logger()
+
+DEFAULT_PRESET = "stream" if "stream" in PRESETS else "paper"
+
+
+def resolve_device(device: str) -> str:
+    """`auto` is CUDA where there is a GPU, else the CPU.
+
+    Raises:
+        ConfigurationError: cuda was asked for and is not there.
+    """
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise ConfigurationError(
+            "There is no CUDA device",
+            why="torch sees none",
+            remedy="use --device cpu, or install torch's CUDA build (README, Installation)",
+        )
+    return "cuda" if device == "cuda" or (device == "auto" and available) else "cpu"
+
+
+def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
+    """--set NAME=VALUE pairs as fields of LearnerConfig: numbers, words, and tuples as 2,16,128.
+
+    Raises:
+        ConfigurationError: unknown name, or a value of another type.
+    """
+    defaults = {f.name: f.default for f in fields(LearnerConfig)}
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or name not in defaults or name in {"method", "task", "seed", "device", "preset"}:
+            known = ", ".join(sorted(set(defaults) - {"method", "task", "seed", "device", "preset"}))
+            raise ConfigurationError(f"--set {setting}: no such setting", why=f"known are {known}", remedy="give it as --set NAME=VALUE")
+        parsed[name] = _as_type_of(name, defaults[name], text)
+    return parsed
+
+
+def _as_type_of(name: str, default: object, text: str) -> object:
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text.lower()]
+        if isinstance(default, int):
+            return int(text)
+        if isinstance(default, float):
+            return float(text)
+        if isinstance(default, tuple):
+            return tuple(int(part) for part in text.split(",") if part)
+    except (ValueError, KeyError) as error:
+        raise ConfigurationError(f"--set {name}={text}: not a {type(default).__name__}", remedy=f"the default is {default}") from error
+    return None if text == "none" else text
+
+
+def learner_config(method: str, task: str, preset: str, seed: int, device: str, settings: tuple[str, ...]) -> LearnerConfig:
+    """The learner's configuration from the command line."""
+    changes = {"method": method, "task": task, "seed": seed, "device": device, **parse_settings(settings)}
+    return LearnerConfig.from_preset(preset, **changes)
+
+
+def trainer_config(learner: LearnerConfig, context: str, positive_above: float, window: int, fading: float) -> TrainerConfig:
+    """All that decides a run's bits."""
+    return TrainerConfig(
+        learner=learner,
+        context=ContextConfig(mode=context, spaces=len(learner.dims), with_classes=learner.task == "rating"),  # type: ignore[arg-type]
+        prequential=PrequentialConfig(task=learner.task, window=window, fading=fading),
+        positive_above=positive_above,
+    )
+
+
+def log_progress(metrics: Mapping[str, Any], runtime: Mapping[str, Any]) -> None:
+    """One line every two seconds: the method beside the references."""
+    if not metrics:
+        _log.info("waiting for interactions", lag=runtime["lag"])
+        return
+    loss = "mse" if metrics["task"] == "binary" else "cross_entropy"
+    _log.info(
+        "training",
+        step=metrics["step"],
+        examples=metrics["examples"],
+        **{loss: rounded(metrics[loss]), "running_mean": rounded(metrics[f"running_mean_{loss}"])},
+        logistic=rounded(metrics[f"logistic_{loss}"]),
+        per_second=round(runtime["interactions_per_second"]),
+        lag=runtime["lag"],
+    )
+
+
+def rounded(value: float | None) -> float | None:
+    """Four places, as the paper prints."""
+    return None if value is None else round(value, 4)
+
+
+def describe(summary: RunSummary, *, until_end: bool, stopped: bool) -> str:
+    """How the training ended, for people."""
+    if summary.trained == 0:
+        done = f"run {summary.run_id} has trained all {summary.examples:,} interactions of the topic (step {summary.step})"
+        return f"nothing new: {done}" if until_end else f"stopped: {done if not stopped else f'run {summary.run_id}, step {summary.step}'}"
+    metrics = summary.metrics
+    loss = "mse" if metrics["task"] == "binary" else "cross_entropy"
+    rows = [("", metrics), ("running_mean_", metrics), ("logistic_", metrics)]
+    names = (f"{metrics['method']} ({metrics['preset']})", "running mean", "logistic reference")
+    lines = [
+        f"  {name:24} {loss} {m[prefix + loss]:.4f}   accuracy {m[prefix + 'accuracy']:.4f}"
+        for name, (prefix, m) in zip(names, rows, strict=True)
+    ]
+    head = "stopped" if stopped else "done"
+    return "\n".join(
+        [
+            f"{head}: run {summary.run_id}, {summary.examples:,} interactions, {summary.step} steps, context {metrics['context_mode']}",
+            *lines,
+            *([f"  dead letters {metrics['dead_letters']}"] if metrics["dead_letters"] else []),
+        ]
+    )
+
+
+def train_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that decide a run's bits; `demo` shares them."""
+    options = [
+        click.option(
+            "--method", type=click.Choice(METHODS), default="autoemb", show_default=True, help="How embedding dimensions are chosen."
+        ),
+        click.option(
+            "--task",
+            type=click.Choice(["binary", "rating"]),
+            default="binary",
+            show_default=True,
+            help="binary: is the rating above 3.5 (squared error); rating: which of five classes (cross-entropy).",
+        ),
+        click.option(
+            "--preset", type=click.Choice(sorted(PRESETS)), default=DEFAULT_PRESET, show_default=True, help="See docs/algorithm.md."
+        ),
+        click.option("--batch-size", type=click.IntRange(min=1), default=500, show_default=True, help="Interactions of a mini-batch."),
+        click.option(
+            "--context",
+            type=click.Choice(["batch", "event", "strict"]),
+            default="event",
+            show_default=True,
+            help="Labels that context features may know: of earlier mini-batches; also of earlier events; only with earlier timestamps.",
+        ),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of initial parameters and every random choice."),
+        click.option(
+            "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where a step computes."
+        ),
+        click.option("--positive-above", type=float, default=3.5, show_default=True, help="Ratings above it are positive."),
+        click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A learner setting of docs/algorithm.md; repeatable."),
+        click.option("--window", type=click.IntRange(min=1), default=5000, show_default=True, help="Interactions of the metrics' window."),
+        click.option("--fading", type=float, default=0.999, show_default=True, help="Factor per interaction of the fading metrics."),
+        click.option("--threads", type=click.IntRange(min=1), help="Of torch. Default: the checkpoint's, else torch's own."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def storage_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where a run lives and how it is kept."""
+    options = [
+        click.option(
+            "--state-dir",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Checkpoints and state of one run. Default: autoemb-state/TOPIC/METHOD-TASK.",
+        ),
+        click.option("--run-id", help="Key prefix of the run's metrics. Default: the state directory's, else a new one."),
+        click.option("--new-run", is_flag=True, help="Put the state directory's run aside and begin anew."),
+        click.option("--checkpoint-every", type=click.IntRange(min=1), default=200, show_default=True, help="Steps between checkpoints."),
+        click.option("--keep-checkpoints", type=click.IntRange(min=1), default=3, show_default=True, help="How many stay."),
+        click.option("--cache-mb", type=click.IntRange(min=1), default=256, show_default=True, help="Memory of the row cache, MiB."),
+        click.option(
+            "--keep-predictions",
+            type=click.IntRange(min=0),
+            default=10_000_000,
+            show_default=True,
+            help="Interactions in the prediction log (for `report`), about 60 bytes each; 0 switches it off.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command("train")
+@click.option("--topic", default="interactions", show_default=True, help="The interactions; waited for if missing, never created.")
+@train_options
+@storage_options
+@click.option("--metrics-topic", default="autoemb.metrics", show_default=True, help="Prequential metrics, one record a step.")
+@click.option("--runtime-topic", default="autoemb.runtime", show_default=True, help="Rates, lag and latency, one record every two seconds.")
+@click.option("--dead-letter-topic", help="Records that are no interactions. Default: TOPIC.dlq.")
+@click.option("--metrics-format", type=click.Choice(["json", "avro"]), default="json", show_default=True, help="Of both metrics topics.")
+@click.option("--exactly-once-metrics", is_flag=True, help="Metrics and dead letters in Kafka transactions (Apache Kafka only).")
+@click.option("--until-end", is_flag=True, help="Stop at the end of what the topic holds now; train the last partial batch.")
+@click.option(
+    "--batch-timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds that close a partial batch on a slow live stream."
+)
+@click.option(
+    "--idle-timeout",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    help="Seconds that the other partitions wait for a silent one.",
+)
+@registry_option
+@broker_options
+@logging_options
+def command(topic: str, until_end: bool, **options: Any) -> int:
+    """Train on a topic of interactions: predict, score, learn; emit prequential metrics. Goes on from the state directory's checkpoint."""
+    configure_logging(options["log_format"])
+    config = run_config(topic, until_end=until_end, **options)
+    kafka = kafka_settings(options["bootstrap_servers"], options["kafka_config"])
+    if config.exactly_once and broker_kind(kafka) == "tansu":
+        raise BrokerError(
+            "--exactly-once-metrics needs Apache Kafka",
+            why="the embedded broker shows aborted transactions to its readers",
+            remedy="leave the option out, or use Apache Kafka: docker compose up -d, or KAFKA_HOME=... autoemb-pipeline broker",
+        )
+    with stop_on_signals() as stopping:
+        if partition_count(kafka, topic) is None:
+            _log.info("waiting for the topic", topic=topic, hint=f"autoemb-pipeline replay --dataset ml-latest-small --topic {topic}")
+        if wait_for_topic(kafka, topic, stopping.is_set) is None:
+            click.echo("stopped: the topic has not appeared")
+            return 0
+        ensure_metrics_topics(kafka, config.metrics_topic, config.runtime_topic, config.dead_letter_topic)
+        summary = train(config, ports(config, kafka, options["schema_registry"], stopping.is_set, (log_progress,)))
+    click.echo(describe(summary, until_end=until_end, stopped=stopping.is_set()))
+    return 0
+
+
+def run_config(topic: str, *, until_end: bool, **options: Any) -> RunConfig:
+    """The run's configuration from the command line."""
+    learner = learner_config(
+        options["method"], options["task"], options["preset"], options["seed"], resolve_device(options["device"]), options["settings"]
+    )
+    return RunConfig(
+        topic=topic,
+        state_dir=options["state_dir"] or Path("autoemb-state") / topic / f"{learner.method}-{learner.task}",
+        trainer=trainer_config(learner, options["context"], options["positive_above"], options["window"], options["fading"]),
+        batch_size=options["batch_size"],
+        run_id=options["run_id"],
+        new_run=options["new_run"],
+        metrics_topic=options["metrics_topic"],
+        runtime_topic=options["runtime_topic"],
+        dead_letter_topic=options["dead_letter_topic"] or f"{topic}.dlq",
+        batch_timeout=options["batch_timeout"],
+        idle_timeout=options["idle_timeout"],
+        until_end=until_end,
+        checkpoint_every=options["checkpoint_every"],
+        checkpoints_kept=options["keep_checkpoints"],
+        cache_bytes=options["cache_mb"] << 20,
+        predictions_kept=options["keep_predictions"],
+        exactly_once=options["exactly_once_metrics"],
+        metrics_format=options["metrics_format"],
+        threads=options["threads"],
+    )
+
+
+def ports(
+    config: RunConfig, kafka: Mapping[str, str], schema_registry: str | None, stop: Callable[[], bool], observers: tuple[Any, ...]
+) -> Ports:
+    """What the main path is connected to."""
+    registry = RegistryCodec(schema_registry) if schema_registry else None
+    return Ports(
+        kafka=kafka,
+        decoder=InteractionDecoder(registry=registry),
+        topic_id=topic_id(kafka, config.topic),
+        registry=registry,
+        stop=stop,
+        observers=observers,
+    )
