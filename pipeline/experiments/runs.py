@@ -20,8 +20,8 @@ PREDICTIONS = "predictions"
 REFERENCES = {"running_mean": "running user + item mean", "logistic": "online logistic"}
 METHOD_NAMES = {"autoemb": "AutoEmb", "darts": "DARTS", "fse": "FSE", "fse-uniform": "FSE, equal weights", "sam": "SAM"}
 _SEED = "seed"
-# Where a run ran and what it kept does not enter what it computes.
-_NOT_THE_METHOD = {_SEED, "device", "threads", "limit"}
+# Names of topics and the smoothing of emitted metrics do not enter what is predicted.
+_NOT_THE_METHOD = {_SEED, "topic", "metrics_topic", "dead_letter_topic", "window", "fading"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +76,7 @@ class Run:
     @property
     def regime(self) -> tuple[tuple[str, Any], ...]:
         """What must be equal before two errors may be compared."""
-        mode = self.setting("mode", "event")
+        mode = self.setting("context.mode", "event")
         names = [("task", self.setting("task")), ("positive above", self.setting("positive_above")), ("context", mode)]
         if mode == "batch":  # labels of the same batch are hidden: its size decides what a prediction knows
             names.append(("batch size", self.setting("batch_size")))

@@ -28,13 +28,14 @@ def write_run(
     """A run whose loss lies `skill` below the running mean's, on a stream decided by `stream` alone."""
     state_dir.mkdir(parents=True)
     configuration: dict[str, Any] = {
-        "trainer.learner.method": method,
-        "trainer.learner.task": "binary",
-        "trainer.learner.seed": seed,
-        "trainer.learner.dims": list(DIMS),
-        "trainer.context.mode": mode,
-        "trainer.positive_above": 3.5,
+        "learner.method": method,
+        "learner.task": "binary",
+        "learner.seed": seed,
+        "learner.dims": list(DIMS),
+        "context.mode": mode,
+        "positive_above": 3.5,
         "batch_size": BATCH,
+        "topic": "interactions",
     }
     run_id = f"{method}-binary-20261124-0500{seed:02d}-{stream:02x}{seed:02x}"
     write_identity(state_dir, RunIdentity(run_id=run_id, configuration=configuration, topic_id="t", metrics_start=0, dead_letters_start=0))
