@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -67,6 +68,7 @@ def building(target: Path) -> Iterator[Path]:
     """A new folder that becomes ``target`` by one rename when the block ends well, and is removed otherwise."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_overs(target.parent)
         folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     except OSError as error:
         raise DatasetError(
@@ -83,6 +85,14 @@ def building(target: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_left_overs(folder: Path) -> None:
+    """Removes what killed processes left half-built: hidden folders that nobody has touched for a day."""
+    yesterday = time.time() - 86_400
+    for path in folder.glob(".*"):
+        if path.is_dir() and path.stat().st_mtime < yesterday:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def part_of(folder: Path, file: str, rows: int) -> Part:
