@@ -1,0 +1,50 @@
+"""Real records of the metrics and runtime topics, made by the trainer on a small synthetic stream, without a broker."""
+
+import json
+from typing import Any
+
+from pipeline.learners.config import LearnerConfig
+from pipeline.meter import Meter
+from pipeline.prequential.metrics import PrequentialConfig
+from pipeline.records import MiniBatch
+from pipeline.state.context import ContextConfig
+from pipeline.state.memory import MemoryRowStore
+from pipeline.trainer import Trainer, TrainerConfig, trainer_tables
+from schemas.metrics import PREQUENTIAL, RUNTIME
+from tests.streams import synthetic_stream
+
+RUN_ID = "autoemb-binary-20261124-053112-9f3a"
+WALL_TIME = 1_795_000_000_000
+
+
+def recorded(method: str = "autoemb", task: str = "binary", *, batches: int = 6, size: int = 50) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The last (metrics, runtime) that an observer of the main path would see."""
+    learner = LearnerConfig.from_preset(
+        "paper", method=method, task=task, dims=(2, 16, 128), hidden=(8,), controller_hidden=(8,), validation_size=10
+    )
+    config = TrainerConfig(
+        learner=learner, context=ContextConfig(with_classes=task == "rating"), prequential=PrequentialConfig(task=task, window=100)
+    )
+    trainer, meter = Trainer(config, MemoryRowStore(trainer_tables(config))), Meter()
+    stream = synthetic_stream(batches * size, seed=1)
+    metrics: dict[str, Any] = {}
+    for step in range(1, batches + 1):
+        records = stream[(step - 1) * size : step * size]
+        with meter.step(size), meter.phase("emit"):
+            metrics = dict(trainer.step(MiniBatch(step=step, records=records, next_offsets={0: step * size, 1: 7}, late=1)).metrics)
+    runtime = {
+        "run_id": RUN_ID,
+        "step": batches,
+        "wall_time": WALL_TIME,
+        "lag": 1234,
+        "checkpoint_age_seconds": 12.5,
+        "checkpoint_bytes": 4096,
+        "buffer_size": {"source": 99},
+        **meter.snapshot(),
+    }
+    return {"run_id": RUN_ID, **metrics}, runtime
+
+
+def flat(metrics: dict[str, Any], runtime: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """As flat JSON on the topics."""
+    return json.loads(PREQUENTIAL.to_json(metrics)), json.loads(RUNTIME.to_json(runtime))
