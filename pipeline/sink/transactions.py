@@ -17,7 +17,7 @@ TRANSACTION_SECONDS = 1.0
 _MOST_RECORDS = 10_000
 _CALL_SECONDS = 1.0
 _START_SECONDS = 60.0
-_ATTEMPTS = 5
+_PAUSES = (0.1, 0.3, 1.0, 3.0, 5.0)  # seconds after each abort, before the records are written again
 _BROKER_LIMIT_SECONDS = 60.0  # librdkafka's default transaction.timeout.ms
 
 _FENCED = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}  # noqa: SLF001 - librdkafka's own codes
@@ -151,18 +151,18 @@ class TransactionalProducer:
 
     def _commit(self) -> None:
         """Commits the open transaction, writing it again where the broker aborted it."""
-        for attempt in range(_ATTEMPTS):
+        for pause in _PAUSES:
             try:
                 self._call(self._producer.commit_transaction)
             except _AbortNeededError:
                 self._raise_refusal()
-                time.sleep(0.1 * 4**attempt)
+                time.sleep(pause)
                 self._write_again()
             else:
                 self._open.clear()
                 return
         self._failure = DeliveryError(
-            f"A transaction of {len(self._open)} records was aborted {_ATTEMPTS} times.",
+            f"A transaction of {len(self._open)} records was aborted {len(_PAUSES)} times.",
             why=str(self._refusal[1]) if self._refusal else "",
             remedy="See the broker's log; then start again: the run resumes from its last checkpoint.",
         )

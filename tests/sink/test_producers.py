@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from ops.local_kafka import LocalKafka
 from pipeline.errors import AutoembError, BrokerError, ConfigurationError, DeliveryError, StateError
@@ -125,18 +127,17 @@ def test_a_missing_topic_is_an_error_that_names_it(broker: TestBroker, topic_nam
     producer.close()
 
 
+@pytest.mark.slow
 @both
 def test_a_broker_killed_and_restarted_loses_and_doubles_nothing(own_broker: Callable[[], LocalKafka], open_producer: Callable) -> None:
     broker = own_broker()
     kafka = {"bootstrap.servers": broker.bootstrap_servers}
-    from confluent_kafka.admin import AdminClient, NewTopic  # noqa: PLC0415 - only here
-
     admin = AdminClient({**kafka, "log_level": "0"})
     admin.create_topics([NewTopic("numbers", 1, 1)])["numbers"].result(15)
     with open_producer(kafka, "run") as producer:
         for number, record in enumerate(numbers(600, "numbers")):
             producer.send(record)
-            if number in (200, 400):
+            if number == 300:
                 broker.kill()
                 broker.start()
             time.sleep(0.001)
@@ -226,6 +227,66 @@ def test_metrics_and_dead_letters_share_one_transaction(broker: TestBroker, make
             b"run:1",
             b"interactions:0:5",
         ]
+
+
+class AbortingClient:
+    """The real client, except that the next `aborts` commits say, as the broker may, that the transaction must be aborted."""
+
+    def __init__(self, client: object, aborts: int) -> None:
+        self._client = client
+        self._aborts = aborts
+
+    def commit_transaction(self, seconds: float) -> None:
+        if self._aborts:
+            self._aborts -= 1
+            raise KafkaException(KafkaError(KafkaError.UNKNOWN_PRODUCER_ID, "lost track", txn_requires_abort=True))
+        self._client.commit_transaction(seconds)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._client, name)
+
+
+def test_what_the_broker_aborts_is_written_again(broker: TestBroker, make_topic: MakeTopic, topic_name: str) -> None:
+    topic = make_topic(topic_name)
+    with TransactionalProducer(broker.kafka, run_id=topic) as producer:
+        producer._producer = AbortingClient(producer._producer, aborts=2)
+        for record in numbers(10, topic):
+            producer.send(record)
+        producer._producer.flush(10)  # the first writing is in the log before it is aborted
+        producer.flush()
+        producer.send(numbers(1, topic, 10)[0])
+    assert values(broker.kafka, topic) == list(range(11))
+    assert len(values(broker.kafka, topic, committed=False)) >= 21
+
+
+def test_a_transaction_aborted_again_and_again_is_an_error(
+    broker: TestBroker, make_topic: MakeTopic, topic_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.sink.transactions._PAUSES", (0.0, 0.0, 0.0))
+    topic = make_topic(topic_name)
+    producer = TransactionalProducer(broker.kafka, run_id=topic)
+    producer._producer = AbortingClient(producer._producer, aborts=99)
+    producer.send(numbers(1, topic)[0])
+    for _ in range(2):
+        with pytest.raises(DeliveryError, match="aborted 3 times"):
+            producer.flush()
+    producer.close()
+    assert values(broker.kafka, topic) == []
+
+
+@pytest.mark.slow
+def test_a_process_that_stood_still_too_long_is_told_so(broker: TestBroker, make_topic: MakeTopic, topic_name: str) -> None:
+    topic = make_topic(topic_name)
+    producer = TransactionalProducer({**broker.kafka, "transaction.timeout.ms": "1000"}, run_id=topic)
+    producer.send(numbers(1, topic)[0])
+    producer._producer.flush(10)
+    time.sleep(13)  # the broker looks for expired transactions every 10 s
+    with pytest.raises(BrokerError, match="stayed open for"):
+        producer.tick()
+    producer.close()
+    with TransactionalProducer(broker.kafka, run_id=topic) as successor:
+        successor.send(numbers(1, topic, 1)[0])
+    assert values(broker.kafka, topic) == [1]
 
 
 def test_an_absent_broker_at_the_start_is_a_broker_error(monkeypatch: pytest.MonkeyPatch) -> None:
