@@ -3,8 +3,8 @@
 A topic written by replay holds, in every partition, exactly the dataset's rows of that partition from some first sequence on, each once
 and in order. `resume_points` makes sure of this before anything is added, or refuses. It looks at each partition's first record and its
 last few: they must be the right rows of this very dataset (a header names its fingerprint), in order, and their offsets must lie as far
-apart as the dataset has rows between them. Only where the offsets do not fit (transaction markers, compaction, or a fault) is the whole
-partition read.
+apart as the dataset has rows between them. Only where the offsets do not fit (transaction markers, or a fault) is the whole partition
+read. What this cannot see: a record compacted away from the middle, since compaction keeps offsets; `ops.topics` refuses such topics.
 """
 
 import time
