@@ -42,12 +42,13 @@ class StepResult:
     Attributes:
         metrics: fields of the metrics topic, without the run's own names.
         scores: model -> [2, B] loss and hit; empty for a batch without interactions.
-        predictions, inputs: per interaction, for the prediction log; None for a batch without interactions.
+        predictions, references, inputs: per interaction; None or empty for a batch without interactions.
     """
 
     metrics: Mapping[str, object]
     scores: Mapping[str, FloatArray] = field(default_factory=dict)
     predictions: Predictions | None = None
+    references: Mapping[str, FloatArray] = field(default_factory=dict)
     inputs: LearnerInputs | None = None
 
 
@@ -84,7 +85,7 @@ class Trainer:
         self._learner.update(labels)
         self._logistic.update(inputs, references["logistic"], labels)
         self._context.record(scores["method"][0], predictions.user_weights, predictions.item_weights)
-        return StepResult(metrics=self._metrics(batch), scores=scores, predictions=predictions, inputs=inputs)
+        return StepResult(metrics=self._metrics(batch), scores=scores, predictions=predictions, references=references, inputs=inputs)
 
     @property
     def examples(self) -> int:

@@ -6,6 +6,10 @@ tests marked `kafka` are skipped, because its watermarks, fetches and transactio
 
 import functools
 import os
+
+# One thread each: small layers gain nothing from more, and spinning OpenMP threads starve the broker on two cores. Subprocesses inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import shutil
 import subprocess
 import sys

@@ -1,0 +1,69 @@
+"""Design, Honesty: event i's prediction may use labels of events before i, as far as its context mode allows, and nothing else.
+
+A label is flipped (first, middle, last of a mini-batch): earlier and own predictions (in `batch`: of the whole mini-batch) stay bit-identical,
+and some later one changes. Run over every method and mode; for the references as for the learner.
+"""
+
+import numpy as np
+import pytest
+
+from pipeline.learners.config import METHODS
+from pipeline.records import Interaction, MiniBatch
+from pipeline.state.memory import MemoryRowStore
+from pipeline.trainer import Trainer, TrainerConfig, trainer_tables
+from tests.run.conftest import trainer_config
+from tests.streams import synthetic_stream
+
+SIZE, BATCHES = 40, 4
+MODES = ("batch", "event", "strict")
+STREAM = synthetic_stream(SIZE * BATCHES, seed=11, ties=4)
+
+
+def predictions(config: TrainerConfig, stream: list[Interaction]) -> dict[str, np.ndarray]:
+    """Model -> one row of probabilities per event."""
+    trainer = Trainer(config, MemoryRowStore(trainer_tables(config)))
+    parts: dict[str, list[np.ndarray]] = {"method": [], "running_mean": [], "logistic": []}
+    for step in range(BATCHES):
+        records = stream[step * SIZE : (step + 1) * SIZE]
+        result = trainer.step(MiniBatch(step=step + 1, records=records, next_offsets={0: (step + 1) * SIZE}))
+        assert result.predictions is not None
+        parts["method"].append(result.predictions.probabilities.reshape(SIZE, -1))
+        for name in ("running_mean", "logistic"):
+            parts[name].append(result.references[name].reshape(SIZE, -1))
+    return {name: np.concatenate(rows) for name, rows in parts.items()}
+
+
+def may_know(mode: str, flipped: int, event: int) -> bool:
+    if mode == "batch":
+        return event // SIZE > flipped // SIZE
+    if mode == "strict" and event // SIZE == flipped // SIZE:
+        return event > flipped and STREAM[event].timestamp > STREAM[flipped].timestamp
+    return event > flipped
+
+
+@pytest.mark.parametrize("flipped", [SIZE, SIZE + SIZE // 2, 2 * SIZE - 1], ids=["first", "middle", "last"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("task", ["binary", "rating"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_flipped_label_is_seen_by_later_events_only(method: str, task: str, mode: str, flipped: int) -> None:
+    config = trainer_config(method, task=task, context=mode)
+    other = list(STREAM)
+    other[flipped] = STREAM[flipped]._replace(rating=1.0 if STREAM[flipped].rating > 3.5 else 5.0)
+    before, after = predictions(config, STREAM), predictions(config, other)
+    for model, rows in before.items():
+        changed = np.flatnonzero((rows != after[model]).any(axis=1))
+        assert all(may_know(mode, flipped, event) for event in changed), (model, changed)
+        if model != "logistic":  # its weights move once in 500 events only; its offset is the running mean
+            assert len(changed), model
+    assert (before["logistic"] != after["logistic"]).any()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("method", METHODS)
+def test_no_prediction_depends_on_later_ids_but_through_batch_statistics(method: str, mode: str) -> None:
+    config = trainer_config(method, context=mode, normalisation="layer")
+    cut = 2 * SIZE + 10
+    other = STREAM[:cut] + [r._replace(user_id=f"new-{r.user_id}", item_id=f"new-{r.item_id}") for r in STREAM[cut:]]
+    before, after = predictions(config, STREAM), predictions(config, other)
+    for model, rows in before.items():
+        np.testing.assert_allclose(rows[:cut], after[model][:cut], rtol=1e-5, atol=1e-7, err_msg=model)
