@@ -33,8 +33,8 @@ check: lint
 	$(BIN)/python -m pytest -m "not slow and not kafka"
 
 bench: setup
-	$(BIN)/autoemb-pipeline bench
+	$(BIN)/python -m tests.benchmarks
 
 # Kills the trainer (and the broker) N times and compares with a run that was never stopped.
 crash-test: setup
-	$(BIN)/autoemb-pipeline crash-test --kills $(N)
+	AUTOEMB_CRASHES=$(N) $(BIN)/python -m pytest tests/run/test_crashes.py
