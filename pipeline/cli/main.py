@@ -13,9 +13,11 @@ from pipeline.errors import AutoembError
 COMMANDS = {
     "broker": ("pipeline.cli.broker", "Run a broker on this machine: Apache Kafka from KAFKA_HOME, else the embedded one."),
     "demo": ("pipeline.cli.demo", "Broker, replay, training and live metrics in one command."),
+    "metrics": ("pipeline.cli.metrics", "The metrics topic as a file: metrics export."),
     "replay": ("pipeline.cli.replay", "Publish a dataset's interactions to a topic in event-time order."),
     "report": ("pipeline.cli.report", "Write an HTML page of runs: the paper's Figures 6 to 8, a comparison with intervals."),
     "train": ("pipeline.cli.train", "Train on a topic of interactions, emitting prequential metrics."),
+    "watch": ("pipeline.cli.watch", "Watch a running trainer in the terminal."),
 }
 
 

@@ -40,6 +40,11 @@ def registry_option(command: F) -> F:
     )(command)
 
 
+def reading_registry_option(command: F) -> F:
+    """--schema-registry, for commands that only read metrics."""
+    return click.option("--schema-registry", metavar="URL", help="For metrics that were written as Avro with a registry.")(command)
+
+
 def logging_options(command: F) -> F:
     """--log-format."""
     return click.option(
