@@ -22,7 +22,7 @@ from pipeline.models.losses import outputs
 from pipeline.models.networks import FixedSizeNetwork, Network, SelectingNetwork
 from pipeline.rows import RowStore, TableSpec
 
-__all__ = ["METHODS", "PRESETS", "LearnerConfig", "learner_tables", "make_learner"]
+__all__ = ["METHODS", "PRESETS", "LearnerConfig", "learner_tables", "make_learner", "make_parts"]
 
 EMBEDDING_TABLES = ("embedding.user", "embedding.item")
 LOGIT_TABLES = ("logits.user", "logits.item")
@@ -46,6 +46,16 @@ def make_learner(config: LearnerConfig, store: RowStore) -> Learner:
     Raises:
         ConfigurationError: the device is not there.
     """
+    parts = make_parts(config, store)
+    return StreamLearner(parts, _strategy(config, parts))
+
+
+def make_parts(config: LearnerConfig, store: RowStore) -> Parts:
+    """W and Θ of a configuration, before anything says how they learn.
+
+    Raises:
+        ConfigurationError: the device is not there.
+    """
     device = _device(config.device)
     network = _network(config)
     dense = DenseParameters(
@@ -56,7 +66,7 @@ def make_learner(config: LearnerConfig, store: RowStore) -> Learner:
         device=device,
     )
     users, items = (EmbeddingTable(_plan(config, name), store, device) for name in EMBEDDING_TABLES)
-    parts = Parts(
+    return Parts(
         recommender=Recommender(network, dense, users, items),
         selector=_selector(config, store, device),
         selection=config.selection,
@@ -65,7 +75,6 @@ def make_learner(config: LearnerConfig, store: RowStore) -> Learner:
         dtype=config.dtype,
         device=device,
     )
-    return StreamLearner(parts, _strategy(config, parts))
 
 
 def _plan(config: LearnerConfig, name: str) -> TablePlan:

@@ -32,15 +32,18 @@ class StreamLearner:
         """Predictions with the current parameters; keeps the graph for `update`, changes nothing else.
 
         Raises:
-            AutoembError: the mini-batch is empty.
+            AutoembError: the mini-batch is empty, or the parameters diverged.
         """
         if not len(inputs.user_ids):
             raise AutoembError(
                 "an empty mini-batch was given to a learner", why="there is nothing to predict", remedy="skip mini-batches without records"
             )
         forward = self._parts.forward(self._parts.encode(inputs))
+        logits = _array(forward.logits)
+        if not np.isfinite(logits).all():
+            raise AutoembError("the predictions are not finite", why="the parameters diverged", remedy="lower the learning rates")
         alpha, beta = (None, None) if forward.weights is None or not self._parts.selector.searches else map(_array, forward.weights)
-        predictions = Predictions(probabilities=probabilities(_array(forward.logits)), user_weights=alpha, item_weights=beta)
+        predictions = Predictions(probabilities=probabilities(logits), user_weights=alpha, item_weights=beta)
         self._pending = (Predicted(inputs=inputs, forward=forward), predictions)
         return predictions
 
@@ -51,7 +54,7 @@ class StreamLearner:
             [B] losses of its predictions.
 
         Raises:
-            AutoembError: no prediction is waiting for labels, they are of another length, or the parameters diverged.
+            AutoembError: no prediction is waiting for labels, they are of another length.
         """
         if self._pending is None:
             raise AutoembError("update came without predict", why="a learner predicts each mini-batch before it sees its labels")
@@ -59,8 +62,6 @@ class StreamLearner:
         if len(labels.binary) != len(predicted.inputs.user_ids):
             raise AutoembError(f"{len(labels.binary)} labels came for {len(predicted.inputs.user_ids)} predictions")
         losses = prediction_losses(predictions.probabilities, labels)
-        if not np.isfinite(losses).all():
-            raise AutoembError("the loss is not finite", why="the parameters diverged", remedy="lower the learning rates")
         self._strategy.learn(predicted, labels)
         self._pending = None
         return losses

@@ -1,0 +1,450 @@
+"""What every method promises behind the learner interface: one list of checks over all of them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import AutoembError, CheckpointError, ConfigurationError
+from pipeline.learners.factory import METHODS, LearnerConfig, learner_tables, make_learner
+from pipeline.learners.passes import gradients
+from pipeline.models.losses import prediction_losses
+from pipeline.records import Labels
+from pipeline.state.memory import MemoryRowStore
+from tests.learners.batches import EVERY, batch_of, learner_of, name_of, needs_holdout, parts_of, small_config, snapshot, step
+
+every = pytest.mark.parametrize("options", EVERY, ids=name_of)
+tasks = pytest.mark.parametrize("task", ["binary", "rating"])
+searching = pytest.mark.parametrize("options", [o for o in EVERY if o["method"] in ("sam", "darts", "autoemb")], ids=name_of)
+
+
+def state_bytes(learner):
+    return {name: tensor.numpy().tobytes() for name, tensor in learner.state_dict().items()}
+
+
+def test_methods_are_those_of_the_paper_and_equal_weights():
+    assert METHODS == ("fse", "fse-uniform", "sam", "darts", "autoemb")
+    assert {o["method"] for o in EVERY} == set(METHODS)
+
+
+@every
+@tasks
+def test_predictions_are_distributions_and_losses_are_theirs(options, task):
+    config = small_config(task=task, **options)
+    learner, _ = learner_of(config)
+    for seed in range(3):
+        inputs, labels = batch_of(seed)
+        predictions = learner.predict(needs_holdout(inputs, config))
+        p = predictions.probabilities
+        assert p.shape == ((8,) if task == "binary" else (8, 5))
+        assert ((p > 0) & (p < 1)).all()
+        if task == "rating":
+            np.testing.assert_allclose(p.sum(axis=1), 1.0, rtol=1e-12)
+        np.testing.assert_array_equal(learner.update(labels), prediction_losses(p, labels))
+
+
+@every
+def test_predict_changes_nothing_and_repeats_itself(options):
+    config = small_config(**options)
+    learner, store = learner_of(config)
+    for seed in range(3):
+        step(learner, config, seed)
+    before = snapshot(store, config), state_bytes(learner)
+    inputs, _ = batch_of(9)
+    first, again = (learner.predict(needs_holdout(inputs, config)) for _ in range(2))
+    assert (snapshot(store, config), state_bytes(learner)) == before
+    np.testing.assert_array_equal(first.probabilities, again.probabilities)
+
+
+@every
+def test_a_repeated_batch_is_learnt(options):
+    config = small_config(dense_rate=0.02, **options)
+    learner, _ = learner_of(config)
+    inputs, labels = batch_of(0)
+    losses = []
+    for _ in range(40):
+        learner.predict(needs_holdout(inputs, config))
+        losses.append(learner.update(labels).mean())
+    trained = learner_trains_on(config)
+    assert losses[-1] < losses[0] * (0.7 if trained == "all" else 0.97)
+
+
+def learner_trains_on(config):
+    return "part" if config.validation == "holdout" and config.method in ("darts", "autoemb") else "all"
+
+
+@every
+def test_a_restored_learner_goes_on_to_the_same_bits(options):
+    config = small_config(**options)
+    learner, store = learner_of(config)
+    for seed in range(4):
+        step(learner, config, seed)
+    copy, other = learner_of(config)
+    for spec in learner_tables(config):
+        for identifier, row in store.items(spec.name):
+            other.scatter(spec.name, [identifier], row[None])
+    copy.load_state_dict(learner.state_dict())
+    for seed in range(4, 8):
+        one, other_one = step(learner, config, seed), step(copy, config, seed)
+        np.testing.assert_array_equal(one[0].probabilities, other_one[0].probabilities)
+    assert snapshot(store, config) == snapshot(other, config)
+    assert state_bytes(learner) == state_bytes(copy)
+
+
+@every
+def test_state_is_a_copy(options):
+    config = small_config(**options)
+    learner, _ = learner_of(config)
+    step(learner, config, 0)
+    state = learner.state_dict()
+    frozen = {name: tensor.clone() for name, tensor in state.items()}
+    step(learner, config, 1)
+    assert all(torch.equal(state[name], frozen[name]) for name in state)
+    assert all(t.is_contiguous() and not t.requires_grad and t.device.type == "cpu" for t in state.values())
+
+
+@every
+def test_the_global_generator_is_neither_used_nor_moved(options):
+    config = small_config(**options)
+    runs = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.random.get_rng_state()
+        learner, _ = learner_of(config)
+        runs.append([step(learner, config, k)[0].probabilities for k in range(3)])
+        assert torch.equal(before, torch.random.get_rng_state())
+    np.testing.assert_array_equal(runs[0], runs[1])
+
+
+@every
+def test_seeds_differ(options):
+    probabilities = []
+    for seed in (1, 2):
+        config = small_config(seed=seed, **options)
+        learner, _ = learner_of(config)
+        step(learner, config, 0)
+        probabilities.append(step(learner, config, 1)[0].probabilities)
+    assert not np.array_equal(*probabilities)
+
+
+@every
+@pytest.mark.parametrize("normalisation", ["batch", "layer"])
+@pytest.mark.parametrize("shape", [{"size": 1}, {"users": 1}, {"users": 10_000, "items": 10_000}], ids=["one", "one-user", "all-new"])
+def test_odd_batches(options, normalisation, shape):
+    config = small_config(normalisation=normalisation, **options)
+    learner, _ = learner_of(config)
+    for seed in range(4):
+        predictions, losses = step(learner, config, seed, **(shape if seed else {}))
+        assert np.isfinite(predictions.probabilities).all()
+        assert np.isfinite(losses).all()
+    assert all(torch.isfinite(t).all() for t in learner.state_dict().values() if t.is_floating_point())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_space(method):
+    config = small_config(method=method, dims=(4,))
+    learner, _ = learner_of(config)
+    for seed in range(3):
+        predictions, _ = step(learner, config, seed)
+    if predictions.user_weights is not None:
+        np.testing.assert_array_equal(predictions.user_weights, np.ones((8, 1)))
+
+
+@every
+def test_weights_are_given_where_dimensions_are_searched(options):
+    config = small_config(**options)
+    learner, _ = learner_of(config)
+    for seed in range(3):
+        predictions, _ = step(learner, config, seed)
+    if options["method"].startswith("fse"):
+        assert predictions.user_weights is None
+        assert predictions.item_weights is None
+        return
+    for weights in (predictions.user_weights, predictions.item_weights):
+        assert weights.shape == (8, 3)
+        np.testing.assert_allclose(weights.sum(axis=1), 1.0, rtol=1e-12)
+    assert not np.allclose(predictions.user_weights, 1 / 3)
+
+
+@every
+def test_a_step_reads_and_writes_no_rows_but_those_it_needs(options):
+    config = small_config(**options)
+    store = Watching(MemoryRowStore(learner_tables(config)))
+    learner = make_learner(config, store)
+    for seed in range(5):
+        step(learner, config, seed, users=500, items=500)
+    store.gathered.clear()
+    store.scattered.clear()
+    inputs, labels = batch_of(6, users=500, items=500)
+    learner.predict(needs_holdout(inputs, config))
+    learner.update(labels)
+    named = set(inputs.user_ids) | set(inputs.item_ids)
+    assert set(store.scattered) <= named | set(store.gathered)
+    bound = 8 if config.validation != "replay" else 8 + config.validation_size
+    assert len(store.gathered) <= 6 * 2 * bound
+    if config.validation != "replay" and config.xi == 0:
+        assert set(store.gathered) <= named
+
+
+class Watching:
+    def __init__(self, store):
+        self.store, self.gathered, self.scattered = store, [], []
+
+    def gather(self, table, ids):
+        self.gathered += ids
+        return self.store.gather(table, ids)
+
+    def scatter(self, table, ids, rows):
+        self.scattered += ids
+        self.store.scatter(table, ids, rows)
+
+
+@pytest.mark.parametrize("method", ["fse", "sam", "autoemb"])
+def test_the_first_step_gathers_each_row_once_and_writes_it_once(method):
+    config = small_config(method=method)
+    store = Watching(MemoryRowStore(learner_tables(config)))
+    step(make_learner(config, store), config, 0)
+    assert len(store.gathered) == len(set(store.gathered))
+    assert sorted(store.scattered) == sorted(store.gathered)
+
+
+def test_update_without_predict_is_an_error():
+    config = small_config()
+    learner, _ = learner_of(config)
+    _, labels = batch_of(0)
+    with pytest.raises(AutoembError, match="update came without predict"):
+        learner.update(labels)
+    step(learner, config, 0)
+    with pytest.raises(AutoembError, match="update came without predict"):
+        learner.update(labels)
+
+
+def test_labels_of_another_length_and_empty_batches_are_errors():
+    learner, _ = learner_of(small_config())
+    inputs, labels = batch_of(0)
+    learner.predict(inputs)
+    with pytest.raises(AutoembError, match="7 labels came for 8"):
+        learner.update(Labels(binary=labels.binary[:7], classes=labels.classes[:7]))
+    with pytest.raises(AutoembError, match="empty mini-batch"):
+        learner.predict(replace(inputs, user_ids=[], item_ids=[]))
+
+
+def test_divergence_is_named():
+    config = small_config(method="fse", task="rating", dense_optimiser="sgd", dense_rate=1e300, row_rate=1e300, row_optimiser="sgd")
+    learner, _ = learner_of(config)
+    step(learner, config, 0)
+    step(learner, config, 1)
+    with pytest.raises(AutoembError, match="predictions are not finite"):
+        learner.predict(batch_of(2)[0])
+
+
+def test_holdout_without_a_mask_is_an_error():
+    learner, _ = learner_of(small_config(validation="holdout"))
+    inputs, labels = batch_of(0)
+    learner.predict(inputs)
+    with pytest.raises(ConfigurationError, match="held_out"):
+        learner.update(labels)
+
+
+@pytest.mark.parametrize("change", [{"hidden": (7, 4)}, {"dense_optimiser": "adagrad"}, {"precision": "float32"}, {"method": "fse"}])
+def test_a_foreign_checkpoint_is_refused(change):
+    learner, _ = learner_of(small_config())
+    foreign, _ = learner_of(small_config(**change))
+    with pytest.raises(CheckpointError):
+        learner.load_state_dict(foreign.state_dict())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@tasks
+def test_held_out_labels_reach_no_weight(method, task):
+    config = small_config(method=method, task=task)
+    held_out = np.arange(8) % 3 == 0
+    results = []
+    for flip in (False, True):
+        learner, store = learner_of(config)
+        for seed in range(3):
+            inputs, labels = batch_of(seed, held_out=held_out)
+            if flip:
+                labels = Labels(
+                    binary=np.where(held_out, 1 - labels.binary, labels.binary),
+                    classes=np.where(held_out, 4 - labels.classes, labels.classes),
+                )
+            learner.predict(inputs)
+            if method in ("darts", "autoemb"):
+                break
+            learner.update(labels)
+        results.append((snapshot(store, config), state_bytes(learner)))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("method", ["darts", "autoemb"])
+def test_held_out_labels_move_theta_but_not_this_steps_w(method):
+    config = small_config(method=method, validation="holdout", dense_rate=0.05)
+    held_out = np.arange(8) % 3 == 0
+    results = []
+    for flip in (False, True):
+        learner, store = learner_of(config)
+        step(learner, config, 0)
+        inputs, labels = batch_of(1, held_out=held_out)
+        binary = np.where(held_out, 1 - labels.binary, labels.binary) if flip else labels.binary
+        learner.predict(inputs)
+        learner.update(Labels(binary=binary, classes=labels.classes))
+        rows = snapshot(store, config)
+        state = state_bytes(learner)
+        w = {k: v for k, v in state.items() if k.startswith("recommender")}, rows["embedding.user"], rows["embedding.item"]
+        theta = {k: v for k, v in state.items() if k.startswith("controllers")}, rows.get("logits.user"), rows.get("logits.item")
+        results.append((w, theta))
+    assert results[0][0] == results[1][0]
+    assert results[0][1] != results[1][1]
+
+
+def test_a_batch_that_is_held_out_altogether_trains_nothing():
+    config = small_config(method="fse")
+    learner, store = learner_of(config)
+    before = state_bytes(learner)
+    inputs, labels = batch_of(0, held_out=np.ones(8, dtype=bool))
+    learner.predict(inputs)
+    learner.update(labels)
+    assert state_bytes(learner) == before
+    assert store.count("embedding.user") == 0
+
+
+@searching
+def test_thetas_step_leaves_w_untouched_and_ws_step_theta(options):
+    config = small_config(**options)
+    for rate, frozen in (("dense_rate", "w"), ("controller_rate", "theta")):
+        changes = {rate: 0.0, **({"row_rate": 0.0} if frozen == "w" else {"logit_rate": 0.0})}
+        learner, store = learner_of(replace(config, **changes))
+        start, first_rows = learner.state_dict(), None
+        for seed in range(3):
+            step(learner, config, seed)
+            first_rows = first_rows or snapshot(store, config)
+        w = [k for k in start if k.startswith("recommender/value")]
+        theta = [k for k in start if k.startswith("controllers/value")]
+        end = learner.state_dict()
+        still, moving = (w, theta) if frozen == "w" else (theta, w)
+        assert all(torch.equal(start[k], end[k]) for k in still)
+        if frozen == "theta":
+            assert not all(torch.equal(start[k], end[k]) for k in moving)
+
+
+def test_first_order_next_and_sam_have_the_same_gradient_for_theta():
+    inputs, labels = batch_of(5)
+    found = {}
+    for method in ("sam", "autoemb"):
+        config = small_config(method=method, dense_optimiser="sgd", row_optimiser="sgd", controller_optimiser="sgd", controller_rate=0.1)
+        learner, _ = learner_of(config)
+        warm, _ = learner_of(small_config(method="sam"))
+        for seed in range(3):
+            step(warm, config, seed)
+        learner.load_state_dict({k: v for k, v in warm.state_dict().items() if "/state" not in k})
+        before = learner.state_dict()
+        learner.predict(inputs)
+        learner.update(labels)
+        after = learner.state_dict()
+        found[method] = {k: after[k] - before[k] for k in before if k.startswith("controllers/value")}
+    assert any(v.abs().max() > 0 for v in found["sam"].values())
+    for name, change in found["sam"].items():
+        torch.testing.assert_close(found["autoemb"][name], change, rtol=1e-12, atol=0)
+
+
+def test_next_trains_w_with_the_renewed_controllers_and_sam_with_the_old():
+    config = small_config(controller_rate=0.5)
+    ends = {}
+    for method in ("sam", "autoemb"):
+        learner, _ = learner_of(replace(config, method=method))
+        for seed in range(3):
+            step(learner, config, seed)
+        ends[method] = learner.state_dict()["recommender/value/predictor.0.weight"]
+    assert not torch.equal(ends["sam"], ends["autoemb"])
+
+
+def test_fse_uniform_is_autoemb_with_controllers_at_rest():
+    results = []
+    for method in ("fse-uniform", "autoemb", "sam"):
+        config = small_config(method=method, controller_rate=0.0)
+        learner, _ = learner_of(config)
+        results.append([step(learner, config, seed)[0].probabilities for seed in range(4)])
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-12)
+    np.testing.assert_allclose(results[0], results[2], rtol=1e-12)
+
+
+def test_darts_moves_the_logits_of_its_validation_ids_only():
+    config = small_config(method="darts", logit_rate=0.1)
+    learner, store = learner_of(config)
+    for seed in range(2):
+        step(learner, config, seed)
+    before = snapshot(store, config)["logits.user"]
+    inputs, labels = batch_of(2, users=2)
+    learner.predict(inputs)
+    learner.update(labels)
+    after = snapshot(store, config)["logits.user"]
+    changed = {i for i in after if after[i] != before.get(i)}
+    assert changed
+    assert changed <= set(inputs.user_ids)
+
+
+@pytest.mark.parametrize("method", ["sam", "darts", "autoemb"])
+@pytest.mark.parametrize("validation", ["next", "replay"])
+def test_hard_selection_predicts_with_one_space_and_still_learns_weights(method, validation):
+    config = small_config(method=method, validation=validation, selection="hard", controller_rate=0.05)
+    learner, _ = learner_of(config)
+    parts, _ = parts_of(config)
+    inputs, _ = batch_of(0)
+    batch = parts.encode(inputs)
+    forward = parts.forward(batch)
+    assert all(not g.any() for g in gradients(forward.logits.sum(), list(forward.theta.leaves)))
+    for seed in range(4):
+        predictions, _ = step(learner, config, seed)
+    assert not np.allclose(predictions.user_weights, 1 / 3)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"method": "magic"},
+        {"preset": "none"},
+        {"dims": ()},
+        {"dims": (16, 2)},
+        {"dims": (0, 2)},
+        {"hidden": (0,)},
+        {"row_rate": -1.0},
+        {"dense_rate": float("nan")},
+        {"xi": 1.0, "method": "sam"},
+        {"xi": 1.0, "selection": "hard"},
+        {"reservoir": 0},
+        {"holdout_fraction": 1.0},
+    ],
+    ids=str,
+)
+def test_impossible_configurations_are_refused(wrong):
+    with pytest.raises(ConfigurationError):
+        LearnerConfig(**wrong)
+
+
+def test_from_preset_names_what_it_does_not_know():
+    assert LearnerConfig.from_preset("paper", dims=(2, 4)).dims == (2, 4)
+    with pytest.raises(ConfigurationError, match="preset"):
+        LearnerConfig.from_preset("magic")
+    with pytest.raises(ConfigurationError, match="learning_rate"):
+        LearnerConfig.from_preset("paper", learning_rate=1)
+
+
+@pytest.mark.parametrize("device", ["magic", "cuda"])
+def test_a_missing_device_is_named(device):
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    config = small_config(device=device)
+    with pytest.raises(ConfigurationError, match=device):
+        make_learner(config, MemoryRowStore(learner_tables(config)))
+
+
+def test_rows_are_weights_and_optimiser_state_side_by_side():
+    widths = {
+        optimiser: {spec.name: spec.width for spec in learner_tables(LearnerConfig(method="darts", row_optimiser=optimiser))}
+        for optimiser in ("sgd", "adagrad", "adam")
+    }
+    assert [widths[o]["embedding.user"] for o in ("sgd", "adagrad", "adam")] == [146, 292, 438]
+    assert widths["adagrad"]["logits.item"] == 6
+    assert set(widths["adagrad"]) == {"embedding.user", "embedding.item", "logits.user", "logits.item"}
