@@ -12,6 +12,7 @@ is decided by the value alone.
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, NoReturn
@@ -258,12 +259,17 @@ class _Sender:
             finished = self._send_all(producer, progress, stop) and self._await_all(producer, progress, stop)
             if not finished:
                 self._flush_stopped(producer)
+        except KafkaException as error:
+            # once the producer has failed for good, each of its calls says so
+            self._raise(error.args[0])
+        else:
             return finished
         finally:
             # on any way out nothing may be sent any more: a destroyed producer would still deliver what waits
             self._trouble.discarding = True
             producer.purge()
-            producer.flush(1.0)
+            with suppress(KafkaException):
+                producer.flush(1.0)
             self._seconds = time.monotonic() - begun
 
     def _producer_settings(self) -> dict[str, Any]:
@@ -369,8 +375,8 @@ class _Sender:
 
     def _raise(self, error: KafkaError, sequence: int | None = None) -> NoReturn:
         message = self._trouble.message
-        partition = "" if message is None else f" for partition {message.partition()}"
-        which = f"interaction {sequence}" if sequence is not None else f"a record{partition}"
+        where = "" if message is None else f" for partition {message.partition()}"
+        which = f"a record{where}" if sequence is None else f"interaction {sequence}"
         raise DeliveryError(
             f"the broker refused {which} of {self._dataset.name}",
             why=f"{error.name()}: {error.str()}",

@@ -1,5 +1,6 @@
 """Looks at what a topic holds, record by record; leaves no trace in it."""
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,15 @@ FINGERPRINT_HEADER: Final = "autoemb-dataset"
 OTHER_TOPIC: Final = "replay into another topic with --topic NAME, or delete this one first"
 Decode = Callable[[bytes | None], Interaction]
 
+# fatal errors are logged whatever the log level
+_SILENT: Final = logging.getLogger("producers.librdkafka")
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
+
 _METADATA_SECONDS: Final = 5.0
+# for a new topic's leaders, or a restarting broker
+_LEADER_SECONDS: Final = 15.0
+_RETRY_SECONDS: Final = 0.1
 _READ_SECONDS: Final = 30.0
 _TAIL: Final = 16
 _SCAN_BACK: Final = 16
@@ -62,7 +71,7 @@ class TopicView(Protocol):
 
 def quiet(kafka: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
     """Client settings whose failures reach the caller, not stderr."""
-    return {**kafka, "log_level": 0, "error_cb": lambda _error: None, **settings}
+    return {**kafka, "log_level": 0, "logger": _SILENT, "error_cb": lambda _error: None, **settings}
 
 
 class TopicReader:
@@ -155,9 +164,16 @@ class TopicReader:
                 )
 
     def _watermarks(self, partition: int) -> tuple[int, int]:
-        with _broker_errors(f"the offsets of {self._topic}[{partition}]"):
-            low, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=_READ_SECONDS)
-        return int(low), int(high)
+        deadline = time.monotonic() + _LEADER_SECONDS
+        while True:
+            try:
+                low, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=_METADATA_SECONDS)
+            except KafkaException as error:
+                if time.monotonic() < deadline:
+                    time.sleep(_RETRY_SECONDS)
+                    continue
+                raise _no_answer(f"the offsets of {self._topic}[{partition}]", error) from error
+            return int(low), int(high)
 
     def _stored(self, message: Message) -> Stored:
         where = f"{self._topic}[{message.partition()}] at offset {message.offset()}"
@@ -175,8 +191,12 @@ def _broker_errors(what: str) -> Iterator[None]:
     try:
         yield
     except KafkaException as error:
-        raise BrokerError(
-            f"no answer from the broker about {what}",
-            why=error.args[0].str() if error.args and isinstance(error.args[0], KafkaError) else str(error),
-            remedy="check --bootstrap-servers and that the broker runs",
-        ) from error
+        raise _no_answer(what, error) from error
+
+
+def _no_answer(what: str, error: KafkaException) -> BrokerError:
+    return BrokerError(
+        f"no answer from the broker about {what}",
+        why=error.args[0].str() if error.args and isinstance(error.args[0], KafkaError) else str(error),
+        remedy="check --bootstrap-servers and that the broker runs",
+    )
