@@ -173,6 +173,29 @@ def test_a_full_buffer_waits_for_the_checkpoint_and_stays_out_of_it(tmp_path: Pa
         assert len(contents(store)["users"]) == 201
 
 
+def test_rows_that_leave_the_cache_between_capture_and_persist_are_not_lost(tmp_path: Path) -> None:
+    captured, later = np.full((4, 3), 1.0), np.full((4, 3), 2.0)
+    with opened(tmp_path / "live", cache_bytes=60_000) as store:  # 55 rows
+
+        def push_out() -> None:
+            store.gather("users", [f"other {k}" for k in range(100)])
+
+        store.scatter("users", ["a", "b", "c", "d"], captured)
+        capture = store.capture()
+        push_out()
+        np.testing.assert_array_equal(store.gather("users", ["a", "b", "c", "d"]), captured)
+        store.scatter("users", ["e", "f", "c", "d"], later)
+        push_out()
+        np.testing.assert_array_equal(store.gather("users", ["e", "f", "c", "d"]), later)
+        store.persist(capture, tmp_path / "checkpoint")
+        push_out()
+        np.testing.assert_array_equal(store.gather("users", ["e", "f", "c", "d"]), later)
+        np.testing.assert_array_equal(store.gather("users", ["a", "b"]), captured[:2])
+        assert store.count("users") == 6
+    with ReadOnlyRows(tmp_path / "checkpoint", SPECS) as rows:
+        assert contents(rows)["users"] == [(i, captured[0].astype("f4").tobytes()) for i in "abcd"]
+
+
 def test_memory_is_bounded_by_the_cache_not_by_the_table(tmp_path: Path) -> None:
     spec = TableSpec(name="wide", width=250)
     cache_bytes = 2_000_000
