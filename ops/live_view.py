@@ -77,12 +77,11 @@ def one_line(history: RunHistory) -> str:
 def _head(run_id: str, metrics: Record, silent: float) -> Text:
     head = Text(run_id, style="bold", no_wrap=True, overflow="ellipsis")
     if metrics:
-        seen = (
-            "" if metrics["event_time"] is None else f", events up to {datetime.fromtimestamp(metrics['event_time'] / 1000, UTC):%Y-%m-%d}"
-        )
+        time_of = datetime.fromtimestamp((metrics["event_time"] or 0) / 1000, UTC)
+        seen = "" if metrics["event_time"] is None else f", up to {time_of:%Y-%m-%d}"
         head.append(
-            f"\n{metrics['method']} ({metrics['preset']}), {metrics['task']} task, context {metrics['context_mode']}   "
-            f"step {metrics['step']:,}, {metrics['examples']:,} interactions{seen}",
+            f"\n{metrics['method']} ({metrics['preset']}), {metrics['task']}, context {metrics['context_mode']}   "
+            f"{metrics['examples']:,} interactions{seen}",
             style="not bold",
         )
     if silent > _SILENT_SECONDS:
@@ -102,11 +101,13 @@ def _errors(history: RunHistory, metrics: Record, width: int, ramp: str) -> Tabl
 
 
 def _weights(metrics: Record, width: int, ramp: str) -> Table:
-    dimensions = list(metrics["user_weight"])
-    table = _table("weights by dimension", *dimensions, "dimension", "entropy")
+    dimensions = sorted(metrics["user_weight"], key=int)
+    table = _table("weights by dimension", *dimensions, "effective", "entropy")
     bars = max(3, (width - _LABEL - 24) // max(1, len(dimensions)) - 8)
     for side in ("user", "item"):
-        cells = [f"{weight:.2f} {bar(weight, bars, ramp=ramp)}" for weight in metrics[f"{side}_weight"].values()]
+        cells = [
+            f"{weight:.2f} {bar(weight, bars, ramp=ramp)}" for weight in (metrics[f"{side}_weight"][dimension] for dimension in dimensions)
+        ]
         table.add_row(f"{side}s", *cells, f"{metrics[f'{side}_dimension']:.1f}", f"{metrics[f'{side}_entropy']:.2f}")
     return table
 
@@ -145,7 +146,7 @@ def _operation(history: RunHistory, runtime: Record, width: int, ramp: str, sile
 
 def _counts(metrics: Record) -> Text:
     dead = metrics["dead_letters"]
-    text = Text(f"late {metrics['late']:,}   duplicates {metrics['duplicates']:,}   ")
+    text = Text(f"step {metrics['step']:,}   late {metrics['late']:,}   duplicates {metrics['duplicates']:,}   ")
     return text.append(f"dead letters {dead:,}", style="bold red" if dead else "")
 
 

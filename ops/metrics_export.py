@@ -97,5 +97,5 @@ def _ordered(record_format: RecordFormat, table: pl.DataFrame) -> pl.DataFrame:
         keys = column.removeprefix(field).split("_")[1:]
         return places[field], [int(key) if key.isdigit() else -1 for key in keys], column
 
-    columns: list[str] = list(table.columns)
-    return table.select(sorted(columns, key=place))
+    columns: list[str] = sorted(list[str](table.columns), key=place)
+    return table.select(columns)
