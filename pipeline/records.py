@@ -173,6 +173,23 @@ class Labels:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OfflineStage:
+    """The part of a stream that is the paper's offline parameter estimation (section 2.5); what follows is its online inference.
+
+    Attributes:
+        count: so many interactions; None: not bounded by number.
+        until_ms: interactions before this event time; None: not bounded by time.
+    """
+
+    count: int | None = None
+    until_ms: int | None = None
+
+    def is_over(self, examples: int, timestamp: int) -> bool:
+        """Whether the interaction after `examples` earlier ones, with this event time (ms), belongs to the online stage."""
+        return (self.count is None or examples >= self.count) and (self.until_ms is None or timestamp >= self.until_ms)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunPosition:
     """Where a run stands in its stream: all that the source needs to go on from a checkpoint.
 

@@ -10,7 +10,7 @@ from pipeline.learners.factory import LearnerConfig, learner_tables, make_learne
 from pipeline.prequential.labels import labels_of
 from pipeline.prequential.metrics import Prequential, PrequentialConfig
 from pipeline.prequential.references import Logistic, RunningMean
-from pipeline.records import FloatArray, LearnerInputs, MiniBatch, Predictions
+from pipeline.records import FloatArray, LearnerInputs, MiniBatch, OfflineStage, Predictions
 from pipeline.rows import RowStore, TableSpec
 from pipeline.state.context import ContextConfig, ContextTracker, context_tables
 from pipeline.state.label_statistics import FEATURES
@@ -27,12 +27,14 @@ class TrainerConfig:
         context: context mode; spaces and classes follow the learner.
         prequential: window and fading of the running metrics.
         positive_above: ratings above it are positive (binary task and label statistics).
+        offline: the first part of the stream, whose predictions the metrics leave out once the second begins; None: all is online.
     """
 
     learner: LearnerConfig
     context: ContextConfig
     prequential: PrequentialConfig
     positive_above: float = 3.5
+    offline: OfflineStage | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +69,9 @@ class Trainer:
         self._learner = make_learner(config.learner, store)
         self._running_mean = RunningMean(task)
         self._logistic = Logistic(task, FEATURES)
-        self._prequential = Prequential(config.prequential, config.learner.dims, ("method", "running_mean", "logistic"))
+        self._prequential = self._fresh_metrics()
+        self._online = config.offline is None
+        self._examples = 0
         self._counters = dict.fromkeys(COUNTERS, 0)
 
     def step(self, batch: MiniBatch) -> StepResult:
@@ -77,11 +81,13 @@ class Trainer:
         self._counters["dead_letters"] += len(batch.dead_letters)
         if not batch.records:
             return StepResult(metrics=self._metrics(batch))
+        self._enter_online_stage(batch)
         labels = labels_of(batch.records, positive_above=self._config.positive_above)
         inputs = self._context.observe(batch.records, labels)
         predictions = self._learner.predict(inputs)
         references = {"running_mean": self._running_mean.predict(inputs), "logistic": self._logistic.predict(inputs)}
         scores = self._prequential.add(predictions, references, labels, inputs.users, inputs.items)
+        self._examples += len(batch.records)
         self._learner.update(labels)
         self._logistic.update(inputs, references["logistic"], labels)
         self._context.record(scores["method"][0], predictions.user_weights, predictions.item_weights)
@@ -89,8 +95,18 @@ class Trainer:
 
     @property
     def examples(self) -> int:
-        """Interactions scored so far."""
-        return self._prequential.examples
+        """Interactions trained so far, in both stages."""
+        return self._examples
+
+    def _fresh_metrics(self) -> Prequential:
+        return Prequential(self._config.prequential, self._config.learner.dims, ("method", "running_mean", "logistic"))
+
+    def _enter_online_stage(self, batch: MiniBatch) -> None:
+        """At the online stage's first mini-batch the running metrics begin anew (section 3.4: the online stage alone is reported)."""
+        offline = self._config.offline
+        if offline is not None and not self._online and offline.is_over(self._examples, batch.records[0].timestamp):
+            self._online = True
+            self._prequential = self._fresh_metrics()
 
     def _metrics(self, batch: MiniBatch) -> dict[str, object]:
         learner = self._config.learner
@@ -103,6 +119,9 @@ class Trainer:
             "batch_examples": len(batch.records),
             "event_time": batch.records[-1].timestamp if batch.records else None,
             **self._prequential.fields(),
+            "stage": "online" if self._online else "offline",
+            "scored_examples": self._prequential.examples,
+            "examples": self._examples,
             **self._counters,
             "next_offsets": {str(p): o for p, o in sorted(batch.next_offsets.items())},
         }
@@ -115,7 +134,8 @@ class Trainer:
 
     def payload(self) -> dict[str, object]:
         """The JSON-able rest of the state."""
-        return {"context": self._context.state(), "counters": dict(self._counters)}
+        stage = {"online": self._online, "examples": self._examples}
+        return {"context": self._context.state(), "counters": dict(self._counters), **stage}
 
     def restore(self, tensors: Mapping[str, torch.Tensor], payload: Mapping[str, object]) -> None:
         """Restores what `tensors` and `payload` returned."""
@@ -127,6 +147,7 @@ class Trainer:
         self._logistic.load_state({n: _array(t) for n, t in groups["logistic"].items()})
         self._learner.load_state_dict(groups.get("learner", {}))
         self._context.load_state(payload["context"])  # type: ignore[arg-type]
+        self._online, self._examples = bool(payload["online"]), int(payload["examples"])  # type: ignore[call-overload]
         self._counters = dict(payload["counters"])  # type: ignore[call-overload]
 
 
