@@ -24,7 +24,8 @@ from pipeline.records import Interaction
 from producers.dataset import SortedDataset
 from producers.resume import ResumePoints, resume_points, unsent
 from producers.topic_reader import FINGERPRINT_HEADER, Decode, TopicReader, quiet
-from schemas.codec import decode_interaction, encode_interaction
+from schemas.codec import decode_interaction
+from schemas.fast import dataset_encoder
 
 Encode = Callable[[Interaction], bytes]
 
@@ -136,7 +137,7 @@ def replay(
     kafka: Mapping[str, str],
     progress: Callable[[ReplayProgress], None] = lambda _progress: None,
     stop: Callable[[], bool] = lambda: False,
-    encode: Encode = encode_interaction,
+    encode: Encode | None = None,
     decode: Decode = decode_interaction,
 ) -> ReplayResult:
     """Sends what the topic lacks of the selected interactions, and proves afterwards that it holds each exactly once.
@@ -147,7 +148,7 @@ def replay(
         kafka: librdkafka settings; those that guarantee order and completeness are ours.
         progress: called about ten times a second.
         stop: asked about as often; True flushes and returns.
-        encode, decode: of the records' values (others with a schema registry).
+        encode, decode: of the records' values, with a schema registry; None: Avro single-object encoding.
 
     Raises:
         TopicError: no such topic, another number of partitions, or other contents than a beginning of this dataset.
@@ -169,7 +170,7 @@ def replay(
                 remedy=f"give --partitions {partitions}, or another topic with --topic",
             )
         points = resume_points(reader, dataset, selection, partitions)
-        sender = _Sender(dataset, config, selection, partitions, points, kafka, encode)
+        sender = _Sender(dataset, config, selection, partitions, points, kafka, encode or dataset_encoder(dataset.name))
         if not points.following:
             return sender.result("already-complete")
         if not sender.run(progress, stop):

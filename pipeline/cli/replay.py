@@ -14,7 +14,6 @@ from ops.topics import ensure_interactions_topic
 from pipeline.cli.options import broker_options, configure_logging, kafka_settings, logging_options, registry_option, stop_on_signals
 from producers.catalogue import DatasetOptions, default_cache_dir, default_data_dir, load_dataset
 from producers.replay import ReplayConfig, ReplayProgress, ReplayResult, replay
-from schemas.codec import encode_interaction
 from schemas.registry import InteractionDecoder, RegistryCodec
 
 
@@ -161,7 +160,7 @@ def command(
     config = ReplayConfig(topic=topic, partitions=partitions, speed=speed, limit=limit, from_ms=from_ms, until_ms=until_ms)
     ensure_interactions_topic(kafka, topic, partitions)
     registry = RegistryCodec(schema_registry) if schema_registry else None
-    encode = registry.interaction_encoder(topic) if registry else encode_interaction
+    encode = registry.interaction_encoder(topic) if registry else None
     with stop_on_signals() as stopping, progress_bar(console, f"replay {data.name}") as show:
         result = replay(
             data,
