@@ -83,14 +83,15 @@ class Trainer:
             return StepResult(metrics=self._metrics(batch))
         self._enter_online_stage(batch)
         labels = labels_of(batch.records, positive_above=self._config.positive_above)
-        inputs = self._context.observe(batch.records, labels)
+        held_out = self._config.learner.held_out(size=len(batch.records), step=batch.step)
+        inputs = self._context.observe(batch.records, labels, held_out)
         predictions = self._learner.predict(inputs)
         references = {"running_mean": self._running_mean.predict(inputs), "logistic": self._logistic.predict(inputs)}
         scores = self._prequential.add(predictions, references, labels, inputs.users, inputs.items)
         self._examples += len(batch.records)
         self._learner.update(labels)
         self._logistic.update(inputs, references["logistic"], labels)
-        self._context.record(scores["method"][0], predictions.user_weights, predictions.item_weights)
+        self._context.record(scores["method"][0], predictions.user_weights, predictions.item_weights, held_out)
         return StepResult(metrics=self._metrics(batch), scores=scores, predictions=predictions, references=references, inputs=inputs)
 
     @property

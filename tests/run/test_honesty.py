@@ -4,6 +4,8 @@ A label is flipped (first, middle, last of a mini-batch): earlier and own predic
 and some later one changes. Run over every method and mode; for the references as for the learner.
 """
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -56,6 +58,22 @@ def test_a_flipped_label_is_seen_by_later_events_only(method: str, task: str, mo
         if model != "logistic":  # its weights move once in 500 events only; its offset is the running mean
             assert len(changed), model
     assert (before["logistic"] != after["logistic"]).any()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("method", ["darts", "autoemb"])
+@pytest.mark.parametrize("options", [{"validation": "replay"}, {"validation": "holdout", "holdout_fraction": 0.3}, {"xi": 1.0}], ids=str)
+def test_every_validation_source_is_honest(options: dict[str, Any], method: str, mode: str) -> None:
+    config = trainer_config(method, context=mode, **options)
+    before = predictions(config, STREAM)["method"]
+    seen_later = 0
+    for flipped in range(SIZE, 2 * SIZE, 7):
+        other = list(STREAM)
+        other[flipped] = STREAM[flipped]._replace(rating=1.0 if STREAM[flipped].rating > 3.5 else 5.0)
+        changed = np.flatnonzero((before != predictions(config, other)["method"]).any(axis=1))
+        assert all(may_know(mode, flipped, event) for event in changed), changed
+        seen_later += len(changed)
+    assert seen_later
 
 
 @pytest.mark.parametrize("mode", MODES)
