@@ -65,7 +65,7 @@ def test_killed_again_and_again(tmp_path: Path, reference: str) -> None:
 def test_everything_is_synced_before_the_rename_and_the_parent_after(tmp_path: Path, reference: str) -> None:
     root, log = tmp_path / "state", tmp_path / "strace"
     calls = "trace=openat,fsync,fdatasync,rename,renameat,renameat2"
-    traced = run_process(root, "strace", "-f", "-y", "-qq", "-s", "4096", "-e", calls, "-o", str(log), environment={VARIABLE: "elsewhere"})
+    traced = run_process(root, "strace", "-f", "--seccomp-bpf", "-y", "-qq", "-s", "4096", "-e", calls, "-o", str(log), environment={VARIABLE: "elsewhere"})
     if traced.returncode != 0 and "ptrace" in traced.stderr.lower():
         pytest.skip(f"strace may not trace here: {traced.stderr.strip()}")
     assert traced.returncode == 0, traced.stderr
@@ -79,15 +79,19 @@ def test_everything_is_synced_before_the_rename_and_the_parent_after(tmp_path: P
         final = store.path(step)
         at = renames[published.index(str(final))]
         prepared = str(final.with_name(f"tmp-{final.name}"))
-        synced = {path for kind, path in events[:at] if kind == "sync"}
-        names = {p.name for p in (Path(s) for s in synced) if p.suffix == ".sst"}
-        for path in [final, *final.rglob("*")]:
+        last_sync = {path: k for k, (kind, path) in enumerate(events[:at]) if kind == "sync"}
+        # RocksDB fills rocksdb.tmp and renames it.
+        writes = [(k, path.replace("/rocksdb.tmp/", "/rocksdb/")) for k, (kind, path) in enumerate(events) if kind == "write"]
+        last_write = {path: k for k, path in writes if path.startswith(prepared + "/")}
+        sst_names = {Path(path).name for path in last_sync if path.endswith(".sst")}
+        for path in final.rglob("*"):
             there = prepared + str(path)[len(str(final)) :]
-            # A linked SST file was synced under its name in an earlier checkpoint; the file is the same.
-            linked = path.suffix == ".sst" and path.name in names
-            assert there in synced or linked, f"{there} was not synced before the rename"
-        opened_late = [path for kind, path in events[at:] if kind == "write" and path.startswith(prepared)]
-        assert not opened_late
+            # A linked SST file was synced under its name in the live database or an earlier checkpoint; the file is the same.
+            assert there in last_sync or path.name in sst_names, f"{there} was not synced before the rename"
+        for path, written in last_write.items():
+            assert written < last_sync[path], f"{path} was opened for writing after its last sync"
+            assert written < last_sync[str(Path(path).parent)], f"{path}'s folder was not synced after its creation"
+        assert last_sync[prepared] == at - 1
         after = next(path for kind, path in events[at + 1 :] if kind in ("sync", "rename"))
         assert after == str(store.directory)
 
