@@ -1,9 +1,11 @@
 """The interface every method implements."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.records import FloatArray, Labels, LearnerInputs, Predictions
 from pipeline.rows import TableSpec
@@ -36,4 +38,29 @@ class Learner(Protocol):
         ...
 
 
-__all__ = ["Learner", "TableSpec"]
+@runtime_checkable
+class MicroBatchLearner(Learner, Protocol):
+    """A learner whose rows learn inside the mini-batch: `begin`, then per part `predict_part` and `learn_part`, then `update`.
+
+    Who calls decides the parts (`pipeline.learners.schedule`) and gives a part's labels only after its predictions. `predict` followed
+    by `update` is the same with the whole mini-batch as one part.
+    """
+
+    def begin(self, inputs: LearnerInputs) -> None:
+        """Opens a mini-batch. Changes no parameter and no stored row."""
+        ...
+
+    def predict_part(self, rows: NDArray[np.int64]) -> FloatArray:
+        """Predicts the interactions at the positions `rows`: [m] or [m, C] probabilities."""
+        ...
+
+    def learn_part(self, rows: NDArray[np.int64], labels: Labels) -> None:
+        """Learns interactions that were predicted. labels: of these m, in the order of `rows`."""
+        ...
+
+    def predictions(self) -> Predictions:
+        """Every prediction of the open mini-batch, as it was made."""
+        ...
+
+
+__all__ = ["Learner", "MicroBatchLearner", "TableSpec"]

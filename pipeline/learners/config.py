@@ -4,37 +4,50 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.errors import ConfigurationError
 from pipeline.learners.hypergradient import Unroll
 from pipeline.learners.optimisers import Preconditioner
+from pipeline.learners.stream_config import Architecture, StreamOptions
+from pipeline.learners.validation import holdout_mask
 from pipeline.models.embedding import Normalisation
 from pipeline.models.layers import Activation
 from pipeline.models.selection import Selection, SoftScale
 from pipeline.records import Task
 
-Method = Literal["fse", "fse-uniform", "sam", "darts", "autoemb"]
-Validation = Literal["next", "replay", "holdout"]
+Method = Literal["fse", "fse-uniform", "sam", "darts", "autoemb", "context-only", "count-gate", "count-thresholds"]
+Validation = Literal["next", "replay", "holdout", "trace"]
 OptimiserName = Literal["sgd", "adagrad", "adam"]
 Reduction = Literal["mean", "sum"]
 Precision = Literal["float32", "float64"]
 
 METHODS: tuple[str, ...] = get_args(Method)
 
-PRESETS: Mapping[str, Mapping[str, Any]] = {"paper": {}}
+STREAM_METHODS = ("context-only", "count-gate", "count-thresholds")
+"""Baselines that exist in the stream architecture only."""
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "paper": {},
+    "stream": {"architecture": "stream", "controller_hidden": (64,), "controller_rate": 1e-3},
+}
 """Preset name -> the fields it sets; the fields' own defaults are the paper preset."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LearnerConfig:
-    """Configuration of one learner. Rates are per step; dimensions and layer widths in numbers.
+class LearnerConfig(StreamOptions):
+    """Configuration of one learner. Rates are per step; dimensions and layer widths in numbers. The inherited fields are the stream
+    architecture's own.
 
     Attributes:
         method: `fse` fixed-size embedding; `fse-uniform` the selecting network with equal weights; `sam` controllers trained with the
-            network on the same batch; `darts` free weights per id and `autoemb` controllers, in a bilevel update.
+            network on the same batch; `darts` free weights per id and `autoemb` controllers, in a bilevel update. In the stream
+            architecture also `context-only` (no embeddings), `count-gate` and `count-thresholds`.
         task: `binary` (squared error of a sigmoid) or `rating` (cross-entropy of five classes).
         preset: the name of the preset these fields came from.
+        architecture: `paper` concatenates embeddings into a network, `stream` multiplies them beside context features.
         dims: dimensions of the embedding spaces, increasing; their sum is the width of a row's embedding.
         hidden, controller_hidden: widths of the hidden layers.
         controller_activation: of the controllers' hidden layers.
@@ -49,7 +62,7 @@ class LearnerConfig:
         embedding_std: standard deviation of new embeddings.
         logit_optimiser, logit_rate: of the free weights of `darts`.
         validation: where the validation loss comes from: the `next` batch before it is trained on, a `replay` of earlier interactions, or
-            a `holdout` of each batch.
+            a `holdout` of each batch; in the stream architecture `next`, or `trace`: also through each id's next occurrence.
         xi: ξ of Eq. 9 in units of the rates: 0 first order, 1 the total derivative of the update really made.
         unroll, preconditioner: how the second-order term is computed, see `pipeline.learners.hypergradient`.
         reservoir, validation_size: interactions kept for replay, and drawn per step.
@@ -62,6 +75,7 @@ class LearnerConfig:
     method: Method = "autoemb"
     task: Task = "binary"
     preset: str = "paper"
+    architecture: Architecture = "paper"
     dims: tuple[int, ...] = (2, 16, 128)
     hidden: tuple[int, ...] = (512, 512)
     controller_hidden: tuple[int, ...] = (512, 512)
@@ -74,7 +88,7 @@ class LearnerConfig:
     row_rate: float = 0.05
     initial_accumulator: float = 0.0
     dense_optimiser: OptimiserName = "adam"
-    dense_rate: float = 1e-3
+    dense_rate: float = 3e-4
     controller_optimiser: OptimiserName = "adam"
     controller_rate: float = 3e-4
     reduction: Reduction = "mean"
@@ -104,6 +118,25 @@ class LearnerConfig:
             if not 0.0 <= value < float("inf"):
                 raise ConfigurationError(f"{name} is {value}", why="it must be a finite number, zero or more", remedy=f"change {name}")
         self._check_search()
+        self._check_architecture()
+
+    def _check_architecture(self) -> None:
+        if self.architecture == "paper":
+            if self.method in STREAM_METHODS or self.validation == "trace":
+                what = self.method if self.method in STREAM_METHODS else "validation trace"
+                raise ConfigurationError(f"{what} belongs to the stream architecture", remedy="use the preset stream")
+            return
+        self.check_stream()
+        if self.validation not in ("next", "trace"):
+            raise ConfigurationError(f"the stream architecture has no validation {self.validation!r}", remedy="use next or trace")
+        if self.validation == "trace" and self.method != "autoemb":
+            raise ConfigurationError(f"validation trace needs controllers; {self.method} has none", remedy="use the method autoemb")
+        if self.xi > 0:
+            raise ConfigurationError(
+                "the stream architecture has no xi", remedy="use validation trace, with horizon=1 for the next mini-batch"
+            )
+        if self.method == "count-thresholds" and len(self.thresholds) != len(self.dims) - 1:
+            raise ConfigurationError(f"{len(self.thresholds)} thresholds for {len(self.dims)} dims", remedy="give one less than dims")
 
     def _check_search(self) -> None:
         if self.reservoir < 1 or self.validation_size < 1:
@@ -143,6 +176,15 @@ class LearnerConfig:
             raise ConfigurationError(f"unknown learner options: {', '.join(sorted(unknown))}", remedy="see LearnerConfig's fields")
         return cls(**{**PRESETS[preset], "preset": preset, **changes})
 
+    def held_out(self, *, size: int, step: int) -> NDArray[np.bool_] | None:
+        """[size] True for the interactions of mini-batch `step` whose labels only Θ may learn from; None unless the method validates so.
+
+        For whoever builds the context: it must leave these labels out of its statistics.
+        """
+        if self.validation != "holdout" or self.method not in ("darts", "autoemb"):
+            return None
+        return holdout_mask(size, fraction=self.holdout_fraction, seed=self.seed, step=step)
+
     @property
     def width(self) -> int:
         """Numbers of one row's concatenated embedding; 146 in the paper."""
@@ -163,6 +205,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "method": get_args(Method),
     "task": get_args(Task),
     "preset": tuple(PRESETS),
+    "architecture": get_args(Architecture),
     "controller_activation": get_args(Activation),
     "normalisation": get_args(Normalisation),
     "selection": get_args(Selection),

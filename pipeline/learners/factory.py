@@ -14,6 +14,7 @@ from pipeline.learners.recommender import Recommender
 from pipeline.learners.reservoir import Reservoir
 from pipeline.learners.selectors import Controllers, EqualWeights, FreeLogits, NoSelection, Selector
 from pipeline.learners.strategies import Bilevel, Joint, Strategy, TrainOnly
+from pipeline.learners.stream_factory import make_stream_learner, stream_tables
 from pipeline.learners.tables import EmbeddingTable, TablePlan
 from pipeline.learners.validation import AfterTraining, Holdout, Replay
 from pipeline.models.controller import Controller
@@ -30,9 +31,11 @@ LOGIT_TABLES = ("logits.user", "logits.item")
 
 def learner_tables(config: LearnerConfig) -> tuple[TableSpec, ...]:
     """The tables the learner of this configuration keeps its rows in: its row store must be made with them."""
+    if config.architecture == "stream":
+        return stream_tables(config, _logit_plans(config))
     plans = [_plan(config, name) for name in EMBEDDING_TABLES]
     if config.method == "darts":
-        plans += [_logit_plan(config, name) for name in LOGIT_TABLES]
+        plans += _logit_plans(config)
     return tuple(plan.spec() for plan in plans)
 
 
@@ -46,6 +49,8 @@ def make_learner(config: LearnerConfig, store: RowStore) -> Learner:
     Raises:
         ConfigurationError: the device is not there.
     """
+    if config.architecture == "stream":
+        return make_stream_learner(config, store, _device(config.device), _logit_plans(config))
     parts = make_parts(config, store)
     return StreamLearner(parts, _strategy(config, parts))
 
@@ -85,6 +90,10 @@ def _plan(config: LearnerConfig, name: str) -> TablePlan:
 def _logit_plan(config: LearnerConfig, name: str) -> TablePlan:
     optimiser = make_optimiser(config.logit_optimiser, config.logit_rate)
     return TablePlan(name=name, width=len(config.dims), std=0.0, optimiser=optimiser, seed=config.seed, dtype=config.dtype)
+
+
+def _logit_plans(config: LearnerConfig) -> tuple[TablePlan, ...]:
+    return tuple(_logit_plan(config, name) for name in LOGIT_TABLES)
 
 
 def _network(config: LearnerConfig) -> Network:

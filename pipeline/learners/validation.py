@@ -80,7 +80,7 @@ class Holdout:
             raise ConfigurationError(
                 "validation source holdout got a mini-batch without held_out",
                 why="the context must leave these labels out of its statistics",
-                remedy="draw them with pipeline.learners.validation.holdout_mask and give them to the context and the learner",
+                remedy="draw them with LearnerConfig.held_out and give them to the context",
             )
         rows = np.flatnonzero(inputs.held_out)
         if not len(rows):

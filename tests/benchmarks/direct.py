@@ -36,22 +36,16 @@ def read_ratings(path: Path) -> list[Interaction]:
     return sorted(records, key=lambda r: r.timestamp)
 
 
-def held_out_of(size: int, fraction: float, step: int, seed: int) -> np.ndarray | None:
-    """A fraction of each mini-batch, drawn from (seed, step)."""
-    return np.random.default_rng([seed, step]).random(size) < fraction if fraction else None
-
-
 def run(records: Sequence[Interaction], config: LearnerConfig, *, mode: str, batch_size: int) -> dict[str, FloatArray]:
     """Prequential pass. Returns losses and hits per interaction of the learner, losses of the running mean, weights and counts."""
     context_config = ContextConfig(mode=mode, spaces=len(config.dims), with_classes=config.task == "rating")
     store = MemoryRowStore((*context_tables(context_config), *learner_tables(config)))
     context, learner, reference = ContextTracker(context_config, store), make_learner(config, store), RunningMean(config.task)
-    fraction = getattr(config, "holdout_fraction", 0.1) if config.validation == "holdout" else 0.0
     out: dict[str, list[FloatArray]] = {"loss": [], "hit": [], "reference": [], "dimension": [], "count": []}
     for step, start in enumerate(range(0, len(records), batch_size)):
         batch = records[start : start + batch_size]
         labels = labels_of(batch)
-        held_out = held_out_of(len(batch), fraction, step, config.seed)
+        held_out = config.held_out(size=len(batch), step=step)
         inputs = context.observe(batch, labels, held_out)
         predictions = learner.predict(inputs)
         losses = learner.update(labels)
@@ -67,16 +61,14 @@ def run(records: Sequence[Interaction], config: LearnerConfig, *, mode: str, bat
     return {name: np.concatenate(parts) if parts else np.zeros(0) for name, parts in out.items()}
 
 
-def parse_value(text: str) -> Any:
-    """A number, a tuple of numbers (2,16,128), true/false, or the text itself."""
-    if text in ("true", "false"):
+def parse_value(name: str, text: str) -> Any:
+    """The text as a value of that field's type; tuples as 2,16,128."""
+    default = getattr(LearnerConfig(), name)
+    if isinstance(default, bool):
         return text == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return tuple(int(t) for t in text.split(",")) if "," in text else text
+    if isinstance(default, tuple):
+        return tuple(int(part) for part in text.split(","))
+    return type(default)(text)
 
 
 def main() -> None:
@@ -93,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     records = read_ratings(options.ratings)
-    changes = {name: parse_value(value) for name, value in (s.split("=", 1) for s in options.set)}
+    changes = {name: parse_value(name, value) for name, value in (s.split("=", 1) for s in options.set)}
     tail = int(0.7 * len(records))
     figures: list[tuple[float, ...]] = []
     for seed in range(options.seeds):

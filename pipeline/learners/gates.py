@@ -1,0 +1,254 @@
+"""What each block's product is multiplied by: the stream architecture's place for dimension search and for its baselines.
+
+Shape legend: B interactions, N blocks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.learners.dense import DenseParameters
+from pipeline.learners.encoding import EncodedBatch, encode
+from pipeline.learners.selectors import Selector, Theta
+from pipeline.models.nested import use_of, weights_gradient
+from pipeline.records import FloatArray, LearnerInputs
+
+SideArrays = tuple[FloatArray, FloatArray]
+COUNT_COLUMNS = (3, 4)  # x3 and x4, the logarithms of both counts
+
+
+class Gate(Protocol):
+    """Opened for a mini-batch before its labels are known; may learn from its loss afterwards."""
+
+    def open(self, inputs: LearnerInputs) -> FloatArray:
+        """[B, N] factors R of the blocks' products."""
+        ...
+
+    @property
+    def weights(self) -> SideArrays | None:
+        """[B, N] α and β of the mini-batch opened; None where no weights are learnt."""
+        ...
+
+    @property
+    def uses(self) -> SideArrays:
+        """[B, N] A and B, whose product is R; ones where sides do not matter."""
+        ...
+
+    def learn(self, gradient: FloatArray) -> None:
+        """One step from ∂L/∂R, [B, N], of the mini-batch opened."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters and optimiser state."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what `state_dict` gave."""
+        ...
+
+
+class OpenGate:
+    """Every block counts in full (FSE).
+
+    Args:
+        blocks: N.
+    """
+
+    weights: SideArrays | None = None
+
+    def __init__(self, blocks: int) -> None:
+        self._blocks = blocks
+        self.uses: SideArrays = (np.zeros((0, blocks)), np.zeros((0, blocks)))
+
+    def open(self, inputs: LearnerInputs) -> FloatArray:
+        """Ones."""
+        ones = np.ones((len(inputs.user_ids), self._blocks))
+        self.uses = (ones, ones)
+        return ones
+
+    def learn(self, gradient: FloatArray) -> None:
+        """Nothing to learn."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Empty."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing to restore."""
+
+
+class ClosedGate(OpenGate):
+    """No block counts: context features and biases alone."""
+
+    def open(self, inputs: LearnerInputs) -> FloatArray:
+        """Zeros."""
+        zeros = np.zeros((len(inputs.user_ids), self._blocks))
+        self.uses = (zeros, zeros)
+        return zeros
+
+
+class EqualGate(OpenGate):
+    """Weights 1/N for every space."""
+
+    def open(self, inputs: LearnerInputs) -> FloatArray:
+        """The product of both sides' uses."""
+        use = use_of(np.full((len(inputs.user_ids), self._blocks), 1.0 / self._blocks))
+        self.uses = (use, use)
+        return use * use
+
+
+class ThresholdGate(OpenGate):
+    """An id's space follows from its count alone: one more per threshold reached.
+
+    Args:
+        thresholds: N - 1 increasing counts.
+    """
+
+    def __init__(self, thresholds: tuple[int, ...]) -> None:
+        super().__init__(len(thresholds) + 1)
+        self._thresholds = np.array(thresholds, dtype=np.float64)
+
+    def open(self, inputs: LearnerInputs) -> FloatArray:
+        """Ones for the blocks that both ids use."""
+        steps = np.arange(self._blocks)
+        users, items = (
+            ((side.count[:, None] >= self._thresholds).sum(axis=1)[:, None] >= steps).astype(np.float64)
+            for side in (inputs.users, inputs.items)
+        )
+        self.uses = (users, items)
+        opened: FloatArray = users * items
+        return opened
+
+
+class CountGate(OpenGate):
+    """FSE's product times σ(w · (1, x3, x4, x3 x4)): what counts alone can bring, without dimensions.
+
+    Args:
+        parameters: one tensor of four weights.
+    """
+
+    def __init__(self, parameters: DenseParameters) -> None:
+        super().__init__(1)
+        self._parameters = parameters
+        self._inputs = np.zeros((0, 4))
+        self._open = np.zeros((0, 1))
+
+    def open(self, inputs: LearnerInputs) -> FloatArray:
+        """[B, 1] sigmoids."""
+        users, items = (inputs.features[:, c] for c in COUNT_COLUMNS)
+        self._inputs = np.stack([np.ones(len(users)), users, items, users * items], axis=1)
+        weights = self._parameters.values["weights"].detach().cpu().numpy().astype(np.float64)
+        self._open = (1.0 / (1.0 + np.exp(-(self._inputs @ weights))))[:, None]
+        self.uses = (np.ones_like(self._open), np.ones_like(self._open))
+        return self._open
+
+    def learn(self, gradient: FloatArray) -> None:
+        """One Adam step."""
+        slope = (gradient * self._open * (1.0 - self._open))[:, 0] @ self._inputs
+        value = self._parameters.values["weights"]
+        self._parameters.apply([torch.as_tensor(slope, dtype=value.dtype, device=value.device)])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The four weights and their optimiser's state."""
+        return self._parameters.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what `state_dict` gave."""
+        self._parameters.load_state_dict(state)
+
+
+class SearchedGate:
+    """Nested soft selection by weights that are searched: controllers (AutoEmb, SAM) or free logits per id (DARTS).
+
+    Θ learns from ∂L/∂α of the loss of predictions made before the rows learnt their labels: each interaction is the validation of the
+    rows trained on all earlier ones (first order). In first order SAM's gradient is the same.
+
+    Args:
+        selector: Θ.
+        dims: of the spaces.
+        cost, amortised: λ and its exponent, see `StreamOptions.cost`.
+        entropy, entropy_steps: see `StreamOptions`.
+        dtype, device: of Θ's arithmetic.
+    """
+
+    def __init__(
+        self,
+        selector: Selector,
+        *,
+        dims: tuple[int, ...],
+        cost: float,
+        amortised: float,
+        entropy: float,
+        entropy_steps: float,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.selector = selector
+        self._dims = np.array(dims, dtype=np.float64)
+        self._cost, self._amortised = cost, amortised
+        self._entropy, self._entropy_steps = entropy, entropy_steps
+        self._dtype, self._device = dtype, device
+        self._steps = 0
+        self._opened: tuple[EncodedBatch, Theta, tuple[Tensor, Tensor], SideArrays] | None = None
+        self.weights: SideArrays | None = None
+        self.uses: SideArrays = (np.zeros((0, len(dims))), np.zeros((0, len(dims))))
+        self.batch: EncodedBatch | None = None
+
+    def open(self, inputs: LearnerInputs) -> FloatArray:
+        """The product of both sides' uses."""
+        batch = encode(inputs, dtype=self._dtype, device=self._device)
+        theta = self.selector.gather(batch)
+        weights = theta.weights(batch)
+        if weights is None:
+            raise ValueError("a searched gate needs a selector with weights")
+        alpha, beta = (w.detach().cpu().numpy().astype(np.float64) for w in weights)
+        self._opened = (batch, theta, weights, (inputs.users.count, inputs.items.count))
+        self.batch = batch
+        self.weights = (alpha, beta)
+        self.uses = (use_of(alpha), use_of(beta))
+        return self.uses[0] * self.uses[1]
+
+    def learn(self, gradient: FloatArray, extra: Tensor | None = None) -> None:
+        """One step of Θ from ∂L/∂R, the cost, the entropy, and a further differentiable loss (`trace`)."""
+        if self._opened is None:
+            raise RuntimeError("learn() without open()")
+        _, theta, weights, counts = self._opened
+        self._steps += 1
+        terms = []
+        for own, other, count in zip(weights, reversed(self.uses), counts, strict=True):
+            slope = weights_gradient(gradient * other) + self._cost * self._dims / ((1.0 + count) ** self._amortised)[:, None]
+            terms.append((own * torch.as_tensor(slope, dtype=own.dtype, device=own.device)).sum())
+            if self._entropy:
+                strength = self._entropy * (1.0 - np.exp(-self._steps / self._entropy_steps))
+                terms.append(-strength * (own * torch.log(own.clamp_min(1e-12))).sum())
+        loss = torch.stack(terms).sum()
+        if extra is not None:
+            loss = loss + extra
+        gradients = torch.autograd.grad(loss, list(theta.leaves))
+        self.selector.apply([(theta, gradients)])
+        self._opened = None
+
+    def weights_at(self, user_inputs: FloatArray, item_inputs: FloatArray) -> tuple[Tensor, Tensor]:
+        """α and β for other controller inputs, [B, K] each, differentiable in the Θ of the mini-batch opened."""
+        if self._opened is None:
+            raise RuntimeError("weights_at() without open()")
+        batch, theta = self._opened[:2]
+        users, items = (torch.as_tensor(x, dtype=self._dtype, device=self._device) for x in (user_inputs, item_inputs))
+        weights = theta.weights(replace(batch, user_inputs=users, item_inputs=items))
+        if weights is None:
+            raise ValueError("a searched gate needs a selector with weights")
+        return weights
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Θ, its optimiser's state, and the steps done."""
+        return {"gate/steps": torch.tensor(self._steps, dtype=torch.int64), **self.selector.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what `state_dict` gave."""
+        self._steps = int(state["gate/steps"].item())
+        self._opened = None
+        self.selector.load_state_dict(state)

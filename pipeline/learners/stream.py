@@ -1,0 +1,240 @@
+"""The stream architecture: context features, and nested embeddings whose rows learn inside the mini-batch.
+
+logit = x0 + w·z(x) + b_u + b_i + Σ_j γ_j A_j(u) B_j(i) ⟨p_j, q_j⟩
+
+z holds the context features and their products; A and B come from the controllers (`pipeline.learners.gates`); γ is one gain per
+block, learnt with w. Three speeds: rows learn in micro-batches by Kalman steps, w and γ by one Newton step and the controllers by
+one Adam step per mini-batch.
+
+Shape legend: B interactions, m of a part, N blocks, Z dense inputs, C outputs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import AutoembError, CheckpointError
+from pipeline.learners.encoding import distinct
+from pipeline.learners.gates import Gate
+from pipeline.learners.kalman import Beliefs, Index, KalmanConfig, learn, products
+from pipeline.learners.newton import OnlineNewton
+from pipeline.learners.stream_rows import SideRows
+from pipeline.learners.stream_trace import Trace
+from pipeline.models.interactions import Link, dense_inputs
+from pipeline.models.losses import prediction_losses
+from pipeline.records import FloatArray, Labels, LearnerInputs, Predictions
+
+
+@dataclass(kw_only=True, slots=True)
+class _Open:
+    """The mini-batch between `begin` and `update`.
+
+    Attributes:
+        inputs: as given.
+        user_ids, item_ids, user, item: distinct ids, and each interaction's row among them.
+        users, items: their beliefs, changed as parts are learnt.
+        dense: [B, Z].
+        offsets: [B, C] logits without the embeddings.
+        factors: [B, N] R = A·B.
+        gains: [N] γ.
+        gates: [B, N] γ·R.
+        products: [B, N] ⟨p_j, q_j⟩ as predicted.
+        predicted: [B, C].
+        done: 0 waiting, 1 predicted, 2 learnt.
+    """
+
+    inputs: LearnerInputs
+    user_ids: tuple[str, ...]
+    item_ids: tuple[str, ...]
+    user: Index
+    item: Index
+    users: Beliefs
+    items: Beliefs
+    dense: FloatArray
+    offsets: FloatArray
+    factors: FloatArray
+    gains: FloatArray
+    gates: FloatArray
+    products: FloatArray
+    predicted: FloatArray
+    done: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StreamParts:
+    """What a `ProductLearner` is made of.
+
+    Attributes:
+        users, items: the rows.
+        kalman: how they learn.
+        gate: factors of the blocks' products, searched or fixed.
+        newton: the dense weights.
+        link: the task.
+        quadratic: products of features among the dense inputs.
+        trace: validation through an id's next occurrence, or None.
+    """
+
+    users: SideRows
+    items: SideRows
+    kalman: KalmanConfig
+    gate: Gate
+    newton: OnlineNewton
+    link: Link
+    quadratic: bool
+    trace: Trace | None = None
+
+
+class ProductLearner:
+    """`pipeline.learners.base.MicroBatchLearner` of the stream architecture.
+
+    Args:
+        parts: what it is made of.
+    """
+
+    def __init__(self, parts: StreamParts) -> None:
+        self._parts = parts
+        self._open: _Open | None = None
+
+    def begin(self, inputs: LearnerInputs) -> None:
+        """Opens a mini-batch: all that can be computed before any of its labels. Changes no parameter and no stored row."""
+        if not len(inputs.user_ids):
+            raise AutoembError("an empty mini-batch was given to a learner", remedy="skip mini-batches without records")
+        parts = self._parts
+        user_ids, user = distinct(inputs.user_ids)
+        item_ids, item = distinct(inputs.item_ids)
+        factors = parts.gate.open(inputs)
+        dense = dense_inputs(inputs.features, quadratic=parts.quadratic)
+        weights = parts.newton.weights[:, : dense.shape[1]]
+        levels = parts.link.levels
+        gains = levels @ parts.newton.weights[:, dense.shape[1] :] / (levels @ levels)
+        count, outputs = len(user), len(levels)
+        self._open = _Open(
+            inputs=inputs,
+            user_ids=user_ids,
+            item_ids=item_ids,
+            user=user,
+            item=item,
+            users=parts.users.gather(user_ids),
+            items=parts.items.gather(item_ids),
+            dense=dense,
+            offsets=parts.link.offsets(inputs) + dense @ weights.T,
+            factors=factors,
+            gains=gains,
+            gates=factors * gains,
+            products=np.zeros_like(factors),
+            predicted=np.zeros((count, outputs)),
+            done=np.zeros(count),
+        )
+        if parts.trace is not None:
+            parts.trace.begin(user_ids, item_ids, count)
+
+    def predict_part(self, rows: Index) -> FloatArray:
+        """Predicts the named interactions of the open mini-batch with the rows as they stand.
+
+        Returns:
+            [m] probabilities, or [m, C] for the rating task.
+        """
+        at, parts = self._opened(), self._parts
+        user, item = at.user[rows], at.item[rows]
+        at.products[rows] = products(at.users, at.items, user, item, parts.kalman.blocks)
+        bias = at.users.bias[user] + at.items.bias[item]
+        weights = parts.newton.weights[:, at.dense.shape[1] :]
+        logits = at.offsets[rows] + np.outer(bias, parts.link.levels) + (at.factors[rows] * at.products[rows]) @ weights.T
+        if not np.isfinite(logits).all():
+            raise AutoembError("the predictions are not finite", why="the parameters diverged", remedy="lower the variances of new rows")
+        at.predicted[rows] = parts.link.predict(logits)
+        at.done[rows] = 1
+        return at.predicted[rows][:, 0] if parts.link.task == "binary" else at.predicted[rows]
+
+    def learn_part(self, rows: Index, labels: Labels) -> None:
+        """Updates the rows of interactions that were predicted. labels: of these m interactions, in the order of `rows`."""
+        at, parts = self._opened(), self._parts
+        if not (at.done[rows] == 1).all():
+            raise AutoembError("labels came for interactions that were not predicted, or were learnt already")
+        at.done[rows] = 2
+        predicted = at.predicted[rows]
+        wanted = parts.link.wanted(labels, np.arange(len(rows)))
+        error, user, item = parts.link.error(predicted, wanted), at.user[rows], at.item[rows]
+        if parts.trace is not None:
+            before = (at.users.means[user].copy(), at.items.means[item].copy())
+            parts.trace.validate(rows, (user, item), at.gates[rows], error, before)
+        learn(parts.kalman, at.users, at.items, user, item, at.gates[rows], error, parts.link.curvature(predicted))
+        if parts.trace is not None:
+            changes = (at.users.means[user] - before[0], at.items.means[item] - before[1])
+            parts.trace.remember(rows, (user, item), changes, parts.gate)
+
+    def predictions(self) -> Predictions:
+        """All of the open mini-batch's predictions, each as it was made.
+
+        Raises:
+            AutoembError: some were not made.
+        """
+        at = self._opened()
+        if not at.done.all():
+            raise AutoembError(f"{int((at.done == 0).sum())} interactions of the mini-batch were not predicted")
+        alpha, beta = self._parts.gate.weights or (None, None)
+        predicted = at.predicted[:, 0] if self._parts.link.task == "binary" else at.predicted
+        return Predictions(probabilities=predicted.copy(), user_weights=alpha, item_weights=beta)
+
+    def predict(self, inputs: LearnerInputs) -> Predictions:
+        """The whole mini-batch with the rows as they stand: the context mode `batch`, or a prediction without training."""
+        self.begin(inputs)
+        self.predict_part(np.arange(len(inputs.user_ids)))
+        return self.predictions()
+
+    def update(self, labels: Labels) -> FloatArray:
+        """Learns what no part has learnt, steps the dense weights and the gate, scatters the rows.
+
+        Returns:
+            [B] losses of the predictions.
+        """
+        predictions, at, parts = self.predictions(), self._opened(), self._parts
+        if len(labels.binary) != len(at.user):
+            raise AutoembError(f"{len(labels.binary)} labels came for {len(at.user)} predictions")
+        rest = np.flatnonzero(at.done == 1)
+        if len(rest):
+            self.learn_part(rest, Labels(binary=labels.binary[rest], classes=labels.classes[rest]))
+        every = np.arange(len(at.user))
+        wanted = parts.link.wanted(labels, every)
+        slopes = parts.link.error(at.predicted, wanted)[:, None] * at.products
+        parts.newton.step(np.concatenate([at.dense, at.factors * at.products], axis=1), at.predicted, wanted)
+        if parts.trace is not None:
+            parts.trace.learn(slopes * at.gains, parts.gate)
+        else:
+            parts.gate.learn(slopes * at.gains)
+        parts.users.scatter(at.user_ids, at.users)
+        parts.items.scatter(at.item_ids, at.items)
+        self._open = None
+        return prediction_losses(predictions.probabilities, labels)
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Dense weights and the gate; copies on the CPU."""
+        newton = {f"newton/{name}": torch.from_numpy(value) for name, value in self._parts.newton.state().items()}
+        return {**newton, **self._parts.gate.state_dict(), **(self._parts.trace.state_dict() if self._parts.trace else {})}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what `state_dict` returned; a mini-batch that was open is forgotten.
+
+        Raises:
+            CheckpointError: a tensor is missing or of another shape.
+        """
+        self._open = None
+        own = self._parts.newton.state()
+        for name, value in own.items():
+            found = state.get(f"newton/{name}")
+            if found is None or tuple(found.shape) != value.shape:
+                raise CheckpointError(
+                    f"the checkpoint's tensor newton/{name} is missing or of another shape", remedy="start with its options"
+                )
+        self._parts.newton.load_state({name: state[f"newton/{name}"].numpy() for name in own})
+        self._parts.gate.load_state_dict(state)
+        if self._parts.trace is not None:
+            self._parts.trace.load_state_dict(state)
+
+    def _opened(self) -> _Open:
+        if self._open is None:
+            raise AutoembError("a part or an update came without a mini-batch", why="a learner predicts before it sees labels")
+        return self._open

@@ -1,0 +1,137 @@
+"""From a configuration to a learner of the stream architecture."""
+
+import numpy as np
+import torch
+
+from pipeline.learners.config import LearnerConfig
+from pipeline.learners.dense import DenseParameters
+from pipeline.learners.gates import ClosedGate, CountGate, EqualGate, Gate, OpenGate, SearchedGate, ThresholdGate
+from pipeline.learners.kalman import KalmanConfig
+from pipeline.learners.newton import OnlineNewton
+from pipeline.learners.optimisers import make_optimiser
+from pipeline.learners.selectors import Controllers, FreeLogits, Selector
+from pipeline.learners.stream import ProductLearner, StreamParts
+from pipeline.learners.stream_rows import SidePlan, SideRows
+from pipeline.learners.stream_trace import Trace, trace_tables
+from pipeline.learners.tables import EmbeddingTable, TablePlan
+from pipeline.models.controller import Controller, controller_width
+from pipeline.models.interactions import Link, dense_width
+from pipeline.models.nested import Blocks
+from pipeline.rows import RowStore, TableSpec
+
+TABLE_PREFIXES = ("embedding.user", "embedding.item")
+CONTEXT_FEATURES = 16
+
+
+def blocks_of(config: LearnerConfig) -> Blocks:
+    """Blocks of a row: the spaces' for methods that select, one of their total width for `fse`, of the largest for
+    `count-gate`; `context-only` has biases and one unused number.
+    """
+    if config.method == "fse":
+        return Blocks(dims=(config.width,))
+    if config.method == "count-gate":
+        return Blocks(dims=config.dims[-1:])
+    return Blocks(dims=(1,) if config.method == "context-only" else config.dims)
+
+
+def stream_tables(config: LearnerConfig, logit_plans: tuple[TablePlan, ...]) -> tuple[TableSpec, ...]:
+    """Tables of `make_stream_learner`. logit_plans: of `darts`."""
+    specs = [spec for plan in _plans(config) for spec in plan.specs()]
+    if config.method == "darts":
+        specs += [plan.spec() for plan in logit_plans]
+    if config.validation == "trace":
+        specs += trace_tables(blocks_of(config), controller_width(len(config.dims)))
+    return tuple(specs)
+
+
+def make_stream_learner(config: LearnerConfig, store: RowStore, device: torch.device, logit_plans: tuple[TablePlan, ...]) -> ProductLearner:
+    """A new learner with its initial parameters. store: holds `stream_tables`."""
+    users, items = (SideRows(plan, store) for plan in _plans(config))
+    blocks, link = blocks_of(config), Link(task=config.task)
+    quadratic = config.quadratic and config.task == "binary"
+    trace = None
+    if config.validation == "trace":
+        trace = Trace(store, blocks, controller_width(len(config.dims)), config.horizon)
+    return ProductLearner(
+        StreamParts(
+            users=users,
+            items=items,
+            kalman=KalmanConfig(blocks=blocks, rank=config.rank, drift=config.drift),
+            gate=_gate(config, store, device, logit_plans),
+            newton=_newton(config, link, len(blocks.dims), quadratic=quadratic),
+            link=link,
+            quadratic=quadratic,
+            trace=trace,
+        )
+    )
+
+
+def _plans(config: LearnerConfig) -> tuple[SidePlan, SidePlan]:
+    sides = (
+        (config.user_std, config.user_variance, config.user_bias_variance),
+        (config.item_std, config.item_variance, config.item_bias_variance),
+    )
+    users, items = (
+        SidePlan(
+            name=name,
+            blocks=blocks_of(config),
+            std=std,
+            variance=variance,
+            bias_variance=bias_variance,
+            seed=config.seed,
+            dtype=config.row_dtype,
+        )
+        for name, (std, variance, bias_variance) in zip(TABLE_PREFIXES, sides, strict=True)
+    )
+    return users, items
+
+
+def _newton(config: LearnerConfig, link: Link, blocks: int, *, quadratic: bool) -> OnlineNewton:
+    """Weights 0 for the features and their products; for each block's product the levels, so that its gain starts at 1."""
+    width = dense_width(CONTEXT_FEATURES, quadratic=quadratic)
+    start = np.concatenate([np.zeros((len(link.levels), width)), np.outer(link.levels, np.ones(blocks))], axis=1)
+    ridge = np.full(width + blocks, config.ridge)
+    ridge[CONTEXT_FEATURES:width] = config.quadratic_ridge
+    ridge[width:] = config.gain_ridge
+    return OnlineNewton(start, ridge)
+
+
+def _gate(config: LearnerConfig, store: RowStore, device: torch.device, logit_plans: tuple[TablePlan, ...]) -> Gate:
+    if config.method == "context-only":
+        return ClosedGate(1)
+    if config.method == "fse":
+        return OpenGate(1)
+    if config.method == "fse-uniform":
+        return EqualGate(len(config.dims))
+    if config.method == "count-thresholds":
+        return ThresholdGate(config.thresholds)
+    if config.method == "count-gate":
+        start = {"weights": torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)}
+        parameters = DenseParameters("count_gate", start, make_optimiser("adam", config.gate_rate), dtype=config.dtype, device=device)
+        return CountGate(parameters)
+    return SearchedGate(
+        _selector(config, store, device, logit_plans),
+        dims=config.dims,
+        cost=config.cost,
+        amortised=config.amortised,
+        entropy=config.entropy,
+        entropy_steps=config.entropy_steps,
+        dtype=config.dtype,
+        device=device,
+    )
+
+
+def _selector(config: LearnerConfig, store: RowStore, device: torch.device, logit_plans: tuple[TablePlan, ...]) -> Selector:
+    if config.method == "darts":
+        logits = [EmbeddingTable(plan, store, device) for plan in logit_plans]
+        return FreeLogits(logits[0], logits[1])
+    controllers = [
+        Controller(name=name, spaces=len(config.dims), hidden=config.controller_hidden, activation=config.controller_activation)
+        for name in ("user_controller", "item_controller")
+    ]
+    initial = controllers[0].initial(config.seed) | controllers[1].initial(config.seed)
+    for controller in controllers:
+        initial[f"{controller.name}.{len(config.controller_hidden)}.bias"][-1] = config.start
+    optimiser = make_optimiser(config.controller_optimiser, config.controller_rate)
+    users, items = controllers
+    return Controllers(users, items, DenseParameters("controllers", initial, optimiser, dtype=config.dtype, device=device))
