@@ -166,7 +166,7 @@ def locate(name: str, options: DatasetOptions) -> Path:
     options.notice(entry.licence)
     archive = options.cache_dir / "downloads" / f"{name}.zip"
     fetch(Download(url=entry.url, size=entry.size, md5=entry.md5), archive, report=options.report)
-    with building(folder) as unpacked:
+    with building(folder, folder.is_dir) as unpacked:
         extract(archive, unpacked, _MEMBERS)
     archive.unlink(missing_ok=True)
     return folder
@@ -187,7 +187,7 @@ def _unpacked(path: Path, options: DatasetOptions) -> Path:
         )
     folder = options.cache_dir / "unpacked" / f"{path.stem}-{md5}"
     if not folder.is_dir():
-        with building(folder) as unpacked:
+        with building(folder, folder.is_dir) as unpacked:
             extract(path, unpacked, _MEMBERS)
     return folder
 

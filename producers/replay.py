@@ -274,9 +274,8 @@ class _Sender:
             self._seconds = time.monotonic() - begun
 
     def _producer_settings(self) -> dict[str, Any]:
-        fast = self._config.speed is None
         own = {key: value for key, value in self._kafka.items() if key not in _RESERVED}
-        defaults = {"compression.type": "lz4", "linger.ms": 50 if fast else 5}
+        defaults = {"compression.type": "lz4", "linger.ms": 10}
         required = {
             "enable.idempotence": True,
             "acks": "all",

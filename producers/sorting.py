@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -49,7 +49,7 @@ def sort_source(source: Source, *, name: str, cache_dir: Path, report: Report = 
     known = open_sorted(target, name=name, fingerprint=fingerprint)
     if known is not None:
         return known
-    with building(target) as folder:
+    with building(target, lambda: open_sorted(target, name=name, fingerprint=fingerprint) is not None) as folder:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unsorted-") as scratch:
             frame = _scan_all(source, transcode, Path(scratch))
             unsorted = Path(scratch) / "unsorted.parquet"
@@ -64,8 +64,13 @@ def sort_source(source: Source, *, name: str, cache_dir: Path, report: Report = 
 
 
 @contextmanager
-def building(target: Path) -> Iterator[Path]:
-    """A new folder that becomes ``target`` by one rename when the block ends well, and is removed otherwise."""
+def building(target: Path, is_whole: Callable[[], bool]) -> Iterator[Path]:
+    """A new folder that becomes ``target`` by one rename when the block ends well, and is removed otherwise.
+
+    Args:
+        target: what is built.
+        is_whole: whether ``target`` is already good: made meanwhile by another process, and perhaps being read; then it stays.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_overs(target.parent)
@@ -76,9 +81,10 @@ def building(target: Path) -> Iterator[Path]:
         ) from error
     try:
         yield folder
-        # whatever lies there is torn or of an older format (else it would have been used), or was just made by another process
-        shutil.rmtree(target, ignore_errors=True)
-        folder.rename(target)
+        if not is_whole():
+            # what may lie there is torn, or of an older format
+            shutil.rmtree(target, ignore_errors=True)
+            folder.rename(target)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DatasetError(
             f"cannot write {target}", why=str(error), remedy="free disk space, or give another folder with --cache-dir"

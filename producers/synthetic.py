@@ -299,7 +299,7 @@ def generate(config: SyntheticConfig, *, cache_dir: Path, report: Report = silen
     known = open_sorted(target, name=config.name, fingerprint=config.fingerprint)
     if known is not None:
         return known
-    with building(target) as folder:
+    with building(target, lambda: open_sorted(target, name=config.name, fingerprint=config.fingerprint) is not None) as folder:
         parts = tuple(_write_parts(config, folder, report))
         write_manifest(folder, fingerprint=config.fingerprint, parts=parts)
     return SortedDataset(name=config.name, fingerprint=config.fingerprint, folder=target, parts=parts)

@@ -141,3 +141,19 @@ def test_impossible_selections_are_refused(tmp_path):
         dataset.select(limit=-1)
     with pytest.raises(ConfigurationError, match="time range"):
         dataset.select(from_ms=5, until_ms=4)
+
+
+def test_what_another_process_made_meanwhile_is_not_replaced_under_its_readers(tmp_path):
+    path = write(tmp_path / "ratings.csv", [(1, 1, 5), (2, 2, 3)])
+    made: list[SortedDataset] = []
+    inodes: list[int] = []
+
+    def meanwhile(stage: str, _done: int, _total: int | None) -> None:
+        if stage == "sort" and not made:
+            made.append(sort(path, tmp_path))
+
+    sort(path, tmp_path, report=lambda *progress: (meanwhile(*progress), inodes.extend(d.folder.stat().st_ino for d in made)))
+    assert len(set(inodes)) == 1
+    assert len(list(made[0].interactions())) == 2
+    assert sort(path, tmp_path).folder.stat().st_ino == inodes[0]
+    assert [p.name for p in (tmp_path / "sorted").iterdir()] == [made[0].fingerprint]
