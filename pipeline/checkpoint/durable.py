@@ -13,6 +13,15 @@ def write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def replace_synced(path: Path, data: bytes) -> None:
+    """Gives a file new content, durably and at one moment: written beside, synced, renamed, folder synced."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    write_synced(temporary, data)
+    temporary.replace(path)
+    sync(path.parent)
+
+
 def sync(path: Path) -> None:
     """Syncs a file's content or a folder's entries."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,9 +1,7 @@
 """Who a run is: its id, and everything that decides its bits. Written once, at the start, into ``run.json`` of the state directory."""
 
 import json
-import os
 import secrets
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -12,10 +10,12 @@ from typing import Any
 
 import torch
 
+from pipeline.checkpoint.durable import replace_synced
 from pipeline.errors import CheckpointError, StateError
 
 IDENTITY_FILE = "run.json"
 ARCHIVE = "old-runs"
+_OF_A_RUN = ("checkpoints", "predictions", "outputs.json")
 FORMAT = 1
 
 
@@ -95,8 +95,7 @@ def open_identity(
     if found is not None:
         _check_same(found, wanted, explicit_run_id)
         return found, False
-    if new_run:
-        archive(state_dir)
+    archive(state_dir)  # also what lies there without an identity: whose it was cannot be told
     metrics_start, dead_letters_start = outputs()
     identity = RunIdentity(
         run_id=wanted.run_id,
@@ -110,29 +109,26 @@ def open_identity(
 
 
 def write_identity(state_dir: Path, identity: RunIdentity) -> None:
-    """Durably: written beside, synced, renamed, folder synced."""
-    path, temporary = state_dir / IDENTITY_FILE, state_dir / f"{IDENTITY_FILE}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump({"format": FORMAT, **asdict(identity)}, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(state_dir, os.O_RDONLY)
+    """Durably; see `replace_synced`. Raises StateError when it cannot be written."""
+    text = json.dumps({"format": FORMAT, **asdict(identity)}, indent=1, sort_keys=True)
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        replace_synced(state_dir / IDENTITY_FILE, text.encode())
+    except OSError as error:
+        raise StateError(f"The state directory {state_dir} cannot be written.", why=str(error), remedy="Free space on its disk.") from error
 
 
 def archive(state_dir: Path) -> None:
-    """Puts a run and its checkpoints aside under ``old-runs/``; nothing is deleted."""
-    names = [name for name in (IDENTITY_FILE, "checkpoints") if (state_dir / name).exists()]
+    """Puts a run with all that is its own aside under ``old-runs/``; nothing is deleted.
+
+    The identity goes last: whoever is killed in between finds the old run, not a new one among the old one's checkpoints.
+    """
+    names = [name for name in (*_OF_A_RUN, IDENTITY_FILE) if (state_dir / name).exists()]
     if not names:
         return
     target = state_dir / ARCHIVE / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     target.mkdir(parents=True)
     for name in names:
-        shutil.move(state_dir / name, target / name)
+        (state_dir / name).rename(target / name)
 
 
 def _check_same(found: RunIdentity, wanted: RunIdentity, explicit_run_id: str | None) -> None:
