@@ -10,7 +10,8 @@ from pipeline.batching import Batcher
 from pipeline.checkpoint.identity import RunIdentity, new_run_id, open_identity
 from pipeline.checkpoint.keeper import CheckpointKeeper
 from pipeline.checkpoint.lock import state_lock
-from pipeline.checkpoint.resume import OutputTopics, Resumed, resume
+from pipeline.checkpoint.outputs import OutputTopics
+from pipeline.checkpoint.resume import Resumed, resume
 from pipeline.checkpoint.store import CheckpointStore
 from pipeline.checkpoint.writer import CheckpointWriter
 from pipeline.meter import Meter
@@ -113,6 +114,7 @@ def _connect(
     )
     keeper = CheckpointKeeper(
         every=config.checkpoint_every,
+        state_dir=config.state_dir,
         resumed=resumed,
         device=learner.device,
         writer=_writer(closing, store),

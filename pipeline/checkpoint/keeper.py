@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import structlog
 
 from pipeline.batching import Batcher
 from pipeline.checkpoint.identity import RunIdentity, environment
-from pipeline.checkpoint.resume import OutputTopics, Resumed, position_to_json
+from pipeline.checkpoint.outputs import Emission, OutputTopics
+from pipeline.checkpoint.resume import Resumed, position_to_json
 from pipeline.checkpoint.writer import CheckpointWriter
 from pipeline.failpoints import failpoint
 from pipeline.sink.emitter import Emitter
@@ -25,6 +27,7 @@ class CheckpointKeeper:
 
     Args:
         every: steps between two checkpoints.
+        state_dir: the run's.
         resumed: where the run went on.
         device: for the manifest.
         others: the parts a checkpoint is made of.
@@ -34,6 +37,7 @@ class CheckpointKeeper:
         self,
         *,
         every: int,
+        state_dir: Path,
         resumed: Resumed,
         device: str,
         writer: CheckpointWriter,
@@ -46,6 +50,7 @@ class CheckpointKeeper:
         outputs: OutputTopics,
     ) -> None:
         self._every = every
+        self._state_dir = state_dir
         self._identity: RunIdentity = resumed.identity
         self._outputs_at = resumed.outputs_at
         self._environment = environment(device)
@@ -72,7 +77,7 @@ class CheckpointKeeper:
             self._finish()
 
     def last(self) -> None:
-        """The checkpoint at a clean stop: returns when it is complete."""
+        """The checkpoint at a clean stop: returns when it is complete, and it is noted that nothing was sent out beyond it."""
         if self._begun is not None:
             self._writer.wait()
             self._finish()
@@ -80,6 +85,8 @@ class CheckpointKeeper:
             self._begin()
             self._writer.wait()
             self._finish()
+        if self._emitter.caught_up(self._taken):
+            Emission(run_id=self._identity.run_id, step=self._taken, since=None).write(self._state_dir)
 
     @property
     def taken(self) -> int:
@@ -101,7 +108,7 @@ class CheckpointKeeper:
         step = self._batcher.step
         self._emitter.flush()
         if self._emitter.caught_up(step):
-            self._outputs_at = self._outputs.ends()
+            self._outputs_at = self._outputs.wait_for_ends()
         self._predictions.close_segment(step)
         self._batcher.start_from(self._source.add_partitions())
         self._writer.begin(step, self._payload(), self._trainer.tensors(), {}, self._rows)

@@ -6,6 +6,7 @@ boundaries recorded there; from M+1 on everything is emitted.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -13,27 +14,13 @@ import torch
 
 from pipeline.checkpoint.contents import LoadedCheckpoint
 from pipeline.checkpoint.identity import RunIdentity, environment, environment_changes
+from pipeline.checkpoint.outputs import Emission, OutputTopics, read_emission
 from pipeline.checkpoint.store import CheckpointStore, NewestValid
 from pipeline.errors import CheckpointError
 from pipeline.records import RunPosition
-from pipeline.sink.recover import metrics_end, read_dead_letter_keys, read_run
-from schemas.registry import RegistryCodec
+from pipeline.sink.recover import read_dead_letter_keys, read_run
 
 _log = structlog.get_logger()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OutputTopics:
-    """Where a run's metrics and dead letters go, and how to read them back."""
-
-    kafka: Mapping[str, str]
-    metrics: str
-    dead_letters: str
-    registry: RegistryCodec | None = None
-
-    def ends(self) -> tuple[int, int]:
-        """(metrics, dead letters): where the topics go on now."""
-        return metrics_end(self.kafka, self.metrics), metrics_end(self.kafka, self.dead_letters)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,22 +61,48 @@ def resume(store: CheckpointStore, identity: RunIdentity, outputs: OutputTopics,
         threads: torch's; None: as at the checkpoint, else torch's default.
 
     Raises:
-        CheckpointError: all checkpoints are damaged.
-        OffsetError: the metrics topic no longer reaches back to the checkpoint.
+        CheckpointError: all checkpoints are damaged, or the newest is another run's.
+        OffsetError: the metrics topic no longer reaches back to what the run wrote last.
     """
-    start = (identity.metrics_start, identity.dead_letters_start)
     if threads is not None:
         torch.set_num_threads(threads)
+    start = (identity.metrics_start, identity.dead_letters_start)
+    found = store.recover()
     if new:
         return Resumed(identity=identity, outputs_at=start)
-    found = store.recover()
     _report(found)
     checkpoint = None if found.step is None else store.load(found.step)
+    resumed = _where(store.root, identity, outputs, start, checkpoint)
+    if checkpoint is not None:
+        if threads is None:
+            torch.set_num_threads(int(checkpoint.payload["environment"]["threads"]))
+        _compare_environment(checkpoint.payload["environment"], device)
+    _log.info("resuming", run_id=identity.run_id, checkpoint=resumed.step, recompute_to=resumed.last_step)
+    return resumed
+
+
+def _where(
+    state_dir: Path, identity: RunIdentity, outputs: OutputTopics, start: tuple[int, int], checkpoint: LoadedCheckpoint | None
+) -> Resumed:
+    """Reads back what lies beyond the checkpoint (or the run's beginning), and notes durably that from here on more may come."""
     payload = {} if checkpoint is None else checkpoint.payload
-    at = start if checkpoint is None else (payload["outputs_at"][0], payload["outputs_at"][1])
+    if checkpoint is not None and payload["run_id"] != identity.run_id:
+        raise CheckpointError(
+            f"{checkpoint.directory} is a checkpoint of run {payload['run_id']}, and the state directory holds {identity.run_id}",
+            why="files of two state directories were mixed",
+            remedy="restore the state directory from a backup, or begin anew with --new-run",
+        )
     step = 0 if checkpoint is None else checkpoint.step
+    emission = read_emission(state_dir, identity.run_id, step)
+    at = start if checkpoint is None else (payload["outputs_at"][0], payload["outputs_at"][1])
+    if emission is not None:
+        at = outputs.nearest(at) if emission.since is None else emission.since
     recorded = read_run(outputs.kafka, outputs.metrics, identity.run_id, at[0], registry=outputs.registry)
-    resumed = Resumed(
+    letters = read_dead_letter_keys(outputs.kafka, outputs.dead_letters, at[1])
+    if emission is not None and emission.since is None and recorded.last_step <= step:
+        at, letters = outputs.ends(), frozenset()
+        Emission(run_id=identity.run_id, step=step, since=at).write(state_dir)
+    return Resumed(
         identity=identity,
         step=step,
         position=RunPosition() if checkpoint is None else position_from_json(payload["position"]),
@@ -97,14 +110,8 @@ def resume(store: CheckpointStore, identity: RunIdentity, outputs: OutputTopics,
         checkpoint=checkpoint,
         recorded=recorded.after(step),
         last_step=max(step, recorded.last_step),
-        known_letters=read_dead_letter_keys(outputs.kafka, outputs.dead_letters, at[1]),
+        known_letters=letters,
     )
-    if checkpoint is not None:
-        if threads is None:
-            torch.set_num_threads(int(payload["environment"]["threads"]))
-        _compare_environment(payload["environment"], device)
-    _log.info("resuming", run_id=identity.run_id, checkpoint=step, recompute_to=resumed.last_step)
-    return resumed
 
 
 def position_to_json(position: RunPosition) -> dict[str, Any]:

@@ -138,6 +138,10 @@ class Complaint:
         """librdkafka's error callback: informational unless fatal; a fatal one also fails a delivery."""
         self._cause = error.str()
 
+    def because(self, cause: str) -> None:
+        """What the wait is for."""
+        self._cause = cause
+
     def begin(self) -> None:
         """A wait begins."""
         self._next = time.monotonic() + _COMPLAIN_SECONDS

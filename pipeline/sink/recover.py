@@ -4,7 +4,7 @@ With transactions open the run's `TransactionalProducer` first: it ends the tran
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from pipeline.errors import AutoembError, BrokerError, ConfigurationError, DecodeError, OffsetError, StateError, TopicError
-from pipeline.sink.producer import PARTITION
+from pipeline.sink.producer import PARTITION, Complaint
 from schemas.metrics import PREQUENTIAL, parse_metrics
 from schemas.registry import REGISTRY_MAGIC, RegistryCodec
 
@@ -20,6 +20,7 @@ from schemas.registry import REGISTRY_MAGIC, RegistryCodec
 _PATIENCE_SECONDS = 90.0
 _POLL_MESSAGES = 1000
 _POLL_SECONDS = 0.1
+_UNKNOWN_SECONDS = 30.0
 
 _PASSING = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._RESOLVE}  # noqa: SLF001 - librdkafka's codes
 _GONE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}  # noqa: SLF001 - the same
@@ -60,17 +61,38 @@ class RecordedRun:
         return {number: self.next_offsets[number] for number in wanted}
 
 
-def metrics_end(kafka_config: Mapping[str, str], topic: str, *, timeout: float = 10.0) -> int:
-    """The offset at which partition 0 of the metrics (or the dead-letter) topic goes on: where `read_run` begins after a checkpoint.
+def topic_ranges(kafka_config: Mapping[str, str], topics: Sequence[str], *, timeout: float = 10.0) -> list[tuple[int, int]]:
+    """(first offset, offset at which it goes on) of partition 0 of each metrics or dead-letter topic.
 
-    After the producer's `flush` every record sent before lies below it, and every one sent later at or above it.
+    After the producer's `flush` every record sent before lies below the second, and every one sent later at or above it: it is where
+    `read_run` begins after a checkpoint.
 
     Raises:
         TopicError: no such topic.
         BrokerError: no answer within ``timeout`` seconds.
     """
     with _consumer(kafka_config) as consumer:
-        return _watermarks(consumer, topic, timeout)[1]
+        return [_watermarks(consumer, topic, timeout) for topic in topics]
+
+
+def wait_for_ranges(kafka_config: Mapping[str, str], topics: Sequence[str]) -> list[tuple[int, int]]:
+    """`topic_ranges` in the middle of a run: outages of the broker are waited out, and one just started may not know its topics yet.
+
+    Raises:
+        TopicError: no such topic, for half a minute.
+    """
+    complaint, give_up = Complaint(), time.monotonic() + _UNKNOWN_SECONDS
+    while True:
+        try:
+            return topic_ranges(kafka_config, topics)
+        except BrokerError as error:
+            complaint.because(error.why)
+            give_up = time.monotonic() + _UNKNOWN_SECONDS
+        except TopicError:
+            if time.monotonic() >= give_up:
+                raise
+        complaint.waiting(0)
+        time.sleep(_POLL_SECONDS)
 
 
 def read_run(
@@ -90,7 +112,7 @@ def read_run(
         kafka_config: librdkafka's settings, with ``bootstrap.servers``.
         topic: of one partition.
         run_id: whose steps.
-        from_offset: `metrics_end` as it was at the checkpoint; 0 without one.
+        from_offset: the end of `topic_ranges` as it was at the checkpoint; 0 without one.
         registry: for records in the registry's wire format.
         patience: seconds to wait for the end, and for a transaction that somebody left open before it.
 

@@ -11,7 +11,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from pipeline.errors import AutoembError, BrokerError, OffsetError, TopicError
+from pipeline.errors import AutoembError, BrokerError, ConfigurationError, OffsetError, TopicError
 
 _log = structlog.get_logger()
 
@@ -66,7 +66,10 @@ class TopicGuard:
         self._servers = kafka.get("bootstrap.servers", "")
         self._topic = topic
         # Kept for the guard's life: a garbage-collected AdminClient cancels its futures.
-        self._admin = AdminClient({**kafka, "log_level": "0", "error_cb": self.on_global_error})
+        try:
+            self._admin = AdminClient({**kafka, "log_level": "0", "error_cb": self.on_global_error})
+        except KafkaException as error:
+            raise ConfigurationError("A Kafka setting cannot be used", why=error.args[0].str(), remedy="check --kafka-config") from error
         self._interval = check_interval
         self._clock = clock
         self._due = clock() + check_interval
@@ -123,6 +126,10 @@ class TopicGuard:
         except KafkaException as error:
             self._missed(error)
 
+    def look_soon(self) -> None:
+        """The next `tick` looks."""
+        self._due = self._clock()
+
     def on_error(self, error: KafkaError, partition: int | None = None) -> None:
         """An error in place of a message: raises if it is final, else warns and lets librdkafka try again.
 
@@ -135,7 +142,7 @@ class TopicGuard:
         if code in _OUT_OF_RANGE:
             self._explain_out_of_range(error, partition)
         if code in _UNKNOWN_TOPIC:
-            self._due = self._clock()  # look now
+            self.look_soon()
         elif code in _REFUSED or error.fatal():
             raise self._translated(error)
         self._warn(error, partition)

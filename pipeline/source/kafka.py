@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from pipeline.errors import BrokerError, OffsetError, TopicError
 from pipeline.records import Interaction, RunPosition
 from pipeline.source.config import SourceConfig
-from pipeline.source.consumers import PartitionConsumers, SharedConsumer, consumer_settings
+from pipeline.source.consumers import PartitionConsumers, SharedConsumer, consumer_settings, open_consumer
 from pipeline.source.guard import TopicGuard
 from pipeline.source.merged import MergedSource
 
@@ -35,7 +35,7 @@ class KafkaSource(MergedSource[bytes]):
         OffsetError: the topic is another one than `config.topic_id`, or a position lies before its earliest record. (One beyond the end
             is found at the first fetch and raised by `poll_many`.)
         BrokerError: no broker answers within `config.start_timeout`, or it refuses.
-        ConfigurationError: a Kafka setting would break the guarantees.
+        ConfigurationError: a Kafka setting is unknown, or would break the guarantees.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class KafkaSource(MergedSource[bytes]):
     ) -> None:
         self._guard = TopicGuard(kafka, config.topic, expected_id=config.topic_id, check_interval=config.check_interval, clock=clock)
         settings = consumer_settings(kafka, config, self._guard)
+        self._commits = _Commits(settings, config.topic)  # first: settings that cannot be used need no broker to be found
         count = self._guard.describe(config.start_timeout).partitions
-        self._commits = _Commits(settings, config.topic)
         starts = _start_offsets(self._guard, config, range(count), position)
         fetcher_type = PartitionConsumers if count <= config.max_consumers else SharedConsumer
         super().__init__(
@@ -80,7 +80,7 @@ class KafkaSource(MergedSource[bytes]):
             Start offsets of the added partitions, for `Batcher.start_from`.
 
         Raises:
-            OffsetError, TopicError: the topic was deleted, or made anew.
+            OffsetError: the topic was made anew. (That it was deleted, `poll_many` raises.)
         """
         try:
             count = self._guard.describe(self._config.start_timeout).partitions
@@ -88,6 +88,12 @@ class KafkaSource(MergedSource[bytes]):
             starts = _start_offsets(self._guard, self._config, added, RunPosition()) if added else {}
         except BrokerError as error:
             _log.warning("could not look for added partitions", topic=self._config.topic, why=error.why)
+            return {}
+        except OffsetError:
+            raise
+        except TopicError as error:  # a broker that has just started may not know it yet: the guard looks twice
+            _log.warning("the broker does not know the topic", topic=self._config.topic, why=error.why)
+            self._guard.look_soon()
             return {}
         for partition, offset in starts.items():
             self._add_partition(partition, offset)
@@ -106,7 +112,7 @@ class _Commits:
     def __init__(self, settings: Mapping[str, Any], topic: str) -> None:
         self._topic = topic
         self._under_way = 0
-        self._consumer = Consumer({**settings, "on_commit": self._done})
+        self._consumer = open_consumer({**settings, "on_commit": self._done})
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
         self._consumer.poll(0)  # answers to earlier ones

@@ -13,7 +13,7 @@ from pipeline.records import DeadLetter
 from pipeline.sink.dead_letters import DeadLetterSink
 from pipeline.sink.metrics import MetricsSink
 from pipeline.sink.producer import IdempotentProducer, Outgoing
-from pipeline.sink.recover import RecordedRun, metrics_end, read_dead_letter_keys, read_run
+from pipeline.sink.recover import RecordedRun, read_dead_letter_keys, read_run, topic_ranges
 from pipeline.sink.transactions import TransactionalProducer
 from schemas.metrics import PREQUENTIAL, RecordFormat
 from tests.conftest import TestBroker
@@ -26,6 +26,10 @@ NOWHERE = {"bootstrap.servers": "127.0.0.1:9"}
 @pytest.fixture
 def topic(make_topic: Callable[..., str], topic_name: str) -> str:
     return make_topic(topic_name)
+
+
+def metrics_end(kafka: Mapping[str, str], topic: str, **options: float) -> int:
+    return topic_ranges(kafka, [topic], **options)[0][1]
 
 
 def write(kafka: Mapping[str, str], topic: str, *records: dict, form: str = "json") -> None:
