@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from pipeline.errors import StateError
 from pipeline.records import FloatArray, LearnerInputs, MiniBatch, Predictions, Task
 
 _SEGMENT = re.compile(r"steps-(\d{9})-(\d{9})\.parquet")
@@ -48,6 +49,7 @@ class PredictionLog:
         self._first = self._first or step
         columns: dict[str, object] = {
             "step": np.full(len(records), step, dtype=np.uint32),
+            "dataset": pl.Series([r.dataset for r in records], dtype=pl.String),
             "user_id": [r.user_id for r in records],
             "item_id": [r.item_id for r in records],
             "timestamp": np.array([r.timestamp for r in records], dtype=np.int64),
@@ -67,15 +69,26 @@ class PredictionLog:
         self._frames.append(pl.DataFrame(columns))
 
     def close_segment(self, step: int) -> None:
-        """Writes the buffered steps up to `step` durably; called before the checkpoint of that step."""
+        """Writes the buffered steps up to `step` durably; called before the checkpoint of that step.
+
+        Raises:
+            StateError: the disk is full.
+        """
         if not self._frames:
             return
         path = self._folder / f"steps-{self._first:09d}-{step:09d}.parquet"
         temporary = path.with_suffix(".tmp")
-        pl.concat(self._frames).write_parquet(temporary, compression="zstd", statistics=False)
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(self._folder)
+        try:
+            pl.concat(self._frames).write_parquet(temporary, compression="zstd", statistics=False)
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(self._folder)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise StateError(
+                f"The prediction log could not be written to {self._folder}.",
+                why=str(error),
+                remedy="Free space on its disk (see `df`), then start again: training goes on from the last checkpoint.",
+            ) from error
         self._frames, self._first = [], 0
         self._trim()
 
