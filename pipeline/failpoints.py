@@ -6,18 +6,28 @@ Without the variable a failpoint is one comparison.
 
 import os
 import signal
-from collections import Counter
 
 VARIABLE = "AUTOEMB_FAILPOINT"
 
-_target, _, _count = os.environ.get(VARIABLE, "").partition(":")
-_passages: Counter[str] = Counter()
+_target = ""
+_left = 0
+
+
+def arm(target: str) -> None:
+    """Sets ``name:count`` by hand, for a process that was forked and so cannot be given an environment."""
+    global _target, _left  # one per process, as the environment variable is
+    name, _, count = target.partition(":")
+    _target, _left = name, int(count or "1")
 
 
 def failpoint(name: str) -> None:
-    """Kills the process (SIGKILL: no cleanup, no flush) if the environment asked for it here; else does nothing."""
+    """Kills the process (SIGKILL: no cleanup, no flush) if it was asked for here; else does nothing."""
+    global _left  # noqa: PLW0603  # see `arm`
     if name != _target:
         return
-    _passages[name] += 1
-    if _passages[name] == int(_count or "1"):
+    _left -= 1
+    if _left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+arm(os.environ.get(VARIABLE, ""))

@@ -1,0 +1,161 @@
+"""Trainers to be killed: each is forked from a process that has torch and all the rest imported, so that a start costs no seconds.
+
+As a program it reads one JSON job a line from stdin and answers each with one line: {"returncode": ..., "seconds": ..., "output": ...}.
+Before a fork it creates no client, no database and no tensor: nothing that has a thread.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from ops.topics import topic_id
+from pipeline.assembly.config import Ports, RunConfig
+from pipeline.cli.errors import render
+from pipeline.errors import AutoembError
+from pipeline.failpoints import arm
+from pipeline.run import train
+from schemas.codec import decode_interaction
+from tests.run.conftest import Stream, trainer_config
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT_SECONDS = 200.0
+
+
+class Ended(NamedTuple):
+    """returncode: the exit status, or minus the signal. output: what it printed, metrics of its last step in the last line."""
+
+    returncode: int
+    seconds: float
+    output: str
+
+
+class Zygote:
+    """A warm process that forks trainers, one at a time."""
+
+    def __init__(self, hash_seed: int) -> None:
+        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
+        environment = {**os.environ, **single, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": str(hash_seed)}
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__))], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(
+        self,
+        kafka: Mapping[str, str],
+        config: Mapping[str, Any],
+        *,
+        failpoint: str = "",
+        kill_after: float | None = None,
+        round_seconds: float = 0.0,
+        progress: Path | None = None,
+    ) -> Ended:
+        """One trainer, to its end or its death.
+
+        Args:
+            kafka: librdkafka settings.
+            config: `run_config`'s fields.
+            failpoint: ``name:count`` where it kills itself.
+            kill_after: seconds until SIGKILL.
+            round_seconds: what it sleeps between two polls.
+            progress: a file that grows by one byte per round.
+        """
+        job = {"kafka": dict(kafka), "config": dict(config), "failpoint": failpoint, "kill_after": kill_after}
+        job |= {"round_seconds": round_seconds, "progress": None if progress is None else str(progress)}
+        with self._lock:
+            self._process.stdin.write(json.dumps(job) + "\n")
+            self._process.stdin.flush()
+            return Ended(**json.loads(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def run_config(fields: Mapping[str, Any]) -> RunConfig:
+    """From JSON: `method` and `context` choose the trainer, the rest are RunConfig's fields."""
+    rest = dict(fields)
+    stream = Stream({}, rest.pop("topic"), Path())
+    trainer = trainer_config(rest.pop("method", "autoemb"), context=rest.pop("context", "event"))
+    return stream.config(**{**rest, "trainer": trainer, "state_dir": Path(rest["state_dir"])})
+
+
+def _train(job: Mapping[str, Any]) -> int:
+    arm(job["failpoint"])
+    config = run_config(job["config"])
+
+    def stop() -> bool:
+        if job["progress"] is not None:
+            with Path(job["progress"]).open("ab") as file:
+                file.write(b".")
+        time.sleep(job["round_seconds"])
+        return False
+
+    try:
+        identifier = topic_id(job["kafka"], config.topic)
+        summary = train(config, Ports(kafka=job["kafka"], decoder=decode_interaction, topic_id=identifier, stop=stop))
+    except AutoembError as error:
+        sys.stdout.write(render(error))
+        return error.exit_code
+    sys.stdout.write(json.dumps({"step": summary.step, "examples": summary.examples, "mse": summary.metrics.get("mse")}) + "\n")
+    return 0
+
+
+def _child(job: Mapping[str, Any], output: Path) -> None:
+    """Never returns: the fork's own life."""
+    code = 99
+    try:
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        code = _train(job)
+    except BaseException:  # noqa: BLE001  # whatever it is, the fork must not go on as a zygote
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _run(job: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    started = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        _child(job, output)
+    handle = os.pidfd_open(pid)
+    limit = LIMIT_SECONDS if job["kill_after"] is None else job["kill_after"]
+    if not select.select([handle], [], [], limit)[0]:
+        os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    os.close(handle)
+    text = output.read_text(errors="replace") if output.exists() else ""
+    return {"returncode": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - started, "output": text[-4000:]}
+
+
+def main() -> None:
+    """Serves jobs until stdin ends."""
+    with tempfile.TemporaryDirectory(prefix="autoemb-crash-") as folder:
+        for line in sys.stdin:
+            sys.stdout.write(json.dumps(_run(json.loads(line), Path(folder) / "output")) + "\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

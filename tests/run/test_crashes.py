@@ -1,0 +1,155 @@
+"""Kill -9 at every named place and at random instants, on a real broker; started again, the run is to the bit the run never stopped.
+
+`make crash-test N=100` sets AUTOEMB_CRASH_KILLS: so many kills at random instants.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops.topics import ensure_interactions_topic, ensure_metrics_topics
+from tests.conftest import TestBroker
+from tests.fastdisk import fast_directory
+from tests.run.conftest import Stream
+from tests.run.crash_zygote import Zygote, run_config
+from tests.run.outcome import assert_same, nothing_left_over, outcome
+from tests.streams import synthetic_stream
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(600)]
+
+PARTITIONS, BATCH, EVERY = 3, 40, 4
+FAILPOINTS = ("poll", "step", "emit", "flush", "rocksdb-checkpoint", "sync", "rename-before", "rename-after", "commit")
+PER_CHECKPOINT = FAILPOINTS[3:]
+KILLS = int(os.environ.get("AUTOEMB_CRASH_KILLS", "20"))
+KILLS_PER_RUN = 5
+SEED = int(os.environ.get("AUTOEMB_CRASH_SEED", "20261124"))
+RUBBISH = [b"not avro", None, b"\xc3\x01" + bytes(8) + b"unknown schema"]
+
+
+def dirty_stream() -> list[Any]:
+    """1,300 interactions with 27 undecodable records and tombstones among them, also in front and behind."""
+    records: list[Any] = list(synthetic_stream(1_300, seed=21, users=120, items=90))
+    for n in range(0, 1_300, 50):
+        records.insert(n + n // 50, RUBBISH[n // 50 % 3])
+    return [*records, b"the last record is none"]
+
+
+@dataclass
+class Scene:
+    """The stream that all runs train on, and two trainers' warm processes under different hash seeds."""
+
+    kafka: dict[str, str]
+    topic: str
+    directory: Path
+    zygotes: list[Zygote]
+    starts: int = 0
+
+    def config(self, name: str, **changes: Any) -> dict[str, Any]:
+        """A run with output topics of its own."""
+        prefix = f"{self.topic}.{name}"
+        topics = {"metrics_topic": f"{prefix}.m", "runtime_topic": f"{prefix}.r", "dead_letter_topic": f"{prefix}.d"}
+        ensure_metrics_topics(self.kafka, *topics.values())
+        sizes = {"batch_size": BATCH, "checkpoint_every": EVERY, "cache_bytes": 60_000}
+        own = {"state_dir": str(self.directory / name), "run_id": f"run-{name}"}
+        return {"topic": self.topic, **topics, **sizes, **own, **changes}
+
+    def start(self, config: dict[str, Any], **kill: Any) -> int:
+        """One life of a trainer; its end. Every start is under another hash seed than the one before."""
+        self.starts += 1
+        ended = self.zygotes[self.starts % 2].run(self.kafka, config, **kill)
+        assert ended.returncode in (0, -signal.SIGKILL), ended.output
+        return ended.returncode
+
+    def finish(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The last life, and what the run left behind."""
+        with nothing_left_over(Path(config["state_dir"])):
+            assert self.start(config) == 0
+        return outcome(self.kafka, run_config(config))
+
+
+@pytest.fixture(scope="module")
+def scene(broker: TestBroker) -> Iterator[Scene]:
+    topic = f"crash-{random.randrange(16**8):08x}"
+    ensure_interactions_topic(broker.kafka, topic, PARTITIONS)
+    with tempfile.TemporaryDirectory(prefix="autoemb-crash-", dir=fast_directory()) as directory, Zygote(1) as one, Zygote(2) as two:
+        Stream(broker.kafka, topic, Path(directory)).send(dirty_stream(), PARTITIONS)
+        yield Scene(dict(broker.kafka), topic, Path(directory), [one, two])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(scene: Scene) -> dict[str, Any]:
+    result = scene.finish(scene.config("undisturbed"))
+    assert (result["step"], result["predictions"][0], len(result["dead letters"])) == (33, 1_300, 27)
+    return result
+
+
+@pytest.fixture(scope="module")
+def life_seconds(scene: Scene, undisturbed: dict[str, Any]) -> float:
+    """How long a run takes on this machine, now that everything is warm."""
+    return scene.zygotes[0].run(scene.kafka, scene.config("measured")).seconds
+
+
+def test_the_hash_seed_decides_nothing(scene: Scene, undisturbed: dict[str, Any]) -> None:
+    other = scene.config("other-seed")
+    assert scene.finish(other) == undisturbed
+
+
+@pytest.mark.parametrize("name", FAILPOINTS)
+def test_killed_at_a_failpoint_twice(scene: Scene, undisturbed: dict[str, Any], name: str) -> None:
+    config = scene.config(f"at-{name}")
+    for count in (1, 3) if name in PER_CHECKPOINT else (2, 11):
+        assert scene.start(config, failpoint=f"{name}:{count}") == -signal.SIGKILL
+    assert_same(scene.finish(config), undisturbed)
+
+
+@pytest.mark.parametrize("name", ["emit", "flush", "rename-before", "rename-after", "commit"])
+def test_killed_with_transactions(scene: Scene, undisturbed: dict[str, Any], name: str) -> None:
+    config = scene.config(f"once-{name}", exactly_once=True)
+    for count in (1, 2):
+        assert scene.start(config, failpoint=f"{name}:{count}") == -signal.SIGKILL
+    assert_same(scene.finish(config), undisturbed)
+
+
+@pytest.mark.parametrize("run", range(-(-KILLS // KILLS_PER_RUN)))
+def test_killed_at_random_instants(scene: Scene, undisturbed: dict[str, Any], life_seconds: float, run: int) -> None:
+    config = scene.config(f"random-{run}", exactly_once=run % 4 == 3)
+    instants = random.Random(f"{SEED} {run}")
+    for _ in range(min(KILLS_PER_RUN, KILLS - run * KILLS_PER_RUN)):
+        scene.start(config, kill_after=instants.uniform(0.0, 0.9) * life_seconds)
+    assert_same(scene.finish(config), undisturbed)
+
+
+def test_a_second_trainer_of_the_run_shuts_the_first_out(scene: Scene, undisturbed: dict[str, Any]) -> None:
+    config = scene.config("zombie", exactly_once=True)
+    progress = scene.directory / "zombie-progress"
+    ends: list[Any] = []
+    first = threading.Thread(
+        target=lambda: ends.append(scene.zygotes[0].run(scene.kafka, config, round_seconds=0.25, progress=progress)), daemon=True
+    )
+    first.start()
+    state = Path(config["state_dir"])
+    copy = state.with_name("zombie-copy")
+    while not list((state / "checkpoints").glob("step-*")) if (state / "checkpoints").exists() else True:
+        assert first.is_alive()
+        first.join(0.05)
+    shutil.copytree(state, copy, ignore=shutil.ignore_patterns("LOCK", "live", "tmp-*", "*.tmp"))
+    second = {**config, "state_dir": str(copy)}
+    ended = scene.zygotes[1].run(scene.kafka, second)
+    assert ended.returncode == 0, ended.output
+    first.join(60)
+    (zombie,) = ends
+    assert zombie.returncode == 6, zombie.output
+    assert f"Another trainer with this run id took over: {config['run_id']}" in zombie.output
+    assert "--run-id and --state-dir" in zombie.output
+    assert_same(outcome(scene.kafka, run_config(second)), undisturbed)
+    assert json.loads(ended.output.splitlines()[-1])["step"] == undisturbed["step"]
