@@ -1,0 +1,168 @@
+"""`autoemb-pipeline experiment`: the paper's tables and figures."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pipeline.cli.replay import dataset_options
+from pipeline.cli.train import DEFAULT_PRESET, learner_config, resolve_device, trainer_config
+from pipeline.experiments import table1, table2
+from pipeline.experiments.cells import Stream
+from pipeline.learners.config import METHODS, PRESETS
+from pipeline.trainer import TrainerConfig
+from producers.catalogue import load_dataset
+from producers.dataset import SortedDataset
+
+PAPER_METHODS = "fse,sam,darts,autoemb"
+REGIMES = {
+    "batch": "Regime batch-{size}: labels of earlier mini-batches only.",
+    "event": "Regime event: label statistics may know earlier events; parameters, earlier mini-batches.",
+    "strict": "Regime strict: as event, but only labels with an earlier timestamp.",
+}
+
+
+def comma_list(choices: Sequence[str] | None = None) -> Callable[[click.Context, click.Parameter, str], tuple[str, ...]]:
+    """Splits a,b,c; refuses what is not among the choices."""
+
+    def split(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+        wrong = [name for name in names if choices is not None and name not in choices]
+        if wrong or not names:
+            raise click.BadParameter(f"{', '.join(wrong) or 'nothing'} is not among {', '.join(choices or ())}", ctx, param)
+        return names
+
+    return split
+
+
+def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of every experiment."""
+    options = [
+        click.option(
+            "--datasets", default="ml-latest-small,ml-100k", show_default=True, callback=comma_list(), help="Names or paths, with commas."
+        ),
+        click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="As for replay. Default: AUTOEMB_DATA_DIR."),
+        click.option("--limit", type=click.IntRange(min=1), help="Only the first N interactions of each dataset."),
+        click.option(
+            "--output",
+            type=click.Path(file_okay=False, path_type=Path),
+            default=Path("autoemb-state") / "experiments",
+            show_default=True,
+            help="Cells and results; an experiment started again goes on there.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def streams(names: Sequence[str], data_dir: Path | None, limit: int | None, console: Console) -> list[Stream]:
+    """The datasets as streams that cells can read again and again."""
+    options = dataset_options(data_dir, console)
+    return [as_stream(load_dataset(name, options), limit) for name in names]
+
+
+def as_stream(dataset: SortedDataset, limit: int | None) -> Stream:
+    """A dataset's first interactions; a limited stream has a name of its own."""
+    selection = dataset.select(limit=limit)
+    cut = len(selection) < dataset.length
+    return Stream(
+        name=f"{dataset.name} (first {len(selection):,})" if cut else dataset.name,
+        fingerprint=f"{dataset.fingerprint}:{len(selection)}",
+        length=len(selection),
+        open=lambda: dataset.interactions(selection),
+    )
+
+
+@click.group("experiment")
+def command() -> None:
+    """The paper's tables, resumable cell by cell."""
+
+
+@command.command("table1")
+@shared_options
+def table1_command(datasets: tuple[str, ...], data_dir: Path | None, limit: int | None, output: Path) -> None:
+    """Count users, items and interactions of each dataset (the paper's Table 1)."""
+    console = Console(stderr=True)
+    counts = [table1.count(stream) for stream in streams(datasets, data_dir, limit, console)]
+    output.mkdir(parents=True, exist_ok=True)
+    table1.as_frame(counts).write_parquet(output / "table1.parquet")
+    click.echo(table1.as_markdown(counts), nl=False)
+
+
+@command.command("table2")
+@click.option("--methods", default=PAPER_METHODS, show_default=True, callback=comma_list(METHODS), help="With commas.")
+@click.option("--tasks", default="binary,rating", show_default=True, callback=comma_list(("binary", "rating")), help="With commas.")
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Seeds 0 to N-1.")
+@click.option("--preset", type=click.Choice(sorted(PRESETS)), default=DEFAULT_PRESET, show_default=True, help="See docs/algorithm.md.")
+@click.option("--context", type=click.Choice(["batch", "event", "strict"]), default="event", show_default=True, help="As for train.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=500, show_default=True, help="Interactions of a mini-batch.")
+@click.option(
+    "--offline-fraction",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.7,
+    show_default=True,
+    help="Of each stream, trained before the figures begin.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where a step computes.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A learner setting of docs/algorithm.md; repeatable.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of torch.")
+@shared_options
+def table2_command(
+    datasets: tuple[str, ...], data_dir: Path | None, limit: int | None, output: Path, *, threads: int, **options: Any
+) -> None:
+    """Compare the methods in the online stage of each dataset (the paper's Table 2), with intervals and references."""
+    torch.set_num_threads(threads)
+    console = Console(stderr=True)
+    table: list[table2.Row] = []
+    for stream in streams(datasets, data_dir, limit, console):
+        offline = table2.offline_stage(stream, options["offline_fraction"])
+        for task in options["tasks"]:
+            configs = [
+                replace(_trainer(method, task, seed, options), offline=offline)
+                for method in options["methods"]
+                for seed in range(options["seeds"])
+            ]
+            with _cells_bar(console, f"{stream.name} {task}", len(configs), stream.length) as show:
+                folders = table2.compute(output, stream, configs, batch_size=options["batch_size"], progress=show)
+            table += table2.rows(stream, configs, folders)
+    name = f"table2-{options['preset']}-{options['context']}"
+    table2.as_frame(table).write_parquet(output / f"{name}.parquet")
+    regime = f"Preset {options['preset']}. {REGIMES[options['context']].format(size=options['batch_size'])}"
+    text = table2.as_markdown(table, regime=regime, fraction=options["offline_fraction"])
+    (output / f"{name}.md").write_text(text, encoding="utf-8")
+    click.echo(text, nl=False)
+
+
+def _trainer(method: str, task: str, seed: int, options: dict[str, Any]) -> TrainerConfig:
+    learner = learner_config(method, task, options["preset"], seed, resolve_device(options["device"]), options["settings"])
+    return trainer_config(learner, options["context"], 3.5, 5000, 0.999)
+
+
+class _cells_bar:  # noqa: N801 - reads as the context manager it is
+    """A bar over all cells of a dataset and task, by interactions."""
+
+    def __init__(self, console: Console, title: str, cells: int, length: int) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("cell {task.fields[cell]}"), TimeElapsedColumn())
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+        self._task = self._bar.add_task(title, total=cells * length, cell="1")
+        self._cells, self._length, self._finished = cells, length, 0
+
+    def __enter__(self) -> Callable[[int], None]:
+        self._bar.start()
+        return self._show
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def _show(self, done: int) -> None:
+        if done >= self._length:
+            self._finished, done = self._finished + 1, 0
+        self._bar.update(
+            self._task, completed=self._finished * self._length + done, cell=f"{min(self._cells, self._finished + 1)}/{self._cells}"
+        )

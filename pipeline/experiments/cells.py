@@ -1,0 +1,136 @@
+"""Cells of an experiment: one method on one stream under one seed, trained straight from a dataset and kept like a run of `train`.
+
+A cell's folder is a state directory without checkpoints: ``run.json`` and the prediction log. So `report` and the figures read cells and
+runs alike. A finished cell has ``done.json``; an experiment started again goes on with the first unfinished one.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipeline.checkpoint.identity import RunIdentity, flatten, read_identity, write_identity
+from pipeline.records import Interaction, MiniBatch, OfflineStage
+from pipeline.rows import RowStore, TableSpec
+from pipeline.sink.prediction_log import PredictionLog, read_predictions
+from pipeline.state.memory import MemoryRowStore
+from pipeline.trainer import Trainer, TrainerConfig, trainer_tables
+
+DONE = "done.json"
+STEPS_PER_SEGMENT = 200
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stream:
+    """Ordered interactions that every cell of an experiment reads from the beginning.
+
+    Attributes:
+        name: of the dataset; says synthetic where it is.
+        fingerprint: of data and order.
+        length: interactions.
+        open: begins anew at the first one.
+    """
+
+    name: str
+    fingerprint: str
+    length: int
+    open: Callable[[], Iterable[Interaction]]
+
+
+def mini_batches(interactions: Iterable[Interaction], batch_size: int, offline: OfflineStage | None = None) -> Iterator[MiniBatch]:
+    """The mini-batches that `train` makes of the same interactions in one partition: the offline stage's end also ends one."""
+    iterator, step, offset, held = iter(interactions), 0, 0, list[Interaction]()
+    online = offline is None
+    while True:
+        room = batch_size
+        if not online and offline is not None and offline.count is not None and offline.count > offset:
+            room = min(batch_size, offline.count - offset)
+        records = held + list(islice(iterator, room - len(held)))
+        held = []
+        if not records:
+            return
+        if not online and offline is not None:
+            at = next((i for i, r in enumerate(records) if offline.is_over(offset + i, r.timestamp)), None)
+            online = at == 0
+            if at:
+                records, held = records[:at], records[at:]
+        step, offset = step + 1, offset + len(records)
+        yield MiniBatch(step=step, records=records, next_offsets={0: offset})
+
+
+def run_cell(
+    folder: Path,
+    config: TrainerConfig,
+    stream: Stream,
+    *,
+    batch_size: int,
+    store: Callable[[tuple[TableSpec, ...]], RowStore] = MemoryRowStore,
+    progress: Progress = lambda _: None,
+) -> dict[str, Any]:
+    """Trains the cell unless it is finished; returns the last metrics record with ``seconds``.
+
+    Args:
+        folder: of this cell alone.
+        config: the trainer's.
+        stream: what to train on.
+        batch_size: interactions of a mini-batch.
+        store: rows in memory, unless another is given.
+        progress: told the interactions done, about once a second.
+    """
+    trainer_settings = asdict(config)
+    del trainer_settings["learner"]["device"]
+    wanted = flatten(
+        {"topic": stream.name, "fingerprint": stream.fingerprint, "length": stream.length, "batch_size": batch_size} | trainer_settings
+    )
+    done = folder / DONE
+    found = read_identity(folder)
+    if done.exists() and found is not None and found.configuration == json.loads(json.dumps(wanted)):
+        result: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        return result
+    done.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    learner = config.learner
+    write_identity(
+        folder,
+        RunIdentity(run_id=folder.name, configuration=wanted, topic_id=stream.fingerprint, metrics_start=0, dead_letters_start=0),
+    )
+    log = PredictionLog(folder / "predictions", dims=learner.dims, task=learner.task, limit=1 << 62)
+    log.truncate_to(0)
+    trainer = Trainer(config, store(trainer_tables(config)))
+    metrics: Mapping[str, Any] = {}
+    started = told = time.perf_counter()
+    for batch in mini_batches(stream.open(), batch_size, config.offline):
+        step = trainer.step(batch)
+        log.add(batch, step.scores, step.predictions, step.inputs)
+        metrics = step.metrics
+        if batch.step % STEPS_PER_SEGMENT == 0:
+            log.close_segment(batch.step)
+        if time.perf_counter() - told > 1.0:
+            told = time.perf_counter()
+            progress(trainer.examples)
+    log.close_segment(int(metrics["step"]))
+    result = {**metrics, "seconds": time.perf_counter() - started}
+    temporary = done.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, sort_keys=True), encoding="utf-8")
+    temporary.replace(done)
+    return result
+
+
+def online_log(folder: Path, offline: OfflineStage | None) -> pl.LazyFrame:
+    """The prediction log of a cell's online stage, in order."""
+    log = read_predictions(folder / "predictions")
+    if offline is None:
+        return log
+    if offline.count is not None and offline.until_ms is None:
+        return log.slice(offline.count)
+    frame = log.with_row_index("row")
+    over = pl.col("row") >= (offline.count or 0)
+    if offline.until_ms is not None:
+        over &= pl.col("timestamp").cum_max() >= offline.until_ms
+    return frame.filter(over).drop("row")
