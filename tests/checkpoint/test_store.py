@@ -288,6 +288,25 @@ def test_only_new_bytes_are_read_and_synced(checkpoints: CheckpointStore, rows: 
     assert checkpoints.verify(3) == ()
 
 
+def test_a_reused_file_name_does_not_inherit_a_hash(tmp_path: Path, rows: RocksRowStore) -> None:
+    checkpoints = CheckpointStore(tmp_path, keep=100)
+
+    def train(store: RocksRowStore, first: int) -> None:
+        writer = CheckpointWriter(checkpoints)
+        for step in range(first, first + 6):
+            store.scatter("users", [f"{first} {step}"], np.ones((1, 2)))
+            writer.begin(step, {}, {}, {}, store)
+            writer.wait()
+
+    train(rows, 1)
+    fork = RocksRowStore(RocksConfig(directory=tmp_path / "fork", source=checkpoints.load(1).rows), SPECS)
+    train(fork, 7)  # from an older checkpoint while newer ones are there: RocksDB counts its files up from the same number
+    fork.close()
+    files = {(p.name, p.stat().st_ino) for p in checkpoints.directory.rglob("*.sst")}
+    assert len(files) > len({name for name, _ in files})
+    assert [checkpoints.verify(step) for step in checkpoints.list()] == [()] * 12
+
+
 @pytest.mark.parametrize("cache_bytes", [1, 5_000, 50_000, 1 << 24])
 def test_the_checkpoint_does_not_depend_on_the_cache_or_on_restarts(tmp_path: Path, cache_bytes: int) -> None:
     run(tmp_path / "reference", 20)
