@@ -65,7 +65,9 @@ def test_killed_again_and_again(tmp_path: Path, reference: str) -> None:
 def test_everything_is_synced_before_the_rename_and_the_parent_after(tmp_path: Path, reference: str) -> None:
     root, log = tmp_path / "state", tmp_path / "strace"
     calls = "trace=openat,fsync,fdatasync,rename,renameat,renameat2"
-    traced = run_process(root, "strace", "-f", "--seccomp-bpf", "-y", "-qq", "-s", "4096", "-e", calls, "-o", str(log), environment={VARIABLE: "elsewhere"})
+    traced = run_process(
+        root, "strace", "-f", "--seccomp-bpf", "-y", "-qq", "-s", "4096", "-e", calls, "-o", str(log), environment={VARIABLE: "elsewhere"}
+    )
     if traced.returncode != 0 and "ptrace" in traced.stderr.lower():
         pytest.skip(f"strace may not trace here: {traced.stderr.strip()}")
     assert traced.returncode == 0, traced.stderr
