@@ -145,15 +145,15 @@ class Batcher:
             return None
         ordered, keys = _canonical(self._records)
         late, frontier = _late(keys, self._position.frontier)
-        letters = [letter for record in ordered if record.dead_letters for letter in record.dead_letters]
-        for remainder in sorted(self._remainders, key=lambda r: (r.partition, r.next_offset)):
-            letters.extend(remainder.dead_letters)
+        items: list[Item] = [*self._records, *self._remainders]
+        letters = [letter for item in items if item.dead_letters for letter in item.dead_letters]
+        letters.sort(key=lambda letter: (letter.partition, letter.offset))  # whichever item carried them was up to the clock
         batch = MiniBatch(
             step=self._step + 1,
             records=[record.interaction for record in ordered],
             next_offsets=dict(self._offsets),
             late=late,
-            duplicates=sum(record.duplicates for record in ordered) + sum(r.duplicates for r in self._remainders),
+            duplicates=sum(item.duplicates for item in items),
             dead_letters=tuple(letters),
         )
         self._step += 1

@@ -50,6 +50,14 @@ def consumer_settings(kafka: Mapping[str, str], config: SourceConfig, guard: Top
     return {**_TUNED, **ending, **group, **kafka, **_FIXED, "error_cb": guard.on_global_error}
 
 
+def open_consumer(settings: Mapping[str, Any]) -> Any:
+    """A Consumer; raises ConfigurationError for settings that librdkafka refuses."""
+    try:
+        return Consumer(dict(settings))
+    except KafkaException as error:
+        raise ConfigurationError("A Kafka setting cannot be used", why=error.args[0].str(), remedy="check --kafka-config") from error
+
+
 class PartitionConsumers:
     """One consumer per partition. librdkafka prefetches for each within its own bound; only wanted ones are polled."""
 
@@ -83,7 +91,7 @@ class PartitionConsumers:
 
     def add(self, partition: int, offset: int) -> None:
         """See Fetcher."""
-        consumer = Consumer(self._settings)
+        consumer = open_consumer(self._settings)
         consumer.assign([TopicPartition(self._topic, partition, offset)])
         self._consumers[partition] = consumer
 
@@ -121,7 +129,7 @@ class SharedConsumer:
         self._guard = guard
         self._paused: set[int] = set()
         self._finished: set[int] = set()
-        self._consumer = Consumer(dict(settings))
+        self._consumer = open_consumer(settings)
         self._consumer.assign([self._at(partition, offset) for partition, offset in offsets.items()])
 
     def fetch(self, wanted: Collection[int], timeout: float) -> Sequence[Fetched[bytes]]:

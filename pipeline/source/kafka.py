@@ -16,6 +16,7 @@ from pipeline.source.merged import MergedSource
 
 _log = structlog.get_logger()
 _COMMIT_SECONDS = 2.0
+_CHECKPOINT_SECONDS = 3.0  # what a checkpoint may wait for a broker that does not answer
 
 
 class KafkaSource(MergedSource[bytes]):
@@ -83,7 +84,7 @@ class KafkaSource(MergedSource[bytes]):
             OffsetError: the topic was made anew. (That it was deleted, `poll_many` raises.)
         """
         try:
-            count = self._guard.describe(self._config.start_timeout).partitions
+            count = self._guard.describe(_CHECKPOINT_SECONDS).partitions
             added = [p for p in range(count) if p not in self.start_offsets]
             starts = _start_offsets(self._guard, self._config, added, RunPosition()) if added else {}
         except BrokerError as error:

@@ -23,7 +23,7 @@ class Fetcher(Protocol[V]):
         ...
 
     def regulate(self, buffered: Mapping[int, int]) -> None:
-        """Told after each fetch how many records are held per partition: may pause or resume some."""
+        """Told before each fetch how many records are held per partition. May pause some; one with none held must not stay paused."""
         ...
 
     def add(self, partition: int, offset: int) -> None:
@@ -170,12 +170,11 @@ class MergedSource(Generic[V]):
         self._fetcher.add(partition, offset)
 
     def _fetch(self, wanted: Sequence[int], wait: float, *, recorded: bool) -> None:
+        self._fetcher.regulate(self._merge.buffered)
         pieces = self._fetcher.fetch(wanted, wait)
         for piece in pieces:
             if not self._merge.is_frozen(piece.partition):
                 self._take(piece)
-        if pieces:
-            self._fetcher.regulate(self._merge.buffered)
         now = self._clock()
         for partition in set(wanted).difference(piece.partition for piece in pieces):
             if self._merge.starve(partition, now) and not recorded:

@@ -72,6 +72,7 @@ fetch_sizes = st.lists(st.integers(0, 9), max_size=5)
 batch_sizes = st.integers(1, 9)
 
 
+@settings(deadline=None)
 @given(partition_logs(dirty=False), fetch_sizes, batch_sizes)
 def test_any_partitioning_and_interleaving_gives_the_datasets_own_batches(drawn, fetches, size):
     stream, values = drawn
@@ -81,6 +82,7 @@ def test_any_partitioning_and_interleaving_gives_the_datasets_own_batches(drawn,
     assert sum(batch.late + batch.duplicates + len(batch.dead_letters) for batch in done) == 0
 
 
+@settings(deadline=None)
 @given(partition_logs(dirty=False), fetch_sizes, batch_sizes)
 def test_a_live_stream_with_dense_sequences_needs_no_clock(drawn, fetches, size):
     stream, values = drawn
@@ -92,6 +94,7 @@ def test_a_live_stream_with_dense_sequences_needs_no_clock(drawn, fetches, size)
     assert [batch.records for batch in done] == [stream[i : i + size] for i in range(0, whole * size, size)]
 
 
+@settings(deadline=None)
 @given(partition_logs(dirty=True), fetch_sizes, batch_sizes)
 def test_dirt_changes_nothing_else_and_every_offset_is_accounted_for(drawn, fetches, size):
     stream, values = drawn
@@ -110,12 +113,14 @@ def test_dirt_changes_nothing_else_and_every_offset_is_accounted_for(drawn, fetc
         assert positions[-1].next_offsets == {p: log.end(p) for p in range(log.partitions)}
 
 
+@settings(deadline=None)
 @given(partition_logs(dirty=True), fetch_sizes, fetch_sizes, batch_sizes)
 def test_fetches_never_show_in_a_batch(drawn, fetches, other_fetches, size):
     _, values = drawn
     assert run(log_of(values), size, fetches=fetches) == run(log_of(values), size, fetches=other_fetches)
 
 
+@settings(deadline=None)
 @given(partition_logs(dirty=True), fetch_sizes, fetch_sizes, batch_sizes, st.data())
 def test_resume_at_any_boundary_is_as_if_never_stopped(drawn, fetches, other_fetches, size, data):
     _, values = drawn
@@ -164,7 +169,7 @@ def live_run(values: Values, script: Sequence[tuple[str, int]], size: int) -> tu
     return log, done, positions
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(disturbed(), batch_sizes, fetch_sizes, st.data())
 def test_recorded_boundaries_override_the_clock(drawn, size, fetches, data):
     values, script = drawn
@@ -181,7 +186,7 @@ def test_recorded_boundaries_override_the_clock(drawn, size, fetches, data):
         assert again_positions == positions[at:]
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(disturbed(), batch_sizes)
 def test_order_inside_a_batch_is_the_merge_of_its_slices(drawn, size):
     values, script = drawn
