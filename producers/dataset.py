@@ -99,7 +99,7 @@ class SortedDataset:
 
     def scan(self) -> pl.LazyFrame:
         """All interactions, lazily, with their ``sequence``."""
-        return pl.scan_parquet([self.folder / part.file for part in self.parts], glob=False).with_row_index("sequence")
+        return pl.scan_parquet([self.folder / part.file for part in self.parts], glob=False, row_index_name="sequence")
 
     def _earlier_than(self, timestamp: int) -> int:
         return int(self.scan().filter(pl.col("timestamp") < timestamp).select(pl.len()).collect(engine="streaming").item())

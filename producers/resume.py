@@ -65,13 +65,14 @@ def resume_points(reader: TopicView, dataset: SortedDataset, selection: range, p
     if not ends:
         return ResumePoints(last={}, following=dict.fromkeys(range(partitions), selection.start) if selection else {}, present=0)
     partitioner = Partitioner(partitions)
-    for end in ends.values():
-        _refuse_foreign(end.first, dataset, partitioner)
-        _refuse_foreign(end.last, dataset, partitioner)
+    for looked_at in ends.values():
+        _refuse_foreign(looked_at.first, dataset, partitioner)
+        _refuse_foreign(looked_at.last, dataset, partitioner)
     begin = min([selection.start, *(_sequence(e.first) for e in ends.values())])
-    table = _partition_table(dataset, range(begin, dataset.length), selection, partitions, {p: _sequence(e.last) for p, e in ends.items()})
-    for partition, end in ends.items():
-        _refuse_gaps(reader, dataset, end, table[partition], partitioner)
+    end = max([selection.stop, *(_sequence(e.last) + 1 for e in ends.values())])
+    table = _partition_table(dataset, range(begin, end), selection, partitions, {p: _sequence(e.last) for p, e in ends.items()})
+    for partition, looked_at in ends.items():
+        _refuse_gaps(reader, dataset, looked_at, table[partition], partitioner)
     for partition, row in table.items():
         if row.following is not None and row.following < selection.start:
             raise TopicError(
@@ -111,7 +112,8 @@ def _partition_table(
 ) -> dict[int, _Row]:
     """What the dataset has for each partition within ``sequences``: one streaming pass."""
     partitioner = Partitioner(partitions)
-    users = dataset.scan().select("user_id").unique().collect(engine="streaming").get_column("user_id")
+    wanted = dataset.scan().slice(sequences.start, len(sequences)).select("sequence", "user_id")
+    users = wanted.select("user_id").unique().collect(engine="streaming").get_column("user_id")
     homes = pl.DataFrame(
         {"user_id": users, "partition": pl.Series([partitioner(u) for u in users.to_list()], dtype=pl.Int32)},
         schema_overrides={"user_id": pl.String},
@@ -123,10 +125,7 @@ def _partition_table(
     sequence = pl.col("sequence").cast(pl.Int64)
     done = sequence <= pl.col("last")
     rows = (
-        dataset.scan()
-        .select("sequence", "user_id")
-        .filter(sequence.is_between(sequences.start, sequences.stop, closed="left"))
-        .join(homes, on="user_id")
+        wanted.join(homes, on="user_id")
         .join(stands, on="partition")
         .group_by("partition")
         .agg(
