@@ -71,6 +71,8 @@ class PrometheusExporter(Collector):
     def collect(self) -> Iterator[Metric]:
         """Called by the registry for each scrape."""
         metrics, runtime, updated = self._records
+        if metrics and "run_id" in runtime:
+            metrics = {"run_id": runtime["run_id"], **metrics}  # an observer's metrics are without the run's own name
         age = runtime.get(_AGE)
         if age is not None:
             runtime = {**runtime, _AGE: age + max(0.0, self._clock() - updated)}

@@ -17,6 +17,7 @@ from ops.metrics_reader import MetricsReader, Record, flat_json
 from ops.run_history import RECORDS_KEPT, Histories
 from ops.topics import wait_for_topic
 from pipeline.cli.options import broker_options, kafka_settings, reading_registry_option, stop_on_signals
+from pipeline.errors import StateError
 from schemas.registry import RegistryCodec
 
 _POLL_SECONDS = 0.25
@@ -46,7 +47,7 @@ def command(
     schema_registry: str | None,
     bootstrap_servers: str | None,
     kafka_config: Path | None,
-) -> int:
+) -> None:
     """Watch a running trainer: errors beside the references, weights, rates, lag; Ctrl-C ends it.
 
     Reads the metrics and runtime topics and disturbs nobody: committed records, no consumer group. On a terminal one picture, redrawn
@@ -61,18 +62,18 @@ def command(
     with stop_on_signals() as stopping:
         for topic in topics.values():
             if wait_for_topic(kafka, topic, stopping.is_set, _APPEAR_SECONDS if once else None) is None:
-                return 0
+                return
         readers = {kind: MetricsReader(kafka, topic, kind, last=last, registry=registry) for kind, topic in topics.items()}
         try:
             _catch_up(histories, readers, stopping.is_set)
             if once:
-                return _show_once(histories, as_json=as_json)
+                _show_once(histories, as_json=as_json)
+                return
             with _display(as_json=as_json) as show:
                 _follow(histories, readers, show, interval, stopping.is_set)
         finally:
             for reader in readers.values():
                 reader.close()
-    return 0
 
 
 def _catch_up(histories: Histories, readers: Readers, stop: Callable[[], bool]) -> None:
@@ -129,16 +130,14 @@ def _print_json(fresh: Fresh) -> None:
     sys.stdout.flush()
 
 
-def _show_once(histories: Histories, *, as_json: bool) -> int:
+def _show_once(histories: Histories, *, as_json: bool) -> None:
     if histories.current is None:
-        click.echo("no such run on the topics, or none yet", err=True)
-        return 1
+        raise StateError("The topics hold no such run", why="or none yet", remedy="leave out --run-id to see the newest, or start train")
     if as_json:
         _print_json(_newest(histories))
     else:
         console = Console(highlight=False)
         console.print(_picture(histories, console))
-    return 0
 
 
 def _ramp(console: Console) -> str:

@@ -9,7 +9,7 @@ import polars as pl
 from pipeline.experiments.runs import REFERENCES, Group, Run, Variant
 from pipeline.records import FloatArray
 
-STRETCHES = 60
+STRETCHES = 40
 LEAST_IN_BUCKET = 30
 _LAST_BUCKET = 15
 
@@ -99,11 +99,11 @@ def error_over_stream(group: Group) -> tuple[list[Curve], list[Curve]]:
 def user_sums(group: Group, run: Run) -> pl.DataFrame:
     """Per user, in order of id: interactions, and the sum of every model's losses and hits: all an interval by users needs."""
     sums = [pl.col(f"{model}_{what}").cast(pl.Float64).sum() for model in run.models for what in ("loss", "hit")]
-    return run.log.head(group.length).group_by("user_id").agg(pl.len().alias("interactions"), *sums).sort("user_id").collect()
+    return group.scored(run).group_by("user_id").agg(pl.len().alias("interactions"), *sums).sort("user_id").collect()
 
 
 def _by_bucket(group: Group, run: Run, side: str, columns: Sequence[str]) -> pl.DataFrame:
-    grouped = run.log.head(group.length).group_by(bucket_of(f"{side}_count").alias("bucket"))
+    grouped = group.scored(run).group_by(bucket_of(f"{side}_count").alias("bucket"))
     table = grouped.agg(pl.len().alias("interactions"), *[pl.col(c).cast(pl.Float64).mean() for c in columns]).collect()
     return table.filter(pl.col("interactions") >= LEAST_IN_BUCKET).sort("bucket")
 

@@ -12,6 +12,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.experiments.curves import Panel
 
@@ -63,7 +65,7 @@ def draw(name: str, panels: Sequence[Panel], *, description: str) -> str:
         description: for those who cannot see it.
     """
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(10.4, 4.3), layout="constrained")
+        figure = Figure(figsize=(10.4, 4.3), layout=ConstrainedLayoutEngine(h_pad=0.12))
         for number, panel in enumerate(panels):
             axes = figure.add_subplot(1, len(panels), number + 1)
             _draw_panel(axes, panel, f"{name}-p{number}")
@@ -110,8 +112,9 @@ def _draw_panel(axes: Axes, panel: Panel, prefix: str) -> None:
             band = axes.fill_between(curve.x, curve.low, curve.high, color=style["color"], alpha=0.18, linewidth=0)
             band.set_gid(f"{prefix}-b{number}")
     if panel.ticks:
-        axes.set_xticks(list(panel.ticks), list(panel.ticks.values()))
+        axes.set_xticks(list(panel.ticks), list(panel.ticks.values()), fontsize=9)
     else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     if panel.y_range:
         axes.set_ylim(*panel.y_range)

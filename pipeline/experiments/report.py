@@ -89,16 +89,25 @@ def _section(number: int, group: Group, *, of: int) -> str:
     return (
         f'<section id="group-{number}"><h2>{heading}</h2>'
         f"<p>{synthetic}{group.length:,} interactions{cut}, {escape(data)}, {dates[0]} to {dates[1]}{span}. "
-        f"Regime: {escape(regime)}. Every prediction was made before its label was learned from.</p>"
+        f"Regime: {escape(regime)}. {_stages(group)}Every prediction was made before its label was learned from.</p>"
         f"{_comparison(group)}{_figures(number, group)}</section>"
     )
+
+
+def _stages(group: Group) -> str:
+    if group.scored_from:
+        return (
+            f"The first {group.scored_from:,} interactions are the offline stage: tables, Figure 6 and Figure 7 are of the online stage "
+            "behind it, Figure 8 is of both. "
+        )
+    return "All of it is the offline stage. " if group.runs[0].online_from else ""
 
 
 def _comparison(group: Group) -> str:
     """The table of methods and references, and the one of their differences."""
     sums = {run.run_id: user_sums(group, run) for run in group.runs}
     first = sums[group.runs[0].run_id]
-    counts, total = first["interactions"].to_numpy(), group.length
+    counts, total = first["interactions"].to_numpy(), group.length - group.scored_from
     losses = {variant.name: _mean_over_seeds(variant, sums, "method_loss") for variant in group.variants}
     references = {name: _column(first, f"{model}_loss") for model, name in REFERENCES.items() if f"{model}_loss" in first.columns}
     rows = []
@@ -115,9 +124,9 @@ def _comparison(group: Group) -> str:
             rows.append([f"<em>{escape(name)}</em>", "–", f"{references[name].sum() / total:.4f}", f"{hits:.2%}", *blank])
     head = ["Model", "Runs", f"Mean {group.runs[0].loss_name}", "Accuracy", *(f"Δ to {name}" for name in references)]
     caption = (
-        "Mean over all interactions, predicted before learning; ± standard deviation over seeds. Δ: difference of mean errors on the same "
-        f"interactions (below 0: better than the reference), with a 95 % interval over users ({RESAMPLES:,} resamples of whole users, "
-        f"{len(counts):,} users); ✓ where it excludes 0."
+        "Mean over the interactions, each predicted before it was learned from; ± standard deviation over seeds. Δ: difference of mean "
+        f"errors on the same interactions (below 0: better than the reference), with a 95 % interval over users "
+        f"({RESAMPLES:,} resamples of whole users, {len(counts):,} users); better or worse where it excludes 0."
     )
     return _table("comparison", head, rows, caption) + _pairs(group.variants, losses, counts)
 
@@ -133,7 +142,7 @@ def _pairs(variants: Sequence[Variant], losses: dict[str, FloatArray], counts: F
         [f"{escape(a)} − {escape(b)}", _difference(interval), f"{p:.4f}" if math.isfinite(p) else "–"]
         for (a, b), interval, p in zip(pairs, intervals, adjusted, strict=True)
     ]
-    caption = f"Methods against one another, on the same interactions. p adjusted for the {len(pairs)} comparisons (Holm)."
+    caption = f"Methods against one another, on the same interactions. p adjusted for their number, {len(pairs)} (Holm)."
     return _table("pairs", ["Pair", "Difference of mean errors, 95 % interval", "Adjusted p"], rows, caption)
 
 
@@ -247,7 +256,10 @@ def _table(kind: str, head: Row, rows: Sequence[Row], caption: str) -> str:
 def _difference(interval: Interval) -> str:
     if math.isnan(interval.low):
         return f"{_signed(interval.estimate)} (one user: no interval)"
-    mark = ' <span class="clear" title="the interval excludes 0">✓</span>' if interval.excludes_zero else ""
+    mark = ""
+    if interval.excludes_zero:
+        verdict = "better" if interval.estimate < 0 else "worse"
+        mark = f' <span class="{verdict}">{verdict}</span>'
     return f"{_signed(interval.estimate)} <small>[{_signed(interval.low)}, {_signed(interval.high)}]</small>{mark}"
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.checkpoint.identity import read_identity
 from pipeline.errors import StateError
+from pipeline.records import OfflineStage
 from pipeline.sink.prediction_log import read_predictions
 
 PREDICTIONS = "predictions"
@@ -34,6 +35,7 @@ class Run:
         log: its prediction log, lazily read.
         columns: of the log.
         events: [E] a hash of every logged interaction (user, item, time, rating), in order: equal arrays, equal streams.
+        online_from: interactions logged before the online stage (`OfflineStage`); 0 where all is online.
         first_step: 1 unless the oldest segments of the log were dropped.
         datasets: names of the datasets the interactions come from; empty for logs that do not say.
     """
@@ -44,6 +46,7 @@ class Run:
     log: pl.LazyFrame
     columns: tuple[str, ...]
     events: NDArray[np.uint64]
+    online_from: int
     first_step: int
     datasets: tuple[str, ...]
 
@@ -80,6 +83,10 @@ class Run:
         names = [("task", self.setting("task")), ("positive above", self.setting("positive_above")), ("context", mode)]
         if mode == "batch":  # labels of the same batch are hidden: its size decides what a prediction knows
             names.append(("batch size", self.setting("batch_size")))
+        offline = _offline_stage(self.configuration)
+        if offline is not None:
+            bounds = {"interactions": offline.count, "ms": offline.until_ms}
+            names.append(("offline stage until", " and ".join(f"{bound:,} {unit}" for unit, bound in bounds.items() if bound is not None)))
         return tuple(names)
 
     @property
@@ -109,6 +116,16 @@ class Group:
     length: int
 
     @property
+    def scored_from(self) -> int:
+        """The first interaction that errors are averaged over: where the online stage begins; 0 while all are offline."""
+        start = self.runs[0].online_from
+        return start if start < self.length else 0
+
+    def scored(self, run: Run) -> pl.LazyFrame:
+        """A run's log of the interactions that errors are averaged over."""
+        return run.log.slice(self.scored_from, self.length - self.scored_from)
+
+    @property
     def runs(self) -> tuple[Run, ...]:
         """All of them."""
         return tuple(run for variant in self.variants for run in variant.runs)
@@ -129,6 +146,7 @@ def open_run(state_dir: Path) -> Run:
         columns = tuple(log.collect_schema().names())
         key = pl.struct("user_id", "item_id", "timestamp", "rating").hash(seed=0).alias("event")
         head = log.select(pl.col("step").first(), pl.len().alias("length")).collect()
+        online_from = _online_from(log, _offline_stage(identity.configuration))
         events = log.select(key).collect()["event"].to_numpy()
         datasets = log.select(pl.col("dataset").unique()).collect()["dataset"].drop_nulls().sort() if "dataset" in columns else ()
     except FileNotFoundError as error:
@@ -146,9 +164,28 @@ def open_run(state_dir: Path) -> Run:
         log=log,
         columns=columns,
         events=events,
+        online_from=online_from,
         first_step=int(head["step"][0]),
         datasets=tuple(datasets),
     )
+
+
+def _offline_stage(configuration: Mapping[str, Any]) -> OfflineStage | None:
+    count, until_ms = configuration.get("offline.count"), configuration.get("offline.until_ms")
+    return None if count is None and until_ms is None else OfflineStage(count=count, until_ms=until_ms)
+
+
+def _online_from(log: pl.LazyFrame, offline: OfflineStage | None) -> int:
+    """Rows before the online stage, which begins with a mini-batch, as in the trainer."""
+    if offline is None:
+        return 0
+    steps = log.group_by("step", maintain_order=True).agg(pl.len().alias("size"), pl.col("timestamp").first()).collect()
+    before = 0
+    for _, size, timestamp in steps.iter_rows():
+        if offline.is_over(before, timestamp):
+            break
+        before += size
+    return before
 
 
 def comparable(runs: Iterable[Run]) -> list[Group]:

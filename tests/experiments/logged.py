@@ -24,6 +24,7 @@ def write_run(
     mode: str = "event",
     dataset: str = "synthetic-test",
     users: int = 60,
+    offline: int | None = None,
 ) -> Path:
     """A run whose loss lies `skill` below the running mean's, on a stream decided by `stream` alone."""
     state_dir.mkdir(parents=True)
@@ -36,6 +37,7 @@ def write_run(
         "positive_above": 3.5,
         "batch_size": BATCH,
         "topic": "interactions",
+        **({"offline": None} if offline is None else {"offline.count": offline, "offline.until_ms": None}),
     }
     run_id = f"{method}-binary-20261124-0500{seed:02d}-{stream:02x}{seed:02x}"
     write_identity(state_dir, RunIdentity(run_id=run_id, configuration=configuration, topic_id="t", metrics_start=0, dead_letters_start=0))

@@ -139,6 +139,22 @@ def test_a_longer_run_is_compared_on_what_both_have_seen(tmp_path: Path) -> None
     assert "1,000 interactions (what all of these runs have seen)" in (tmp_path / "r.html").read_text()
 
 
+def test_the_offline_stage_is_left_out_of_tables_and_kept_in_figure_8(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "staged", events=2000, offline=500)
+    (group,) = comparable([open_run(run)])
+    assert group.scored_from == 600  # the mini-batch that reaches 500 is offline still
+    frame = read_predictions(run / "predictions").collect()
+    sums = user_sums(group, group.runs[0])
+    assert sums["method_loss"].sum() == pytest.approx(frame["method_loss"][600:].sum())
+    _, counts = error_by_popularity(group, "user")
+    assert sum(counts.values()) <= 1400
+    assert error_over_stream(group)[1][0].y[-1] == pytest.approx(frame["method_loss"].mean())
+    write_report([run], tmp_path / "r.html")
+    assert "The first 600 interactions are the offline stage" in (tmp_path / "r.html").read_text()
+    (early,) = comparable([open_run(write_run(tmp_path / "early", events=400, offline=5000))])
+    assert (early.scored_from, user_sums(early, early.runs[0])["interactions"].sum()) == (0, 400)
+
+
 def test_other_regimes_and_other_streams_stand_apart(runs: dict[str, Path], tmp_path: Path) -> None:
     strict = write_run(tmp_path / "strict", mode="strict")
     other = write_run(tmp_path / "other", stream=2)

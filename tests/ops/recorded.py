@@ -42,9 +42,9 @@ def recorded(method: str = "autoemb", task: str = "binary", *, batches: int = 6,
         "buffer_size": {"source": 99},
         **meter.snapshot(),
     }
-    return {"run_id": RUN_ID, **metrics}, runtime
+    return metrics, runtime
 
 
 def flat(metrics: dict[str, Any], runtime: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """As flat JSON on the topics."""
-    return json.loads(PREQUENTIAL.to_json(metrics)), json.loads(RUNTIME.to_json(runtime))
+    return json.loads(PREQUENTIAL.to_json({"run_id": RUN_ID, **metrics})), json.loads(RUNTIME.to_json(runtime))

@@ -1,0 +1,61 @@
+"""Two real runs, trained by the command on the session's broker: what watching, exporting and dashboards are tried on."""
+
+import uuid
+from dataclasses import dataclass
+
+import pytest
+from click.testing import CliRunner
+from confluent_kafka import Producer
+
+from ops.topics import ensure_interactions_topic
+from pipeline.cli.main import cli
+from schemas.codec import encode_interaction
+from tests.conftest import TestBroker
+from tests.streams import synthetic_stream
+
+EVENTS, BATCH = 1050, 50
+SMALL = ["hidden=16", "controller_hidden=8", "validation_size=20"]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Topics that hold two runs."""
+
+    servers: str
+    interactions: str
+    metrics: str
+    runtime: str
+    older_run: str
+    newest_run: str
+
+
+@pytest.fixture(scope="module")
+def watched(broker: TestBroker, tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    topic = f"watched-{uuid.uuid4().hex[:8]}"
+    ensure_interactions_topic(broker.kafka, topic, 1)
+    producer = Producer({**broker.kafka, "enable.idempotence": True})
+    for interaction in synthetic_stream(EVENTS, seed=2):
+        producer.produce(topic, encode_interaction(interaction), interaction.user_id.encode(), timestamp=interaction.timestamp)
+    producer.produce(topic, b"no interaction", b"dead")
+    assert producer.flush(30) == 0
+    runs = {"older": "fse", "newest": "autoemb"}
+    for run_id, method in runs.items():
+        arguments = ["train", "--topic", topic, "--method", method, "--preset", "paper", "--batch-size", str(BATCH), "--until-end"]
+        arguments += ["--run-id", f"{topic}-{run_id}", "--state-dir", str(tmp_path_factory.mktemp("state")), "--threads", "1"]
+        arguments += ["--metrics-topic", f"{topic}.metrics", "--runtime-topic", f"{topic}.runtime", "--device", "cpu"]
+        arguments += [part for setting in SMALL for part in ("--set", setting)] + ["--bootstrap-servers", broker.bootstrap_servers]
+        result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    return Watched(
+        servers=broker.bootstrap_servers,
+        interactions=topic,
+        metrics=f"{topic}.metrics",
+        runtime=f"{topic}.runtime",
+        older_run=f"{topic}-older",
+        newest_run=f"{topic}-newest",
+    )
+
+
+@pytest.fixture
+def topics(watched: Watched) -> list[str]:
+    return ["--metrics-topic", watched.metrics, "--runtime-topic", watched.runtime, "--bootstrap-servers", watched.servers]
