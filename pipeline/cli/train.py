@@ -1,6 +1,7 @@
 """`autoemb-pipeline train`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import click
 import structlog
 import torch
 
+from ops.prometheus_exporter import PrometheusExporter, parse_address
 from ops.topics import broker_kind, ensure_metrics_topics, partition_count, topic_id, wait_for_topic
 from pipeline.assembly.config import Ports, RunConfig
+from pipeline.assembly.housekeeping import Observer
 from pipeline.cli.options import broker_options, configure_logging, kafka_settings, logging_options, registry_option, stop_on_signals
 from pipeline.errors import BrokerError, ConfigurationError
-from pipeline.learners.config import METHODS, PRESETS, LearnerConfig
+from pipeline.learners.config import METHODS, PRESETS, STREAM_METHODS, LearnerConfig
 from pipeline.prequential.metrics import PrequentialConfig
 from pipeline.run import RunSummary, train
 from pipeline.state.context import ContextConfig
@@ -138,7 +141,11 @@ def train_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that decide a run's bits; `demo` shares them."""
     options = [
         click.option(
-            "--method", type=click.Choice(METHODS), default="autoemb", show_default=True, help="How embedding dimensions are chosen."
+            "--method",
+            type=click.Choice(METHODS + STREAM_METHODS),
+            default="autoemb",
+            show_default=True,
+            help="How embedding dimensions are chosen.",
         ),
         click.option(
             "--task",
@@ -219,6 +226,7 @@ def storage_options(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Seconds that the other partitions wait for a silent one.",
 )
+@click.option("--prometheus", metavar="[HOST:]PORT", help="Serve Prometheus metrics there (docs/metrics.md). Without HOST: loopback only.")
 @registry_option
 @broker_options
 @logging_options
@@ -233,16 +241,32 @@ def command(topic: str, until_end: bool, **options: Any) -> int:
             why="the embedded broker shows aborted transactions to its readers",
             remedy="leave the option out, or use Apache Kafka: docker compose up -d, or KAFKA_HOME=... autoemb-pipeline broker",
         )
-    with stop_on_signals() as stopping:
+    with stop_on_signals() as stopping, prometheus_observer(options["prometheus"]) as observers:
         if partition_count(kafka, topic) is None:
             _log.info("waiting for the topic", topic=topic, hint=f"autoemb-pipeline replay --dataset ml-latest-small --topic {topic}")
         if wait_for_topic(kafka, topic, stopping.is_set) is None:
             click.echo("stopped: the topic has not appeared")
             return 0
         ensure_metrics_topics(kafka, config.metrics_topic, config.runtime_topic, config.dead_letter_topic)
-        summary = train(config, ports(config, kafka, options["schema_registry"], stopping.is_set, (log_progress,)))
+        summary = train(config, ports(config, kafka, options["schema_registry"], stopping.is_set, (log_progress, *observers)))
     click.echo(describe(summary, until_end=until_end, stopped=stopping.is_set()))
     return 0
+
+
+@contextmanager
+def prometheus_observer(address: str | None) -> Iterator[tuple[Observer, ...]]:
+    """The endpoint's update as an observer of the main path, while it serves; none without an address.
+
+    Raises:
+        ConfigurationError: the address is none, or cannot be listened on.
+    """
+    if address is None:
+        yield ()
+        return
+    host, port = parse_address(address)
+    with PrometheusExporter(host, port) as exporter:
+        _log.info("prometheus", url=f"http://{host}:{exporter.port}/metrics")
+        yield (exporter.update,)
 
 
 def run_config(topic: str, *, until_end: bool, **options: Any) -> RunConfig:
