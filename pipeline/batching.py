@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Protocol
 
 from pipeline.errors import ConfigurationError, OffsetError
-from pipeline.records import ConsumedRecord, DeadLetter, MiniBatch, Remainder, RunPosition
+from pipeline.records import ConsumedRecord, DeadLetter, MiniBatch, OfflineStage, Remainder, RunPosition
 
 Item = ConsumedRecord | Remainder
 Boundaries = Mapping[int, Mapping[int, int]]  # step -> partition -> next offset
@@ -54,6 +54,8 @@ class Batcher:
         recorded: boundaries of steps after `step`, from the metrics topic. While there is one for the next step it alone decides where
             that mini-batch ends; size and clock are not asked.
         batch_timeout: seconds after a mini-batch's first item that close it as it is; None never does.
+        offline: the first stage of the stream; its end also ends a mini-batch, so that none belongs to both stages.
+        examples: interactions in the steps done.
         clock: seconds, monotonic.
     """
 
@@ -65,6 +67,8 @@ class Batcher:
         step: int = 0,
         recorded: Boundaries | None = None,
         batch_timeout: float | None = None,
+        offline: OfflineStage | None = None,
+        examples: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if batch_size < 1:
@@ -74,6 +78,9 @@ class Batcher:
         self.recorded: Boundaries = recorded or {}
         self._batch_size = batch_size
         self._batch_timeout = batch_timeout
+        self._offline = offline
+        self._examples = examples
+        self._held: Sequence[Item] = ()
         self._clock = clock
         self._step = step
         self._offsets = dict(position.next_offsets)
@@ -94,7 +101,12 @@ class Batcher:
     @property
     def room(self) -> int:
         """How many items may be added before `close` must be asked."""
-        return max(1, self._batch_size - len(self._records))
+        room = self._batch_size - len(self._records)
+        if self._offline is not None and self._offline.count is not None:
+            seen = self._examples + len(self._records)
+            if seen < self._offline.count:
+                room = min(room, self._offline.count - seen)
+        return max(1, room)
 
     @property
     def ceilings(self) -> Mapping[int, int] | None:
@@ -115,7 +127,9 @@ class Batcher:
         )
 
     def add(self, items: Iterable[Item]) -> None:
-        """Takes the next items, at most `room` of them."""
+        """Takes the next items, at most `room` of them. Those behind the offline stage's end wait for the next mini-batch."""
+        if self._offline is not None and self.ceilings is None:
+            items = self._before_stages_part(list(items), self._offline)
         offsets, highest, records = self._offsets, self._highest, self._records
         for item in items:
             if isinstance(item, Remainder):
@@ -158,18 +172,43 @@ class Batcher:
         )
         self._step += 1
         self._position = RunPosition(next_offsets=batch.next_offsets, highest_sequences=dict(self._highest), frontier=frontier)
+        self._examples += len(batch.records)
         self._records, self._remainders, self._loose_letters, self._opened = [], [], 0, None
+        held, self._held = self._held, ()
+        if held:
+            self.add(held)
         return batch
+
+    def _before_stages_part(self, items: list[Item], offline: OfflineStage) -> list[Item]:
+        """The items that may join this mini-batch; the rest is held back."""
+        count = len(self._records)
+        is_over: bool | None = None if count == 0 else offline.is_over(self._examples, self._records[0].interaction.timestamp)
+        for place, item in enumerate(items):
+            if isinstance(item, Remainder):
+                continue
+            over = offline.is_over(self._examples + count, item.interaction.timestamp)
+            if is_over is False and over:
+                self._held = items[place:]
+                return items[:place]
+            is_over = over if is_over is None else is_over
+            count += 1
+        return items
 
     def _is_due(self, *, exhausted: bool) -> bool:
         ceilings = self.ceilings
         if ceilings is not None:
             return self._at_recorded_boundary(ceilings, exhausted=exhausted)
-        if len(self._records) >= self._batch_size or self._loose_letters >= MAX_LOOSE_LETTERS:
+        if self._held or len(self._records) >= self._batch_size or self._ends_offline_stage or self._loose_letters >= MAX_LOOSE_LETTERS:
             return True
         if self._opened is None:
             return False
         return exhausted or (self._batch_timeout is not None and self._clock() - self._opened >= self._batch_timeout)
+
+    @property
+    def _ends_offline_stage(self) -> bool:
+        """Whether the records fill the offline stage's number exactly."""
+        seen, offline = self._examples + len(self._records), self._offline
+        return bool(self._records) and offline is not None and offline.count == seen
 
     def _at_recorded_boundary(self, ceilings: Mapping[int, int], *, exhausted: bool) -> bool:
         short = {p: self._offsets.get(p, 0) for p, offset in ceilings.items() if self._offsets.get(p, 0) < offset}

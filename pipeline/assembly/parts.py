@@ -101,6 +101,8 @@ def _connect(
         step=resumed.step,
         recorded=resumed.recorded,
         batch_timeout=config.batch_timeout,
+        offline=config.trainer.offline,
+        examples=trainer.examples,
     )
     predictions = PredictionLog(config.state_dir / "predictions", dims=learner.dims, task=learner.task, limit=config.predictions_kept)
     predictions.truncate_to(resumed.step)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from pipeline.batching import MAX_LOOSE_LETTERS, Batcher, batches
 from pipeline.errors import ConfigurationError, OffsetError
-from pipeline.records import ConsumedRecord, Interaction, MiniBatch, Remainder, RunPosition
+from pipeline.experiments.cells import mini_batches
+from pipeline.records import ConsumedRecord, Interaction, MiniBatch, OfflineStage, Remainder, RunPosition
 from pipeline.source import MemoryLog, MemorySource, SourceConfig
 from tests.strategies import partition_logs
 
@@ -56,11 +57,13 @@ def run(
     recorded: Mapping[int, Mapping[int, int]] | None = None,
     config: SourceConfig = ENDING,
     limit: int | None = None,
+    offline: OfflineStage | None = None,
+    examples: int = 0,
 ) -> tuple[list[MiniBatch], list[RunPosition]]:
     """All mini-batches to the end (or `limit` of them), and the position after each."""
     start = position or RunPosition()
     source = MemorySource(log, start, config=config, chunk=chunks(fetches) if fetches else lambda: 500)
-    batcher = Batcher(batch_size=size, position=start, step=step, recorded=recorded)
+    batcher = Batcher(batch_size=size, position=start, step=step, recorded=recorded, offline=offline, examples=examples)
     done, positions = [], []
     for batch in batches(source, batcher, stop=lambda: limit is not None and len(done) >= limit, patience=0):
         done.append(batch)
@@ -328,3 +331,26 @@ def test_stop_leaves_the_partial_batch_unread():
 def test_wrong_sizes_are_refused(wrong):
     with pytest.raises(ConfigurationError):
         Batcher(position=RunPosition(), **wrong)
+
+
+@settings(deadline=None)
+@given(partition_logs(dirty=False), fetch_sizes, batch_sizes, st.data())
+def test_no_mini_batch_belongs_to_both_stages(drawn, fetches, size, data):
+    stream, values = drawn
+    times = sorted({r.timestamp for r in stream}) or [0]
+    count = data.draw(st.none() | st.integers(0, len(stream) + 2))
+    until = data.draw(st.none() | st.sampled_from(times))
+    offline = OfflineStage(count=count, until_ms=until)
+    if count is None and until is None:
+        return
+    expected = [batch.records for batch in mini_batches(stream, size, offline)]
+    done, positions = run(log_of(values), size, fetches=fetches, offline=offline)
+    assert [batch.records for batch in done] == expected
+    if len(done) > 1:  # resumed at any boundary, and with recorded boundaries
+        cut = data.draw(st.integers(0, len(done) - 1))
+        at = {"position": positions[cut], "step": cut + 1, "examples": sum(len(b.records) for b in done[: cut + 1])}
+        resumed, _ = run(log_of(values), size, offline=offline, **at)
+        assert [batch.records for batch in resumed] == expected[cut + 1 :]
+        recorded = {b.step: b.next_offsets for b in done[cut + 1 :]}
+        resumed, _ = run(log_of(values), size, offline=offline, recorded=recorded, **at)
+        assert [batch.records for batch in resumed] == expected[cut + 1 :]
