@@ -18,28 +18,45 @@ from pipeline.models.layers import Activation
 from pipeline.models.selection import Selection, SoftScale
 from pipeline.records import Task
 
-Method = Literal["fse", "fse-uniform", "sam", "darts", "autoemb", "context-only", "count-gate", "count-thresholds"]
+PaperMethod = Literal["fse", "fse-uniform", "sam", "darts", "autoemb"]
+StreamMethod = Literal["context-only", "count-gate", "count-thresholds"]
+Method = PaperMethod | StreamMethod
 Validation = Literal["next", "replay", "holdout", "trace"]
 OptimiserName = Literal["sgd", "adagrad", "adam"]
 Reduction = Literal["mean", "sum"]
 Precision = Literal["float32", "float64"]
 
-METHODS: tuple[str, ...] = get_args(Method)
+METHODS: tuple[str, ...] = get_args(PaperMethod)
+"""The methods of both architectures."""
 
-STREAM_METHODS = ("context-only", "count-gate", "count-thresholds")
+STREAM_METHODS: tuple[str, ...] = get_args(StreamMethod)
 """Baselines that exist in the stream architecture only."""
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "paper": {},
+    "paper": {
+        "normalisation": "batch",
+        "row_rate": 0.01,
+        "dense_optimiser": "adagrad",
+        "dense_rate": 0.01,
+        "controller_optimiser": "adagrad",
+        "controller_rate": 0.001,
+        "validation": "replay",
+    },
+    "paper-layernorm": {},
     "stream": {"architecture": "stream", "controller_hidden": (64,), "controller_rate": 1e-3},
 }
-"""Preset name -> the fields it sets; the fields' own defaults are the paper preset."""
+"""Preset name -> the fields it sets; the rest have their own defaults.
+
+`paper` is the paper as printed, with the one optimiser under which its rates learn. `paper-layernorm` is its network with what was measured
+better on a stream: no batch statistics, validation on the next mini-batch, other rates (docs/algorithm.md, Departures).
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearnerConfig(StreamOptions):
-    """Configuration of one learner. Rates are per step; dimensions and layer widths in numbers. The inherited fields are the stream
-    architecture's own.
+    """Configuration of one learner. Rates are per step; dimensions and layer widths in numbers.
+
+    The inherited fields are the stream architecture's own.
 
     Attributes:
         method: `fse` fixed-size embedding; `fse-uniform` the selecting network with equal weights; `sam` controllers trained with the
@@ -74,7 +91,7 @@ class LearnerConfig(StreamOptions):
 
     method: Method = "autoemb"
     task: Task = "binary"
-    preset: str = "paper"
+    preset: str = "paper-layernorm"
     architecture: Architecture = "paper"
     dims: tuple[int, ...] = (2, 16, 128)
     hidden: tuple[int, ...] = (512, 512)
@@ -202,7 +219,7 @@ class LearnerConfig(StreamOptions):
 
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
-    "method": get_args(Method),
+    "method": METHODS + STREAM_METHODS,
     "task": get_args(Task),
     "preset": tuple(PRESETS),
     "architecture": get_args(Architecture),
