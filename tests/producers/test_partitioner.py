@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from producers.partitioner import Partitioner, murmur2, partition_of
@@ -25,6 +25,7 @@ def test_murmur2_agrees_with_kafkas_own_test_vectors(key, expected):
     assert murmur2(key) == expected
 
 
+@settings(deadline=None, max_examples=60)
 @given(ids, st.integers(1, 5000))
 def test_a_partition_is_the_positive_hash_modulo_the_count(user_id, partitions):
     expected = (murmur2(user_id.encode()) % 2**31) % partitions
@@ -32,6 +33,7 @@ def test_a_partition_is_the_positive_hash_modulo_the_count(user_id, partitions):
     assert 0 <= expected < partitions
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(ids, max_size=20), st.integers(1, 50))
 def test_remembering_users_never_changes_an_answer(users, partitions):
     remembering = Partitioner(partitions)

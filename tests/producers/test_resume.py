@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import TopicError
@@ -81,6 +81,7 @@ def go_on(topic: MemoryTopic, dataset: SortedDataset, selection: range, *, at_mo
         topic.append(partition, interaction, dataset.fingerprint)
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     partitions=st.integers(1, 8),
     prefixes=st.lists(st.integers(0, LENGTH), min_size=1, max_size=8),
@@ -98,6 +99,7 @@ def test_from_any_prefix_per_partition_each_sequence_arrives_once_and_in_order(d
     assert (done.following, done.present) == ({}, len(selection))
 
 
+@settings(deadline=None, max_examples=60)
 @given(partitions=st.integers(1, 5), limits=st.lists(st.integers(0, LENGTH), min_size=1, max_size=5))
 def test_growing_and_shrinking_limits_only_ever_add_what_is_missing(dataset, partitions, limits):
     topic = MemoryTopic(partitions)
@@ -106,6 +108,7 @@ def test_growing_and_shrinking_limits_only_ever_add_what_is_missing(dataset, par
         assert sorted(s for log in topic.sequences() for s in log) == list(range(max(limits[: n + 1])))
 
 
+@settings(deadline=None, max_examples=60)
 @given(partitions=st.integers(1, 4), prefixes=st.lists(st.integers(0, LENGTH), min_size=1, max_size=4), skip=st.integers(1, 3))
 def test_transaction_markers_between_records_do_not_look_like_gaps(dataset, partitions, prefixes, skip):
     topic = written(dataset, partitions, range(LENGTH), prefixes, skip=skip)
@@ -113,6 +116,7 @@ def test_transaction_markers_between_records_do_not_look_like_gaps(dataset, part
     assert sorted(s for log in topic.sequences() for s in log) == list(range(LENGTH))
 
 
+@settings(deadline=None, max_examples=60)
 @given(data=st.data(), partitions=st.integers(1, 4))
 def test_a_lost_or_doubled_record_is_always_found(dataset, data, partitions):
     topic = written(dataset, partitions, range(LENGTH), [LENGTH])

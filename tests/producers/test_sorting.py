@@ -3,7 +3,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigurationError, DatasetError
@@ -27,6 +27,7 @@ def sort(path: Path, cache: Path, **settings) -> SortedDataset:
 events = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(0, 12)), min_size=1, max_size=60)
 
 
+@settings(deadline=None, max_examples=60)
 @given(events, st.integers(1, 70))
 def test_the_order_is_that_of_a_stable_sort_whatever_the_run_length(rows, run_rows):
     with tempfile.TemporaryDirectory() as folder:
@@ -37,6 +38,7 @@ def test_the_order_is_that_of_a_stable_sort_whatever_the_run_length(rows, run_ro
         assert all(part.rows for part in dataset.parts)
 
 
+@settings(deadline=None, max_examples=60)
 @given(events, st.integers(1, 20), st.data())
 def test_slices_are_slices_of_the_whole(rows, run_rows, data):
     with tempfile.TemporaryDirectory() as folder:

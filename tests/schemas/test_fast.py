@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import DecodeError
@@ -11,6 +11,7 @@ from tests.strategies import ids, interactions
 PLAIN = Interaction("12", "345", 4.5, 978_300_760_000, "ml-1m", 77)
 
 
+@settings(deadline=None)
 @given(interactions, ids, st.booleans())
 def test_the_bytes_are_those_of_the_general_encoder(interaction, dataset, same):
     if same:
@@ -23,6 +24,7 @@ def test_the_bytes_are_those_of_the_general_encoder(interaction, dataset, same):
 numbers = st.integers(0, 63).map(lambda bits: 1 << bits)
 
 
+@settings(deadline=None)
 @given(near=numbers, timestamp=numbers, offset=st.integers(-2, 2), length=st.integers(1, MAX_ID_BYTES))
 def test_so_they_are_at_every_change_of_length(near, timestamp, offset, length):
     plain = PLAIN._replace(
