@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
 
 from ops.metadata import quiet_admin
 from pipeline.errors import BrokerError, TopicError
@@ -135,6 +135,22 @@ def partition_count(kafka: Mapping[str, str], topic: str) -> int | None:
     """The topic's number of partitions; None when there is no such topic. Raises BrokerError when no broker answers."""
     description = _describe(quiet_admin(kafka), topic)
     return None if description is None else len(description.partitions)
+
+
+def record_count(kafka: Mapping[str, str], topic: str) -> int:
+    """Offsets between the topic's beginning and its end, over all partitions; transaction markers count as records.
+
+    Raises:
+        TopicError: there is no such topic.
+        BrokerError: the broker does not answer or refuses.
+    """
+    admin = quiet_admin(kafka)
+    partitions = [TopicPartition(topic, p) for p in range(len(_existing(admin, topic).partitions))]
+    asked = {}
+    for name, spec in (("low", OffsetSpec.earliest()), ("high", OffsetSpec.latest())):
+        asked[name] = admin.list_offsets(dict.fromkeys(partitions, spec), request_timeout=_REQUEST_SECONDS)
+    what = f"The offsets of topic {topic!r} could not be read"
+    return sum(_result(asked["high"][p], what).offset - _result(asked["low"][p], what).offset for p in partitions)
 
 
 def wait_for_topic(kafka: Mapping[str, str], topic: str, stop: Callable[[], bool], timeout: float | None = None) -> int | None:

@@ -34,6 +34,7 @@ class RunConfig:
         exactly_once: metrics and dead letters in Kafka transactions.
         metrics_format: of the metrics and runtime topics.
         threads: torch's; None: the checkpoint's, else torch's default.
+        offline_fraction: what `trainer.offline` was computed from, so that a resumed run need not count again.
     """
 
     topic: str
@@ -55,6 +56,7 @@ class RunConfig:
     exactly_once: bool = False
     metrics_format: Format = "json"
     threads: int | None = None
+    offline_fraction: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "checkpoint_every", "checkpoints_kept", "cache_bytes"):
@@ -65,7 +67,7 @@ class RunConfig:
         """All that decides parameters and metrics, once the stream is given; a resumed run must have the same."""
         trainer = asdict(self.trainer)
         del trainer["learner"]["device"]
-        names = ("topic", "batch_size", "metrics_topic", "dead_letter_topic")
+        names = ("topic", "batch_size", "metrics_topic", "dead_letter_topic", "offline_fraction")
         return flatten({**{name: getattr(self, name) for name in names}, **trainer})
 
 

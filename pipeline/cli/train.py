@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,16 @@ import structlog
 import torch
 
 from ops.prometheus_exporter import PrometheusExporter, parse_address
-from ops.topics import broker_kind, ensure_metrics_topics, partition_count, topic_id, wait_for_topic
+from ops.topics import broker_kind, ensure_metrics_topics, partition_count, record_count, topic_id, wait_for_topic
 from pipeline.assembly.config import Ports, RunConfig
 from pipeline.assembly.housekeeping import Observer
+from pipeline.checkpoint.identity import read_identity
 from pipeline.cli.options import broker_options, configure_logging, kafka_settings, logging_options, registry_option, stop_on_signals
+from pipeline.cli.replay import EventTime
 from pipeline.errors import BrokerError, ConfigurationError
 from pipeline.learners.config import METHODS, PRESETS, STREAM_METHODS, LearnerConfig
 from pipeline.prequential.metrics import PrequentialConfig
+from pipeline.records import OfflineStage
 from pipeline.run import RunSummary, train
 from pipeline.state.context import ContextConfig
 from pipeline.trainer import TrainerConfig
@@ -90,6 +93,39 @@ def trainer_config(learner: LearnerConfig, context: str, positive_above: float, 
         prequential=PrequentialConfig(task=learner.task, window=window, fading=fading),
         positive_above=positive_above,
     )
+
+
+class CountOrTime(click.ParamType[OfflineStage]):
+    """A number of interactions, or an ISO 8601 event time."""
+
+    name = "count|time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> OfflineStage:
+        """The stage that ends there."""
+        if isinstance(value, OfflineStage):
+            return value
+        text = str(value)
+        return OfflineStage(count=int(text)) if text.isdigit() else OfflineStage(until_ms=EventTime().convert(text, param, ctx))
+
+
+def with_offline_stage(config: RunConfig, kafka: Mapping[str, str], until: OfflineStage | None, fraction: float | None) -> RunConfig:
+    """The configuration with its offline stage; a fraction is of the records the topic held when the run began.
+
+    Raises:
+        ConfigurationError: both given, or a fraction of a stream without end.
+    """
+    if fraction is None:
+        return replace(config, trainer=replace(config.trainer, offline=until))
+    if until is not None or not config.until_end:
+        raise ConfigurationError(
+            "--offline-fraction cannot be used so",
+            why="it is a part of all records between the topic's beginning and its end",
+            remedy="give it with --until-end and without --offline-until",
+        )
+    found = None if config.new_run else read_identity(config.state_dir)
+    known = found.configuration.get("offline_fraction") == fraction if found is not None else False
+    count = found.configuration["offline.count"] if found is not None and known else int(fraction * record_count(kafka, config.topic))
+    return replace(config, trainer=replace(config.trainer, offline=OfflineStage(count=count)), offline_fraction=fraction)
 
 
 def log_progress(metrics: Mapping[str, Any], runtime: Mapping[str, Any]) -> None:
@@ -247,6 +283,7 @@ def command(topic: str, until_end: bool, **options: Any) -> int:
         if wait_for_topic(kafka, topic, stopping.is_set) is None:
             click.echo("stopped: the topic has not appeared")
             return 0
+        config = with_offline_stage(config, kafka, options["offline_until"], options["offline_fraction"])
         ensure_metrics_topics(kafka, config.metrics_topic, config.runtime_topic, config.dead_letter_topic)
         summary = train(config, ports(config, kafka, options["schema_registry"], stopping.is_set, (log_progress, *observers)))
     click.echo(describe(summary, until_end=until_end, stopped=stopping.is_set()))
