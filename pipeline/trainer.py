@@ -1,16 +1,18 @@
 """One step of prequential training: observe, predict, score, learn, remember. Knows nothing of Kafka, files or checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from pipeline.learners.base import MicroBatchLearner
 from pipeline.learners.factory import LearnerConfig, learner_tables, make_learner
+from pipeline.learners.schedule import micro_batches
 from pipeline.prequential.labels import labels_of
 from pipeline.prequential.metrics import Prequential, PrequentialConfig
 from pipeline.prequential.references import Logistic, RunningMean
-from pipeline.records import FloatArray, LearnerInputs, MiniBatch, OfflineStage, Predictions
+from pipeline.records import FloatArray, Interaction, Labels, LearnerInputs, MiniBatch, OfflineStage, Predictions
 from pipeline.rows import RowStore, TableSpec
 from pipeline.state.context import ContextConfig, ContextTracker, context_tables
 from pipeline.state.label_statistics import FEATURES
@@ -85,7 +87,7 @@ class Trainer:
         labels = labels_of(batch.records, positive_above=self._config.positive_above)
         held_out = self._config.learner.held_out(size=len(batch.records), step=batch.step)
         inputs = self._context.observe(batch.records, labels, held_out)
-        predictions = self._learner.predict(inputs)
+        predictions = self._predict(batch.records, inputs, labels)
         references = {"running_mean": self._running_mean.predict(inputs), "logistic": self._logistic.predict(inputs)}
         scores = self._prequential.add(predictions, references, labels, inputs.users, inputs.items)
         self._examples += len(batch.records)
@@ -93,6 +95,18 @@ class Trainer:
         self._logistic.update(inputs, references["logistic"], labels)
         self._context.record(scores["method"][0], predictions.user_weights, predictions.item_weights, held_out)
         return StepResult(metrics=self._metrics(batch), scores=scores, predictions=predictions, references=references, inputs=inputs)
+
+    def _predict(self, records: Sequence[Interaction], inputs: LearnerInputs, labels: Labels) -> Predictions:
+        """Predictions of a mini-batch; a learner whose rows learn inside it gets each part's labels after that part's predictions."""
+        learner = self._learner
+        if not isinstance(learner, MicroBatchLearner):
+            return learner.predict(inputs)
+        learner.begin(inputs)
+        mode, size = self._config.context.mode, self._config.learner.micro_batch
+        for rows in micro_batches(inputs.user_ids, inputs.item_ids, [r.timestamp for r in records], mode=mode, size=size):
+            learner.predict_part(rows)
+            learner.learn_part(rows, Labels(binary=labels.binary[rows], classes=labels.classes[rows]))
+        return learner.predictions()
 
     @property
     def examples(self) -> int:

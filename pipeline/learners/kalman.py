@@ -97,11 +97,11 @@ def learn(
     for part, variance, square in zip(parts, variances, seen, strict=True):
         innovation += part.occurrences * (part.side.bias_variance[part.index] + (variance * square).sum(axis=1))
     step = -error / (h * innovation)
-    gates_mD = blocks.spread(gates)
+    wide_gates = blocks.spread(gates)
     directions = np.minimum(blocks.sizes, config.rank)
     for part, variance, square, other in zip(parts, variances, seen, reversed(means), strict=True):
         bias_variance = part.side.bias_variance[part.index]
-        part.add(part.side.means, blocks.spread(variance) * gates_mD * other * step[:, None])
+        part.add(part.side.means, blocks.spread(variance) * wide_gates * other * step[:, None])
         part.add(part.side.variances, -variance * variance * square / (innovation[:, None] * directions))
         part.add(part.side.bias, bias_variance * step)
         part.add(part.side.bias_variance, -bias_variance * bias_variance / innovation)
@@ -118,6 +118,8 @@ class _Part:
 
     @classmethod
     def of(cls, side: Beliefs, index: Index) -> Self:
+        if len(set(index.tolist())) == len(index):  # a wave; many are small, and np.unique is slow on those
+            return cls(side, index, index, np.ones(len(index)))
         rows, inverse, counts = np.unique(index, return_inverse=True, return_counts=True)
         return cls(side, index, rows, counts[inverse].astype(np.float64))
 

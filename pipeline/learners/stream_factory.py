@@ -24,8 +24,9 @@ CONTEXT_FEATURES = 16
 
 
 def blocks_of(config: LearnerConfig) -> Blocks:
-    """Blocks of a row: the spaces' for methods that select, one of their total width for `fse`, of the largest for
-    `count-gate`; `context-only` has biases and one unused number.
+    """Blocks of a row: the spaces' for methods that select.
+
+    `fse` has one block of their total width, `count-gate` one of the largest; `context-only` has biases and one unused number.
     """
     if config.method == "fse":
         return Blocks(dims=(config.width,))

@@ -1,0 +1,63 @@
+"""Nested embedding spaces: one table whose prefixes are the spaces, d_1 ⊂ d_2 ⊂ … ⊂ d_N, and the product of two sides' soft selections.
+
+Every space is padded with zeros to the common width (Eq. 1 with that constant map), so Eq. 7's soft selection of a row multiplies its
+block j, the dimensions between d_(j-1) and d_j, by A_j = Σ_{n ≥ j} α_n: the probability that the dimension is used when a space is
+drawn by α. The product of two sides is Σ_j A_j B_j ⟨p_j, q_j⟩: a small space of one side meets the prefix of a large one of the other.
+
+Shape legend: B interactions, N spaces and blocks, D = d_N numbers of a row.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.records import FloatArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """Where each block of a row begins.
+
+    Attributes:
+        dims: d_1 < … < d_N.
+    """
+
+    dims: tuple[int, ...]
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """[N] first column of each block."""
+        return np.array((0, *self.dims[:-1]), dtype=np.int64)
+
+    @cached_property
+    def sizes(self) -> FloatArray:
+        """[N] dimensions of each block."""
+        return np.diff(np.array((0, *self.dims), dtype=np.float64))
+
+    @cached_property
+    def _block_of_column(self) -> NDArray[np.int64]:
+        return np.repeat(np.arange(len(self.dims)), self.sizes.astype(np.int64))
+
+    def bounds(self, block: int) -> slice:
+        """The block's columns."""
+        return slice(0 if block == 0 else self.dims[block - 1], self.dims[block])
+
+    def sums(self, values_BD: FloatArray) -> FloatArray:
+        """[B, N] sums over each block's columns; one row's sums do not depend on the other rows."""
+        return np.add.reduceat(values_BD, self.starts, axis=1)
+
+    def spread(self, values_BN: FloatArray) -> FloatArray:
+        """[B, D]: each block's number at all its columns."""
+        return values_BN[:, self._block_of_column]
+
+
+def use_of(weights_BN: FloatArray) -> FloatArray:
+    """A_j = Σ_{n ≥ j} α_n: [B, N] to [B, N]; A_1 = 1."""
+    return np.ascontiguousarray(np.cumsum(weights_BN[:, ::-1], axis=1)[:, ::-1])
+
+
+def weights_gradient(use_gradient_BN: FloatArray) -> FloatArray:
+    """∂L/∂α_n = Σ_{j ≤ n} ∂L/∂A_j, the transpose of `use_of`."""
+    return np.cumsum(use_gradient_BN, axis=1)
