@@ -251,6 +251,16 @@ def storage_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--dead-letter-topic", help="Records that are no interactions. Default: TOPIC.dlq.")
 @click.option("--metrics-format", type=click.Choice(["json", "avro"]), default="json", show_default=True, help="Of both metrics topics.")
 @click.option("--exactly-once-metrics", is_flag=True, help="Metrics and dead letters in Kafka transactions (Apache Kafka only).")
+@click.option(
+    "--offline-until",
+    type=CountOrTime(),
+    help="The paper's offline stage ends there: after N interactions, or at an ISO 8601 time; online metrics begin anew behind it.",
+)
+@click.option(
+    "--offline-fraction",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="The same, as a part of what the topic holds now; with --until-end.",
+)
 @click.option("--until-end", is_flag=True, help="Stop at the end of what the topic holds now; train the last partial batch.")
 @click.option(
     "--batch-timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds that close a partial batch on a slow live stream."

@@ -1,11 +1,13 @@
 """The commands on a real broker: what they show of two real runs, in a pipe, in a terminal, and as a file."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,14 +15,16 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 from confluent_kafka import Producer
+from prometheus_client.parser import text_string_to_metric_families
 
 from ops.grafana.generate import TOPICS
 from ops.metrics_reader import MetricsReader, flat_json
+from ops.process import free_port
 from pipeline.cli.main import cli
 from pipeline.errors import ConfigurationError, StateError, TopicError
 from schemas.metrics import PREQUENTIAL
 from tests.ops.test_dashboards import check_kafka_panels
-from tests.watching.conftest import EVENTS, Watched
+from tests.watching.conftest import EVENTS, SMALL, Watched
 
 pytestmark = pytest.mark.kafka
 
@@ -225,3 +229,31 @@ def test_kcat_reads_the_topics_as_documented(watched: Watched) -> None:
 def _documented_commands() -> list[str]:
     page = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
     return page.read_text(encoding="utf-8").splitlines()
+
+
+def test_train_serves_its_metrics_to_prometheus(watched: Watched, topics: list[str], tmp_path: Path) -> None:
+    """A live trainer, not ended: what a scrape finds is what `watch` finds on the topics."""
+    port = free_port()
+    arguments = ["train", "--topic", watched.interactions, "--method", "fse", "--preset", "paper", "--batch-size", "50", "--threads", "1"]
+    arguments += ["--run-id", f"{watched.interactions}-scraped", "--state-dir", str(tmp_path / "state"), "--device", "cpu", *topics]
+    arguments += [part for setting in SMALL for part in ("--set", setting)] + ["--prometheus", str(port)]
+    process = subprocess.Popen(program(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    try:
+        found: dict[str, dict[str, str]] = {}
+        deadline = time.monotonic() + 90
+        while found.get("autoemb_interactions_total", {}).get("value") != "1050.0":
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, found
+            time.sleep(0.5)
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                families = text_string_to_metric_families(answer.read().decode())
+                found = {s.name: {**s.labels, "value": str(s.value)} for family in families for s in family.samples}
+        assert found["autoemb_run_info"]["run_id"] == f"{watched.interactions}-scraped"
+        assert found["autoemb_run_info"]["method"] == "fse"
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert "stopped" in output
+    finally:
+        process.kill()
+        process.communicate()
