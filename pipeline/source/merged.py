@@ -138,7 +138,7 @@ class MergedSource(Generic[V]):
         while True:
             wanted = self._merge.wanted(ceilings)
             if wanted:
-                self._fetch(wanted, wait, recorded=ceilings is not None)
+                self._fetch(wanted, wait)
             items = self._merge.release(limit, self._clock(), ceilings)
             left = deadline - self._clock()
             if items or left <= 0 or self.exhausted:
@@ -169,7 +169,7 @@ class MergedSource(Generic[V]):
         self._merge.add_partition(partition, offset)
         self._fetcher.add(partition, offset)
 
-    def _fetch(self, wanted: Sequence[int], wait: float, *, recorded: bool) -> None:
+    def _fetch(self, wanted: Sequence[int], wait: float) -> None:
         self._fetcher.regulate(self._merge.buffered)
         pieces = self._fetcher.fetch(wanted, wait)
         for piece in pieces:
@@ -177,7 +177,7 @@ class MergedSource(Generic[V]):
                 self._take(piece)
         now = self._clock()
         for partition in set(wanted).difference(piece.partition for piece in pieces):
-            if self._merge.starve(partition, now) and not recorded:
+            if self._merge.starve(partition, now):
                 self._hand_on_pending(partition)
         for partition, (since, end) in self._short_since.items():
             if partition in wanted and now - since >= self._config.truncation_grace:

@@ -1,5 +1,6 @@
 """Mini-batches from a source in memory: any partitioning, interleaving, dirt, interruption or clock."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -65,7 +66,13 @@ def run(
     source = MemorySource(log, start, config=config, chunk=chunks(fetches) if fetches else lambda: 500)
     batcher = Batcher(batch_size=size, position=start, step=step, recorded=recorded, offline=offline, examples=examples)
     done, positions = [], []
-    for batch in batches(source, batcher, stop=lambda: limit is not None and len(done) >= limit, patience=0):
+    polls = itertools.count()
+
+    def stop() -> bool:
+        assert next(polls) < 5_000, f"no end in sight after {len(done)} mini-batches"
+        return limit is not None and len(done) >= limit
+
+    for batch in batches(source, batcher, stop=stop, patience=0):
         done.append(batch)
         positions.append(batcher.position())
     return done, positions
@@ -289,6 +296,15 @@ def test_a_boundary_inside_what_cannot_be_divided_is_an_error():
     source = MemorySource(log_of([values]), config=ENDING)
     with pytest.raises(OffsetError, match="no record that ends at"):
         source.poll_many(10, 0, {0: 1})
+
+
+@pytest.mark.parametrize("count", [5, 6])
+def test_unusable_records_at_a_partitions_end_come_last(count):
+    later = [record(n, n).interaction for n in range(1, count)]
+    done, positions = run(log_of([[record(0, 0).interaction, b"rubbish"], [*later, None]]), 2)
+    assert [i.sequence for batch in done for i in batch.records] == list(range(count))
+    assert [len(batch.dead_letters) for batch in done] == [0] * (len(done) - 1) + [2]
+    assert positions[-1].next_offsets == {0: 2, 1: count}
 
 
 def test_remainders_join_the_batch_being_filled():
