@@ -30,6 +30,14 @@ _REFUSED = {
     KafkaError._AUTHENTICATION,  # noqa: SLF001
     KafkaError._SSL,  # noqa: SLF001
 }
+_SILENT = {KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE}  # noqa: SLF001
+_NOT_YET = {
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+}
+_SECONDS_BETWEEN_ATTEMPTS = 0.2
 _SECONDS_BETWEEN_WARNINGS = 10.0
 _MISSES_BELIEVED = 2  # a broker that has just started may not know its topics yet
 
@@ -95,19 +103,23 @@ class TopicGuard:
             raise self._no_answer("no answer") from error
 
     def earliest(self, partitions: Iterable[int], timeout: float) -> dict[int, int]:
-        """Partition -> offset of its earliest record.
+        """Partition -> offset of its earliest record. Waits for leaders: a topic is described before its partitions are served.
 
         Raises:
             TopicError, BrokerError: as `describe`.
         """
         wanted = {TopicPartition(self._topic, partition): OffsetSpec.earliest() for partition in partitions}
-        futures = self._admin.list_offsets(wanted, request_timeout=timeout)
-        try:
-            return {at.partition: int(future.result(timeout + 1).offset) for at, future in futures.items()}
-        except KafkaException as error:
-            raise self._translated(error.args[0]) from error
-        except TimeoutError as error:
-            raise self._no_answer("no answer") from error
+        deadline = self._clock() + timeout
+        while True:
+            futures = self._admin.list_offsets(wanted, request_timeout=timeout)
+            try:
+                return {at.partition: int(future.result(timeout + 1).offset) for at, future in futures.items()}
+            except KafkaException as error:
+                if error.args[0].code() not in _NOT_YET or self._clock() >= deadline:
+                    raise self._translated(error.args[0]) from error
+            except TimeoutError as error:
+                raise self._no_answer("no answer") from error
+            time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
 
     def tick(self) -> None:
         """Looks at the topic from time to time. Raises as `describe`, but outages pass, and a missing topic must be missed twice."""
@@ -202,7 +214,11 @@ class TopicGuard:
                 why=error.str(),
                 remedy="check the security settings in --kafka-config",
             )
-        return self._no_answer(error.str())
+        if error.code() in _SILENT:
+            return self._no_answer(error.str())
+        return BrokerError(
+            f"The broker at {self._servers} cannot serve topic {self._topic!r}", why=error.str(), remedy="autoemb-pipeline doctor"
+        )
 
     def _no_answer(self, why: str) -> BrokerError:
         return BrokerError(f"No broker answers at {self._servers}", why=why, remedy="autoemb-pipeline doctor")

@@ -73,7 +73,12 @@ class EventTimeMerge:
     @property
     def at_end(self) -> bool:
         """Every partition was last seen at its end and nothing is held."""
-        return all((lane.frozen or lane.at_end) and not lane.queue for lane in self._lanes.values())
+        return all(map(self.is_drained, self._lanes))
+
+    def is_drained(self, partition: int) -> bool:
+        """The partition was last seen at its end and nothing of it is held."""
+        lane = self._lanes[partition]
+        return (lane.frozen or lane.at_end) and not lane.queue
 
     def add_partition(self, partition: int, next_offset: int) -> None:
         """One more partition, from its `next_offset` on."""

@@ -102,9 +102,12 @@ class MergedSource(Generic[V]):
         return self._fetcher.paused
 
     def lag(self) -> int:
-        """Records between what was handed out and the partitions' ends as last heard of. Costs no request."""
-        highs = ((self._fetcher.high(partition), offset) for partition, offset in self._merge.next_offsets.items())
-        return sum(max(0, high - offset) for high, offset in highs if high is not None)
+        """Records between what was handed out and the partitions' ends as last heard of. Costs no request.
+
+        Transaction markers and aborted records count as records until a partition's end was seen.
+        """
+        behind = ((self._fetcher.high(p), at) for p, at in self._merge.next_offsets.items() if not self._merge.is_drained(p))
+        return sum(max(0, high - at) for high, at in behind if high is not None)
 
     def replay_to(self, recorded: Mapping[int, Mapping[int, int]]) -> None:
         """Tells the boundaries (step -> partition -> next offset) that will be given as ceilings. Call it before the first poll."""

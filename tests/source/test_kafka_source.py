@@ -107,7 +107,10 @@ def test_transaction_markers_at_the_tail_do_not_hide_the_end(broker, topic_name:
             producer.commit_transaction(30)
         else:
             producer.abort_transaction(30)
-    done, position = read_all(ending(topic_name), broker.kafka)
+    with KafkaSource(ending(topic_name), broker.kafka, decode_interaction, RunPosition()) as source:
+        batcher = Batcher(batch_size=SIZE, position=RunPosition())
+        done, position = list(batches(source, batcher)), batcher.position()
+        assert source.lag() == 0
     assert [i for batch in done for i in batch.records] == stream
     assert sum(batch.duplicates for batch in done) == 0
     # What follows the position is markers and aborted records only: read again, it ends with nothing.
