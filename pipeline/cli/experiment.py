@@ -12,8 +12,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from pipeline.cli.replay import dataset_options
 from pipeline.cli.train import DEFAULT_PRESET, learner_config, resolve_device, trainer_config
-from pipeline.experiments import table1, table2
+from pipeline.experiments import figures, table1, table2
 from pipeline.experiments.cells import Stream
+from pipeline.experiments.figure1 import Figure1Config
+from pipeline.experiments.figure1 import run as run_figure1
 from pipeline.learners.config import METHODS, PRESETS
 from pipeline.trainer import TrainerConfig
 from producers.catalogue import load_dataset
@@ -95,24 +97,39 @@ def table1_command(datasets: tuple[str, ...], data_dir: Path | None, limit: int 
     click.echo(table1.as_markdown(counts), nl=False)
 
 
+def cell_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of experiments that train cells of methods, tasks and seeds."""
+    options = [
+        click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Seeds 0 to N-1."),
+        click.option(
+            "--preset", type=click.Choice(sorted(PRESETS)), default=DEFAULT_PRESET, show_default=True, help="See docs/algorithm.md."
+        ),
+        click.option(
+            "--context", type=click.Choice(["batch", "event", "strict"]), default="event", show_default=True, help="As for train."
+        ),
+        click.option("--batch-size", type=click.IntRange(min=1), default=500, show_default=True, help="Interactions of a mini-batch."),
+        click.option(
+            "--offline-fraction",
+            type=click.FloatRange(0, 1, max_open=True),
+            default=0.7,
+            show_default=True,
+            help="Of each stream, trained before the figures begin.",
+        ),
+        click.option(
+            "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where a step computes."
+        ),
+        click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A learner setting of docs/algorithm.md; repeatable."),
+        click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of torch."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return shared_options(command)
+
+
 @command.command("table2")
 @click.option("--methods", default=PAPER_METHODS, show_default=True, callback=comma_list(METHODS), help="With commas.")
 @click.option("--tasks", default="binary,rating", show_default=True, callback=comma_list(("binary", "rating")), help="With commas.")
-@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Seeds 0 to N-1.")
-@click.option("--preset", type=click.Choice(sorted(PRESETS)), default=DEFAULT_PRESET, show_default=True, help="See docs/algorithm.md.")
-@click.option("--context", type=click.Choice(["batch", "event", "strict"]), default="event", show_default=True, help="As for train.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=500, show_default=True, help="Interactions of a mini-batch.")
-@click.option(
-    "--offline-fraction",
-    type=click.FloatRange(0, 1, max_open=True),
-    default=0.7,
-    show_default=True,
-    help="Of each stream, trained before the figures begin.",
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where a step computes.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A learner setting of docs/algorithm.md; repeatable.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of torch.")
-@shared_options
+@cell_options
 def table2_command(
     datasets: tuple[str, ...], data_dir: Path | None, limit: int | None, output: Path, *, threads: int, **options: Any
 ) -> None:
@@ -121,15 +138,8 @@ def table2_command(
     console = Console(stderr=True)
     table: list[table2.Row] = []
     for stream in streams(datasets, data_dir, limit, console):
-        offline = table2.offline_stage(stream, options["offline_fraction"])
         for task in options["tasks"]:
-            configs = [
-                replace(_trainer(method, task, seed, options), offline=offline)
-                for method in options["methods"]
-                for seed in range(options["seeds"])
-            ]
-            with _cells_bar(console, f"{stream.name} {task}", len(configs), stream.length) as show:
-                folders = table2.compute(output, stream, configs, batch_size=options["batch_size"], progress=show)
+            configs, folders = train_cells(console, stream, task, output, options)
             table += table2.rows(stream, configs, folders)
     name = f"table2-{options['preset']}-{options['context']}"
     table2.as_frame(table).write_parquet(output / f"{name}.parquet")
@@ -137,6 +147,86 @@ def table2_command(
     text = table2.as_markdown(table, regime=regime, fraction=options["offline_fraction"])
     (output / f"{name}.md").write_text(text, encoding="utf-8")
     click.echo(text, nl=False)
+
+
+def train_cells(
+    console: Console, stream: Stream, task: str, output: Path, options: dict[str, Any]
+) -> tuple[list[TrainerConfig], list[Path]]:
+    """Trains what is missing of a dataset's and task's cells: every method and seed."""
+    offline = table2.offline_stage(stream, options["offline_fraction"])
+    configs = [
+        replace(_trainer(method, task, seed, options), offline=offline) for method in options["methods"] for seed in range(options["seeds"])
+    ]
+    with _cells_bar(console, f"{stream.name} {task}", len(configs), stream.length) as show:
+        return configs, table2.compute(output, stream, configs, batch_size=options["batch_size"], progress=show)
+
+
+def _figure_command(number: int, methods: str, doc: str) -> None:
+    @command.command(f"figure{number}", help=doc)
+    @click.option("--methods", default=methods, show_default=True, callback=comma_list(METHODS), help="With commas.")
+    @click.option("--task", type=click.Choice(["binary", "rating"]), default="binary", show_default=True, help="As for train.")
+    @cell_options
+    def figure(
+        datasets: tuple[str, ...], data_dir: Path | None, limit: int | None, output: Path, *, task: str, threads: int, **options: Any
+    ) -> None:
+        torch.set_num_threads(threads)
+        console = Console(stderr=True)
+        for stream in streams(datasets, data_dir, limit, console):
+            _, folders = train_cells(console, stream, task, output, options)
+            panels = figures.panels_of(number, figures.one_group(folders))
+            path = output / f"figure{number}-{stream.name}-{task}-{options['preset']}-{options['context']}".replace(" ", "-")
+            title = f"{figures.FIGURES[number]}: {stream.name}, preset {options['preset']}, context {options['context']}"
+            figures.write(path, panels, title=title)
+            click.echo(f"{path}.png")
+
+
+_figure_command(6, "fse,sam,autoemb", "Draw error by popularity of users and items, FSE, SAM and AutoEmb (the paper's Figure 6).")
+_figure_command(7, "autoemb", "Draw AutoEmb's weights by popularity (the paper's Figure 7).")
+_figure_command(8, "fse,sam,autoemb", "Draw the error over the stream, offline stage included (the paper's Figure 8).")
+
+
+@command.command("figure1")
+@click.option("--task", type=click.Choice(["binary", "rating"]), default="binary", show_default=True, help="As for train.")
+@click.option("--dims", default="2,16,128", show_default=True, callback=comma_list(), help="Fixed dimensions, one model each.")
+@click.option("--ratings", default="1,2,5,10,20,40,80", show_default=True, callback=comma_list(), help="Training ratings per user.")
+@click.option("--test-ratings", type=click.IntRange(min=1), default=10, show_default=True, help="Kept for testing, per user.")
+@click.option("--epochs", type=click.IntRange(min=1), default=5, show_default=True, help="Passes over each training set.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Seeds 0 to N-1; a seed also draws the split.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A learner setting of docs/algorithm.md; repeatable.")
+@shared_options
+def figure1_command(
+    datasets: tuple[str, ...],
+    data_dir: Path | None,
+    limit: int | None,
+    output: Path,
+    *,
+    task: str,
+    dims: tuple[str, ...],
+    ratings: tuple[str, ...],
+    settings: tuple[str, ...],
+    **options: int,
+) -> None:
+    """Draw error and accuracy of fixed dimensions against training ratings per user (the paper's Figure 1)."""
+    torch.set_num_threads(1)
+    console = Console(stderr=True)
+    learner = learner_config("fse", task, "paper-layernorm", 0, "cpu", settings)
+    config = Figure1Config(dims=_numbers(dims, "--dims"), ratings=_numbers(ratings, "--ratings"), **options)
+    for stream in streams(datasets, data_dir, limit, console):
+        with _cells_bar(console, f"figure 1 {stream.name}", 1, config.seeds * len(config.ratings) * len(config.dims)) as show:
+            results = run_figure1(stream, learner, config, progress=show)
+        path = output / f"figure1-{stream.name}-{task}".replace(" ", "-")
+        users, tests = results["users"][0], results["tests"][0]
+        title = f"Fixed dimensions against training ratings: {stream.name}, {users:,} users, {tests:,} test ratings"
+        loss_name = "squared error (MSE)" if task == "binary" else "cross-entropy (nats)"
+        figures.write(path, figures.figure1_panels(results, loss_name), title=title)
+        results.write_parquet(path.with_name(f"{path.name}-seeds.parquet"))
+        click.echo(f"{path}.png")
+
+
+def _numbers(texts: tuple[str, ...], option: str) -> tuple[int, ...]:
+    if not all(text.isdigit() for text in texts):
+        raise click.BadParameter(f"{','.join(texts)}: whole numbers with commas", param_hint=option)
+    return tuple(int(text) for text in texts)
 
 
 def _trainer(method: str, task: str, seed: int, options: dict[str, Any]) -> TrainerConfig:

@@ -1,12 +1,13 @@
-"""Line panels as inline SVG (matplotlib, extra ``report``). Colours are CSS variables of the page, so that light and dark both fit.
+"""Line panels as inline SVG or picture files (matplotlib, extra ``report``). Inline, colours are CSS variables of the page: light and dark.
 
 Series differ by colour, dash and marker, so that no reader depends on colours alone.
 """
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -30,6 +31,19 @@ _VARIABLES = {
     **{colour: f"--series-{number}" for number, colour in enumerate(_SERIES)},
     **{colour: f"--reference-{number}" for number, colour in enumerate(_REFERENCE)},
 }
+# The same for picture files, on white: Okabe and Ito's colours, told apart without seeing colours.
+_PRINT = {
+    **dict(zip((_TEXT, _AXIS, _GRID, _BARS), ("#1a1a1a", "#6b6b6b", "#e3e3e3", "#ededed"), strict=True)),
+    **dict(
+        zip(
+            _SERIES,
+            ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d1f", "#4d4d9a"),
+            strict=True,
+        )
+    ),
+    **dict(zip(_REFERENCE, ("#4d4d4d", "#8a8a8a"), strict=True)),
+}
+Ink = Callable[[str], str]
 _LEGEND_COLUMNS = 5
 _MARKERS = "osD^vPX*"
 _DASHES = ["-", (0, (6, 1.5)), (0, (4, 1, 1, 1)), (0, (2, 1))]
@@ -65,44 +79,64 @@ def draw(name: str, panels: Sequence[Panel], *, description: str) -> str:
         description: for those who cannot see it.
     """
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(10.4, 4.3), layout=ConstrainedLayoutEngine(h_pad=0.12))
-        for number, panel in enumerate(panels):
-            axes = figure.add_subplot(1, len(panels), number + 1)
-            _draw_panel(axes, panel, f"{name}-p{number}")
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(
-            handles,
-            labels,
-            loc="outside lower center",
-            ncols=len(labels) if len(labels) <= _LEGEND_COLUMNS else 4,
-            frameon=False,
-            handlelength=3.2,
-        )
+        figure = _figure(name, panels, _same)
         target = io.StringIO()
         figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _for_html(target.getvalue(), name, description)
 
 
-def _draw_panel(axes: Axes, panel: Panel, prefix: str) -> None:
+def save(path: Path, panels: Sequence[Panel], *, title: str) -> None:
+    """Writes the figure as ``path.png`` (200 dpi) and ``path.svg``, on white."""
+    ink = _PRINT.__getitem__
+    style = {name: _PRINT.get(value, value) if isinstance(value, str) else value for name, value in _STYLE.items()}
+    with mpl.rc_context(style):
+        figure = _figure(path.name, panels, ink)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+        for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+            figure.savefig(path.with_name(f"{path.name}.{ending}"), dpi=200, facecolor="white", metadata=metadata)
+
+
+def _same(colour: str) -> str:
+    return colour
+
+
+def _figure(name: str, panels: Sequence[Panel], ink: Ink) -> Figure:
+    figure = Figure(figsize=(10.4, 4.3), layout=ConstrainedLayoutEngine(h_pad=0.12))
+    for number, panel in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), number + 1)
+        _draw_panel(axes, panel, f"{name}-p{number}", ink)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=len(labels) if len(labels) <= _LEGEND_COLUMNS else 4,
+        frameon=False,
+        handlelength=3.2,
+    )
+    return figure
+
+
+def _draw_panel(axes: Axes, panel: Panel, prefix: str, ink: Ink) -> None:
     axes.set_title(panel.title, loc="left")
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
     axes.grid(visible=True, axis="y")
     if panel.bars:
-        _draw_bars(axes, panel.bars, f"{prefix}-bars")
+        _draw_bars(axes, panel.bars, f"{prefix}-bars", ink)
     own = 0
     reference = 0
     for number, curve in enumerate(panel.curves):
         if curve.reference:
             style: dict[str, Any] = {
-                "color": _REFERENCE[reference % 2],
+                "color": ink(_REFERENCE[reference % 2]),
                 "linestyle": _REFERENCE_DASHES[reference % 2],
                 "linewidth": 1.8,
                 "zorder": 2,
             }
             reference += 1
         else:
-            style = {"color": _SERIES[own % SERIES_COLOURS], "linestyle": _DASHES[own % len(_DASHES)], "linewidth": 2.2, "zorder": 3}
+            style = {"color": ink(_SERIES[own % SERIES_COLOURS]), "linestyle": _DASHES[own % len(_DASHES)], "linewidth": 2.2, "zorder": 3}
             if panel.ticks:
                 style |= {"marker": _MARKERS[own % len(_MARKERS)], "markersize": 5.5}
             own += 1
@@ -120,11 +154,11 @@ def _draw_panel(axes: Axes, panel: Panel, prefix: str) -> None:
         axes.set_ylim(*panel.y_range)
 
 
-def _draw_bars(axes: Axes, bars: dict[int, int], gid: str) -> None:
+def _draw_bars(axes: Axes, bars: dict[int, int], gid: str, ink: Ink) -> None:
     behind = axes.twinx()
     behind.set_zorder(axes.get_zorder() - 1)
     axes.patch.set_visible(False)
-    drawn = behind.bar(list(bars), list(bars.values()), width=0.8, color=_BARS)
+    drawn = behind.bar(list(bars), list(bars.values()), width=0.8, color=ink(_BARS))
     for number, bar in enumerate(drawn):
         bar.set_gid(f"{gid}{number}")
     behind.set_ylim(0, 3.2 * max(bars.values()))  # the lower third: behind the lines, not among them

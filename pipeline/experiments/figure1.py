@@ -92,7 +92,7 @@ def split(interactions: Sequence[Interaction], config: Figure1Config, seed: int)
 
 
 def run(
-    stream: Stream, learner: LearnerConfig, config: Figure1Config, progress: Callable[[int, int], None] = lambda _done, _total: None
+    stream: Stream, learner: LearnerConfig, config: Figure1Config, progress: Callable[[int], None] = lambda _done: None
 ) -> pl.DataFrame:
     """Trains and tests every (seed, x, dimension).
 
@@ -100,13 +100,12 @@ def run(
         stream: ratings; their order does not matter here.
         learner: rates, widths and task; method, dimensions and seed are the experiment's.
         config: the experiment's choices.
-        progress: told (models done, models in all).
+        progress: told the models done.
 
     Returns:
         Columns seed, ratings, dimension, users, tests, loss, accuracy.
     """
     interactions = list(stream.open())
-    total = config.seeds * len(config.ratings) * len(config.dims)
     results = []
     for seed in range(config.seeds):
         parts = split(interactions, config, seed)
@@ -116,7 +115,7 @@ def run(
                 loss, accuracy = _train_and_test(parts.first(x), parts.test, own, config)
                 row = {"seed": seed, "ratings": x, "dimension": dimension, "users": len(parts.training), "tests": len(parts.test)}
                 results.append({**row, "loss": loss, "accuracy": accuracy})
-                progress(len(results), total)
+                progress(len(results))
     return pl.DataFrame(results)
 
 

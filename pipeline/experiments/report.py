@@ -14,16 +14,8 @@ import polars as pl
 
 from pipeline import __version__
 from pipeline.errors import ConfigurationError, StateError
-from pipeline.experiments.curves import (
-    LEAST_IN_BUCKET,
-    Curve,
-    Panel,
-    bucket_name,
-    error_by_popularity,
-    error_over_stream,
-    user_sums,
-    weights_by_popularity,
-)
+from pipeline.experiments.curves import LEAST_IN_BUCKET, Curve, Panel, user_sums
+from pipeline.experiments.panels import error_panels, stream_panels, weight_panels
 from pipeline.experiments.runs import REFERENCES, Group, Run, Variant, comparable, open_run
 from pipeline.experiments.statistics import RESAMPLES, Interval, holm, interval_of_sums, spread
 from pipeline.records import FloatArray
@@ -147,16 +139,8 @@ def _pairs(variants: Sequence[Variant], losses: dict[str, FloatArray], counts: F
 
 
 def _figures(number: int, group: Group) -> str:
-    loss = group.runs[0].loss_name
-    panels6, sheets6 = [], []
-    for side in ("user", "item"):
-        curves, interactions = error_by_popularity(group, side)
-        ticks = {bucket: bucket_name(bucket) for bucket in interactions}
-        title = f"By popularity of the {side}"
-        label = f"earlier interactions of the {side} (bucket's lower bound)"
-        panel = Panel(title=title, x_label=label, y_label=f"mean {loss}", curves=curves, ticks=ticks, bars=interactions)
-        panels6.append(panel)
-        sheets6.append(_curve_table(title, "bucket", list(ticks.values()), [*curves]))
+    panels6 = error_panels(group)
+    sheets6 = [_curve_table(panel.title, "bucket", list((panel.ticks or {}).values()), panel.curves) for panel in panels6]
     many = " Shaded: range over seeds." if any(len(variant.runs) > 1 for variant in group.variants) else ""
     caption = (
         f"Error by popularity at the time of the prediction. Bars: share of interactions in each bucket; buckets of fewer than "
@@ -164,15 +148,9 @@ def _figures(number: int, group: Group) -> str:
     )
     parts = [_figure(f"g{number}-figure-6", "Figure 6", caption, panels6, "".join(sheets6))]
     parts += [_weights_figure(number, place, group, variant) for place, variant in enumerate(group.variants)]
-    stretch, running = error_over_stream(group)
-    label = "interactions seen"
-    titles = ("Mean of each stretch of the stream", "Mean since the beginning")
-    panels8 = [
-        Panel(title=title, x_label=label, y_label=f"mean {loss}", curves=curves, y_range=_settled_range(curves))
-        for title, curves in zip(titles, (stretch, running), strict=True)
-    ]
-    ends = [f"{end:,.0f}" for end in stretch[0].x]
-    sheets8 = "".join(_curve_table(title, label, ends, curves) for title, curves in zip(titles, (stretch, running), strict=True))
+    panels8 = stream_panels(group)
+    ends = [f"{end:,.0f}" for end in panels8[0].curves[0].x]
+    sheets8 = "".join(_curve_table(panel.title, panel.x_label, ends, panel.curves) for panel in panels8)
     caption = (
         "Prequential error over the stream, each prediction made before its label was learned from. The first stretches may lie outside "
         f"the axis; the table has them.{many}"
@@ -181,18 +159,10 @@ def _figures(number: int, group: Group) -> str:
 
 
 def _weights_figure(number: int, place: int, group: Group, variant: Variant) -> str:
-    panels, sheets = [], []
-    for side in ("user", "item"):
-        curves = weights_by_popularity(group, variant, side)
-        if not curves:
-            return f"<p>{escape(variant.name)} has no controllers, hence no weights for a Figure 7.</p>"
-        ticks = {int(bucket): bucket_name(int(bucket)) for bucket in curves[0].x}
-        label = f"earlier interactions of the {side} (bucket's lower bound)"
-        title = f"{side.capitalize()}s"
-        panels.append(
-            Panel(title=title, x_label=label, y_label="mean weight of the space", curves=curves, ticks=ticks, y_range=(-0.02, 1.02))
-        )
-        sheets.append(_curve_table(title, "bucket", list(ticks.values()), curves))
+    panels = weight_panels(group, variant)
+    if not panels:
+        return f"<p>{escape(variant.name)} has no controllers, hence no weights for a Figure 7.</p>"
+    sheets = [_curve_table(panel.title, "bucket", list((panel.ticks or {}).values()), panel.curves) for panel in panels]
     caption = (
         f"{escape(variant.name)}: what share the controllers give each embedding dimension, by popularity. The weights of an id sum to 1."
     )
@@ -215,14 +185,6 @@ def _draw(name: str, panels: Sequence[Panel], description: str) -> str:
             "The report's figures need matplotlib", why=str(error), remedy="pip install 'autoemb-pipeline[report]'"
         ) from error
     return draw(name, panels, description=description)
-
-
-def _settled_range(curves: Sequence[Curve]) -> tuple[float, float]:
-    """The y axis of an error that starts high: fits all but the first twentieth of each line."""
-    tails = np.concatenate([curve.y[max(1, len(curve.y) // 20) :] if len(curve.y) > 1 else curve.y for curve in curves])
-    low, high = float(tails.min()), float(tails.max())
-    margin = 0.08 * max(high - low, 1e-6)
-    return low - margin, high + margin
 
 
 def _curve_table(title: str, x_name: str, x: Sequence[str], curves: Sequence[Curve]) -> str:
