@@ -5,6 +5,7 @@ checkpoint are dropped and written again by the recomputation: the log holds eve
 when the log holds more than its limit.
 """
 
+import io
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -78,12 +79,16 @@ class PredictionLog:
             return
         path = self._folder / f"steps-{self._first:09d}-{step:09d}.parquet"
         temporary = path.with_suffix(".tmp")
+        segment = io.BytesIO()  # Parquet's writer explains a full disk as "Invalid thrift", or not at all
+        pl.concat(self._frames).write_parquet(segment, compression="zstd", statistics=False)
         try:
-            pl.concat(self._frames).write_parquet(temporary, compression="zstd", statistics=False)
-            _sync(temporary)
+            with temporary.open("wb") as file:
+                file.write(segment.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(path)
             _sync(self._folder)
-        except (OSError, pl.exceptions.PolarsError) as error:
+        except OSError as error:
             raise StateError(
                 f"The prediction log could not be written to {self._folder}.",
                 why=str(error),
