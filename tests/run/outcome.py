@@ -16,14 +16,14 @@ from tests.run.kafka_reading import read_all
 OWN = {"run_id", "configuration", "outputs_at"}
 
 
-def outcome(kafka: Mapping[str, str], config: RunConfig) -> dict[str, Any]:
+def outcome(kafka: Mapping[str, str], config: RunConfig, *, with_log: bool = True) -> dict[str, Any]:
     """Of a finished run in its state directory and topics. The run id is blotted out of the metrics' bytes."""
     store = CheckpointStore(config.state_dir)
     assert store.newest_valid().refused == ()
     with open_newest(store) as opened:
         loaded = opened.loaded
         run_id = loaded.payload["run_id"].encode()
-        log = read_predictions(config.state_dir / "predictions").collect()
+        log = read_predictions(config.state_dir / "predictions").collect().write_csv() if with_log else ""
         return {
             "step": loaded.step,
             "payload": {name: value for name, value in loaded.payload.items() if name not in OWN},
@@ -32,7 +32,7 @@ def outcome(kafka: Mapping[str, str], config: RunConfig) -> dict[str, Any]:
             "counts": {s.name: opened.rows.count(s.name) for s in opened.rows.specs},
             "metrics": metrics(kafka, config, run_id),
             "dead letters": [(m.key(), m.value(), m.headers()) for m in read_all(kafka, config.dead_letter_topic)],
-            "predictions": (len(log), hashlib.sha256(log.write_csv().encode()).hexdigest()),
+            "predictions": (log.count("\n") - 1, hashlib.sha256(log.encode()).hexdigest()),
         }
 
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from ops.local_kafka import LocalKafka, LocalKafkaConfig
 from ops.topics import ensure_interactions_topic, ensure_metrics_topics
 from tests.conftest import TestBroker
 from tests.fastdisk import fast_directory
@@ -32,6 +34,7 @@ FAILPOINTS = ("poll", "step", "emit", "flush", "rocksdb-checkpoint", "sync", "re
 PER_CHECKPOINT = FAILPOINTS[3:]
 KILLS = int(os.environ.get("AUTOEMB_CRASH_KILLS", "20"))
 KILLS_PER_RUN = 5
+BROKER_KILLS = max(10, KILLS // 10)
 SEED = int(os.environ.get("AUTOEMB_CRASH_SEED", "20261124"))
 RUBBISH = [b"not avro", None, b"\xc3\x01" + bytes(8) + b"unknown schema"]
 
@@ -153,3 +156,70 @@ def test_a_second_trainer_of_the_run_shuts_the_first_out(scene: Scene, undisturb
     assert "--run-id and --state-dir" in zombie.output
     assert_same(outcome(scene.kafka, run_config(second)), undisturbed)
     assert json.loads(ended.output.splitlines()[-1])["step"] == undisturbed["step"]
+
+
+def bursts(stream: Stream, stop: threading.Event) -> None:
+    """A slow live stream without sequences on two of three partitions: what a mini-batch holds is up to the clock."""
+    records = iter(synthetic_stream(20_000, seed=22, users=120, items=90))
+    rng = random.Random(SEED)
+    while not stop.wait(0.12):
+        burst = [r._replace(dataset=None, sequence=None) for r, _ in zip(records, range(rng.randint(3, 25)), strict=False)]
+        stream.send([*burst, b"rubbish"] if rng.random() < 0.3 else burst, 2)
+
+
+def test_what_the_clock_decided_is_read_back(scene: Scene) -> None:
+    topic = f"{scene.topic}-live"
+    ensure_interactions_topic(scene.kafka, topic, PARTITIONS)
+    config = scene.config("live", topic=topic, until_end=False, batch_timeout=0.2, idle_timeout=0.1)
+    stop = threading.Event()
+    feeder = threading.Thread(target=bursts, args=(Stream(scene.kafka, topic, scene.directory), stop))
+    feeder.start()
+    try:
+        for emitted in (6, 7, 11):  # two or three steps after a checkpoint each
+            assert scene.start(config, failpoint=f"emit:{emitted}") == -signal.SIGKILL
+    finally:
+        stop.set()
+        feeder.join()
+    config["until_end"] = True
+    lived = scene.finish(config)
+    sizes = [json.loads(value)["batch_examples"] for _, value in lived["metrics"]]
+    assert sum(0 < size < BATCH for size in sizes[:20]) >= 5
+
+    # The same run without any checkpoint: every step is recomputed from the recorded boundaries alone, none is sent again.
+    replayed = scene.directory / "live-replayed"
+    replayed.mkdir()
+    shutil.copy(Path(config["state_dir"]) / "run.json", replayed)
+    assert_same(scene.finish({**config, "state_dir": str(replayed)}), lived)
+
+
+def newest_step(state_dir: Path) -> int:
+    return max((int(path.name.removeprefix("step-")) for path in (state_dir / "checkpoints").glob("step-*")), default=0)
+
+
+@pytest.mark.parametrize("exactly_once", [False, True], ids=["idempotent", "transactions"])
+def test_broker_killed_again_and_again(scene: Scene, kafka_home: Path, tmp_path: Path, exactly_once: bool) -> None:
+    kills = BROKER_KILLS if not exactly_once else 2
+    with LocalKafka(LocalKafkaConfig(home=kafka_home, data_dir=tmp_path / "kafka", session_timeout_ms=1_000)) as broker:
+        kafka = {"bootstrap.servers": broker.bootstrap_servers}
+        ensure_interactions_topic(kafka, "stormy", PARTITIONS)
+        there = Scene(kafka, "stormy", scene.directory, scene.zygotes)
+        Stream(kafka, "stormy", tmp_path).send(list(synthetic_stream(300 * kills, seed=23, users=120, items=90)), PARTITIONS)
+        calm = there.finish(there.config(f"calm-{exactly_once}", batch_size=10))
+        config = there.config(f"storm-{exactly_once}", batch_size=10, exactly_once=exactly_once)
+        # So little is fetched ahead that reading needs the broker too, not only metrics and checkpoints.
+        hungry = {**kafka, "queued.max.messages.kbytes": "8", "queued.min.messages": "50", "fetch.message.max.bytes": "4000"}
+        ends: list[Any] = []
+        trainer = threading.Thread(target=lambda: ends.append(there.zygotes[0].run(hungry, config, round_seconds=0.02)), daemon=True)
+        trainer.start()
+        done, state_dir = 0, Path(config["state_dir"])
+        for _ in range(kills):
+            while newest_step(state_dir) < done + EVERY:
+                assert trainer.is_alive(), ends
+                time.sleep(0.02)
+            broker.kill()
+            done = newest_step(state_dir)
+            broker.start()
+        trainer.join(120)
+        (ended,) = ends
+        assert ended.returncode == 0, ended.output
+        assert_same(outcome(kafka, run_config(config)), calm)
