@@ -50,7 +50,6 @@ class PredictionLog:
         self._first = self._first or step
         columns: dict[str, object] = {
             "step": np.full(len(records), step, dtype=np.uint32),
-            "dataset": pl.Series([r.dataset for r in records], dtype=pl.String),
             "user_id": [r.user_id for r in records],
             "item_id": [r.item_id for r in records],
             "timestamp": np.array([r.timestamp for r in records], dtype=np.int64),
