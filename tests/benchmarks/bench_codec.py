@@ -1,4 +1,4 @@
-"""Records per second of CPU time through the codecs: `python -m tests.benchmarks.codec`."""
+"""Records per second of CPU time through the codecs: `python -m tests.benchmarks.bench_codec`."""
 
 import time
 from collections.abc import Callable

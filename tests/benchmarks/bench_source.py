@@ -1,0 +1,97 @@
+"""Records per second through source and batcher, from a real broker, by number of partitions.
+
+    KAFKA_HOME=... python -m tests.benchmarks.bench_source [--records 300000] [--partitions 1 8 20]
+
+Wall time counts what the machine does meanwhile, the broker included; CPU time of the reading thread is what one core could do.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import NewTopic
+
+from ops.local_kafka import LocalKafka, LocalKafkaConfig
+from ops.metadata import quiet_admin
+from pipeline.batching import Batcher, batches
+from pipeline.records import Interaction, RunPosition
+from pipeline.source import KafkaSource, MemorySource, SourceConfig
+from schemas.codec import decode_interaction, encode_interaction
+
+BATCH = 500
+
+
+def stream(count: int) -> Sequence[Interaction]:
+    """Sessions of 1 to 60 records of one user, as MovieLens has them."""
+    interactions, user = [], 0
+    for n in range(count):
+        if n % (1 + user * 7919 % 60) == 0:
+            user += 1
+        interactions.append(Interaction(str(user % 9973), str(n * 31 % 5003), 3.5, 1_000_000_000_000 + n * 700, "bench", n))
+    return interactions
+
+
+def fill(servers: str, topic: str, interactions: Sequence[Interaction], partitions: int) -> None:
+    """Writes the interactions, each user to one partition."""
+    admin = quiet_admin({"bootstrap.servers": servers})
+    admin.create_topics([NewTopic(topic, partitions, 1, config={"retention.ms": "-1"})])[topic].result(20)
+    producer = Producer(
+        {
+            "bootstrap.servers": servers,
+            "enable.idempotence": True,
+            "message.timeout.ms": 0,
+            "linger.ms": 20,
+            "queue.buffering.max.messages": 1_000_000,
+        }
+    )
+    for n, interaction in enumerate(interactions):
+        producer.produce(topic, encode_interaction(interaction), interaction.user_id, int(interaction.user_id) % partitions)
+        if n % 1000 == 0:
+            producer.poll(0)
+    while producer.flush(60):
+        pass
+
+
+def measure(name: str, make: Callable[[], KafkaSource | MemorySource], expected: int) -> None:
+    """Reads to the end and prints the rate."""
+    wall, cpu = time.perf_counter(), time.thread_time()
+    with make() as source:
+        batcher = Batcher(batch_size=BATCH, position=RunPosition())
+        made = list(batches(source, batcher))
+        count, ends = sum(len(batch.records) for batch in made), dict(batcher.position().next_offsets)
+    wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
+    if count != expected:
+        raise SystemExit(f"{name}: {count} of {expected} records, {sum(batch.duplicates for batch in made)} duplicates, ends {ends}")
+    print(f"{name:28} {count / wall:>10,.0f}/s wall {count / cpu:>10,.0f}/s of one core")  # noqa: T201  # a benchmark's output
+
+
+def main() -> None:
+    """Parses, fills, measures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--records", type=int, default=300_000)
+    parser.add_argument("--partitions", type=int, nargs="+", default=[1, 8, 20])
+    arguments = parser.parse_args()
+    interactions = stream(arguments.records)
+    for partitions in arguments.partitions:
+        measure(f"memory, {partitions} partitions", lambda p=partitions: MemorySource(interactions, partitions=p), len(interactions))
+    home = Path(os.environ["KAFKA_HOME"])
+    with tempfile.TemporaryDirectory() as folder, LocalKafka(LocalKafkaConfig(home=home, data_dir=Path(folder))) as broker:
+        kafka = {"bootstrap.servers": broker.bootstrap_servers}
+        for partitions in arguments.partitions:
+            topic = f"bench-{partitions}"
+            fill(broker.bootstrap_servers, topic, interactions, partitions)
+            config = SourceConfig(topic=topic, run_id="bench", until_end=True)
+            for _ in range(2):
+                measure(
+                    f"kafka, {partitions} partitions",
+                    lambda c=config: KafkaSource(c, kafka, decode_interaction, RunPosition()),
+                    len(interactions),
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+"""The ladder of the stream preset: rungs x streams x seeds through the product's trainer, resumable cell by cell.
+
+    python -m tests.benchmarks.ladder run --out DIR --streams ml-latest-small,ml-100k --rungs autoemb,fse-146 --seeds 3
+    python -m tests.benchmarks.ladder table --out DIR --streams ml-latest-small
+
+A cell keeps `losses.npy` [n] (of the method), `reference.npy` (the logistic reference on the same events) and `cell.json`. Nothing here
+is part of the product; the rungs are its methods and options.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from pipeline.experiments.statistics import Interval, clustered_interval, holm
+from pipeline.learners.config import LearnerConfig
+from pipeline.prequential.metrics import PrequentialConfig
+from pipeline.records import FloatArray, Interaction, LearnerInputs, MiniBatch, SideContext
+from pipeline.state.context import ContextConfig
+from pipeline.state.memory import MemoryRowStore
+from pipeline.trainer import Trainer, TrainerConfig, trainer_tables
+from producers.synthetic import PRESETS, SyntheticConfig, SyntheticModel
+
+BATCH = 500
+FIXED = (2, 8, 16, 32, 64, 128, 146)
+RUNGS: Mapping[str, Mapping[str, Any]] = {
+    "context-only": {"method": "context-only"},
+    **{f"fse-{d}": {"method": "fse", "dims": (d,)} for d in FIXED},
+    "equal": {"method": "fse-uniform"},
+    "count-gate": {"method": "count-gate"},
+    "count-thresholds": {"method": "count-thresholds"},
+    "shuffled": {"method": "autoemb"},
+    "sam": {"method": "sam"},
+    "darts": {"method": "darts"},
+    "autoemb": {"method": "autoemb"},
+    "unrolled": {"method": "autoemb", "validation": "trace", "horizon": 1},
+    "trace": {"method": "autoemb", "validation": "trace"},
+}
+
+
+def movielens(path: Path) -> list[Interaction]:
+    """A MovieLens csv or RecBole .inter file by (timestamp, file order)."""
+    tabs = path.suffix == ".inter"
+    frame = pl.read_csv(path, separator="\t" if tabs else ",", new_columns=["user", "item", "rating", "timestamp"])
+    frame = frame.sort("timestamp", maintain_order=True)
+    rows = frame.select("user", "item", "rating", "timestamp").iter_rows()
+    return [Interaction(str(u), str(i), float(r), int(t) * 1000, path.stem, k) for k, (u, i, r, t) in enumerate(rows)]
+
+
+def synthetic(spec: str, limit: int | None) -> list[Interaction]:
+    config = SyntheticConfig.parse(spec)
+    stream: list[Interaction] = []
+    for chunk in SyntheticModel(config).stream():
+        columns = (chunk.users.tolist(), chunk.items.tolist(), chunk.ratings.tolist(), chunk.timestamps.tolist())
+        stream += [
+            Interaction(str(u), str(i), r, t, config.name, len(stream) + k) for k, (u, i, r, t) in enumerate(zip(*columns, strict=True))
+        ]
+        if limit is not None and len(stream) >= limit:
+            break
+    return stream[:limit]
+
+
+def load(name: str, limit: int | None) -> list[Interaction]:
+    """`ml-latest-small`, `ml-100k` (AUTOEMB_DATA_DIR, AUTOEMB_ML100K), or a synthetic dataset's specification."""
+    if name.partition(":")[0] in PRESETS:
+        return synthetic(name, limit)
+    shared = Path(os.environ.get("AUTOEMB_DATA_DIR", Path(__file__).resolve().parents[3] / "shared" / "data"))
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "autoemb-pipeline-tests"
+    files = {
+        "ml-latest-small": shared / "ml-latest-small" / "ratings.csv",
+        "ml-100k": Path(os.environ.get("AUTOEMB_ML100K", cache / "ml-100k" / "ml-100k.inter")),
+    }
+    return movielens(files[name])[:limit]
+
+
+class ShuffledCounts:
+    """A context whose controllers see the popularity of another id: that of its image under a fixed permutation of the ids."""
+
+    def __init__(self, inner: Any, stream: Sequence[Interaction], seed: int) -> None:
+        self._inner = inner
+        self._sides = [_Permuted({getattr(r, name) for r in stream}, seed) for name in ("user_id", "item_id")]
+
+    def observe(self, *arguments: Any) -> LearnerInputs:
+        inputs: LearnerInputs = self._inner.observe(*arguments)
+        users, items = self._sides
+        return replace(inputs, users=users.swap(inputs.users, inputs.user_ids), items=items.swap(inputs.items, inputs.item_ids))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class _Permuted:
+    def __init__(self, ids: Iterable[str], seed: int) -> None:
+        ordered = sorted(ids)
+        image = np.random.Generator(np.random.Philox(seed)).permutation(len(ordered))
+        self._image = {identifier: ordered[k] for identifier, k in zip(ordered, image, strict=True)}
+        self._count = dict.fromkeys(ordered, 0.0)
+
+    def swap(self, side: SideContext, ids: Sequence[str]) -> SideContext:
+        counts = np.array([self._count[self._image[i]] for i in ids])
+        for i in ids:
+            self._count[i] += 1.0
+        return replace(side, count=counts)
+
+
+class Popularity:
+    """Σ α_n d_n by popularity bucket over the last 30%, relative to the mini-batch's mean so that drift in time does not count."""
+
+    def __init__(self, dims: Sequence[int]) -> None:
+        self._dims = np.array(dims, dtype=np.float64)
+        self._sums = [np.zeros((40, 3)), np.zeros((40, 3))]
+
+    def add(self, weights: Sequence[FloatArray | None], counts: Sequence[FloatArray]) -> None:
+        for sums, alpha, count in zip(self._sums, weights, counts, strict=True):
+            if alpha is None:
+                return
+            used = alpha @ self._dims
+            bucket = np.floor(np.log2(count + 1.0)).astype(np.int64)
+            np.add.at(sums, bucket, np.stack([np.ones(len(used)), used, used - used.mean()], axis=1))
+
+    def summary(self) -> list[dict[str, Any]]:
+        out = []
+        for sums in self._sums:
+            kept = np.flatnonzero(sums[:, 0] >= 20)
+            if len(kept) < 3:
+                return []
+            means = sums[kept, 1:] / sums[kept, :1]
+            out.append(
+                {
+                    "dimension": dict(zip(map(int, kept), means[:, 0].round(2).tolist(), strict=True)),
+                    "spearman": spearman(kept.astype(float), means[:, 0]),
+                    "spearman_within_batches": spearman(kept.astype(float), means[:, 1]),
+                }
+            )
+        return out
+
+
+def spearman(a: FloatArray, b: FloatArray) -> float:
+    ranks = [np.argsort(np.argsort(x, kind="stable"), kind="stable").astype(np.float64) for x in (a, b)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def run_cell(folder: Path, stream: Sequence[Interaction], rung: str, seed: int, options: Mapping[str, Any]) -> None:
+    """Trains one cell and keeps what came of it. A cell with `cell.json` is finished."""
+    config = LearnerConfig.from_preset("stream", **{**RUNGS[rung], **options, "seed": seed})
+    trained = TrainerConfig(
+        learner=config,
+        context=ContextConfig(mode="event", spaces=len(config.dims)),
+        prequential=PrequentialConfig(task="binary", window=5000),
+    )
+    trainer = Trainer(trained, MemoryRowStore(trainer_tables(trained)))
+    if rung == "shuffled":
+        trainer._context = ShuffledCounts(trainer._context, stream, seed)  # type: ignore[assignment]
+    popularity, losses, references = Popularity(config.dims), [], []
+    began = time.monotonic()
+    for start in range(0, len(stream), BATCH):
+        records = stream[start : start + BATCH]
+        result = trainer.step(MiniBatch(step=start // BATCH + 1, records=records, next_offsets={0: start + len(records)}))
+        assert result.predictions is not None
+        assert result.inputs is not None
+        losses.append(result.scores["method"][0])
+        references.append(result.scores["logistic"][0])
+        if start >= 0.7 * len(stream):
+            predictions, inputs = result.predictions, result.inputs
+            popularity.add((predictions.user_weights, predictions.item_weights), (inputs.users.count, inputs.items.count))
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "losses.npy", np.concatenate(losses).astype(np.float32))
+    np.save(folder / "reference.npy", np.concatenate(references).astype(np.float32))
+    trace = trainer._learner._parts.trace if config.validation == "trace" else None  # type: ignore[attr-defined]
+    summary = {
+        "rung": rung,
+        "seed": seed,
+        "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
+        "seconds": round(time.monotonic() - began, 1),
+        "popularity": popularity.summary(),
+        "second_to_first_order": trace.ratio.tolist() if trace else None,
+    }
+    (folder / "cell.json").write_text(json.dumps(summary))
+
+
+def cells(out: Path, stream: str, rungs: Iterable[str], seeds: int) -> Iterator[tuple[Path, str, int]]:
+    for seed in range(seeds):
+        for rung in rungs:
+            yield out / stream.replace(":", "_") / rung / str(seed), rung, seed
+
+
+def run(arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    options = {name: _value(text) for name, _, text in (s.partition("=") for s in arguments.set)}
+    for name in arguments.streams.split("+"):
+        stream: list[Interaction] = []
+        for folder, rung, seed in cells(arguments.out, name, arguments.rungs.split(","), arguments.seeds):
+            if (folder / "cell.json").exists():
+                continue
+            stream = stream or load(name, arguments.limit)
+            run_cell(folder, stream, rung, seed, options)
+            losses = np.load(folder / "losses.npy").astype(np.float64)
+            print(f"{name} {rung} seed {seed}: {losses.mean():.5f} / {losses[int(0.7 * len(losses)) :].mean():.5f}", flush=True)
+
+
+def _value(text: str) -> Any:
+    if "," in text:
+        return tuple(int(part) for part in text.split(","))
+    return float(text) if any(c in text for c in ".e") else int(text) if text.isdigit() else text
+
+
+def table(arguments: argparse.Namespace) -> None:
+    """Markdown: each rung against the logistic reference and against `--against`, all and last 30%."""
+    for name in arguments.streams.split("+"):
+        users = np.array([r.user_id for r in load(name, arguments.limit)])
+        mean = {}
+        for rung in arguments.rungs.split(","):
+            folders = [f for f, _, _ in cells(arguments.out, name, [rung], arguments.seeds) if (f / "cell.json").exists()]
+            if folders:
+                mean[rung] = np.mean([np.load(f / "losses.npy").astype(np.float64) for f in folders], axis=0)
+                mean.setdefault("logistic", np.load(folders[0] / "reference.npy").astype(np.float64))
+        print(
+            f"\n{name}, {arguments.seeds} seeds\n\n| rung | all | last 30% | all − logistic | last 30% − logistic | last 30% − {arguments.against} |"
+        )
+        print("|---|---|---|---|---|---|")
+        tail = slice(int(0.7 * len(users)), None)
+        comparisons: list[Callable[[FloatArray], tuple[FloatArray, np.ndarray]]] = [
+            lambda losses: (losses - mean["logistic"], users),
+            lambda losses: ((losses - mean["logistic"])[tail], users[tail]),
+            lambda losses: ((losses - mean[arguments.against])[tail], users[tail]),
+        ]
+        rungs = [r for r in mean if r != "logistic"]
+        found = {(r, k): _wider(*compare(mean[r])) for r in rungs for k, compare in enumerate(comparisons)}
+        adjusted = {(r, k): p for k in range(3) for r, p in zip(rungs, holm([found[r, k].p_value for r in rungs]), strict=True)}
+        for rung in ("logistic", *rungs):
+            losses = mean[rung]
+            cells_ = ["" if rung == "logistic" else _shown(found[rung, k], adjusted[rung, k]) for k in range(3)]
+            print(f"| {rung} | {losses.mean():.5f} | {losses[tail].mean():.5f} | {' | '.join(cells_)} |")
+
+
+def _wider(values: FloatArray, users: np.ndarray) -> Interval:
+    """The wider of the user-clustered interval and the one over blocks of 1,000 events."""
+    both = [clustered_interval(values, clusters) for clusters in (users, np.arange(len(values)) // 1000)]
+    return max(both, key=lambda i: i.high - i.low)
+
+
+def _shown(interval: Interval, p_value: float) -> str:
+    return f"{interval.estimate * 1e4:+.1f} [{interval.low * 1e4:+.1f}, {interval.high * 1e4:+.1f}]{'*' if p_value < 0.05 else ''}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["run", "table"])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--streams", required=True, help="With + between them.")
+    parser.add_argument("--rungs", default=",".join(RUNGS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--set", action="append", default=[], help="NAME=VALUE of the learner, for every rung.")
+    parser.add_argument("--against", default="fse-146")
+    arguments = parser.parse_args()
+    {"run": run, "table": table}[arguments.command](arguments)
+
+
+if __name__ == "__main__":
+    main()
