@@ -45,12 +45,16 @@ class RowStore(Protocol):
         """Replaces the rows of distinct ids. rows: [n, width]."""
         ...
 
+    def remove(self, table: str, ids: Sequence[str]) -> None:
+        """Frees the rows of distinct ids; those without a row are passed over. A removed id is as one never scattered."""
+        ...
+
     def items(self, table: str) -> Iterator[tuple[str, Rows]]:
         """Every (id, row) ever scattered, in the byte order of the ids. For export and tests, not for the step."""
         ...
 
     def count(self, table: str) -> int:
-        """Ids ever scattered; may be exact or (RocksDB) count in O(1) from a counter, never by a scan."""
+        """Ids that have a row; exact, O(1), never by a scan."""
         ...
 
 

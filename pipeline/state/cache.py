@@ -99,6 +99,19 @@ class RowCache:
             slots[k] = slot
         return slots
 
+    def drop(self, ids: Sequence[str]) -> list[bool]:
+        """Forgets cached ids, whatever their state. Returns for each id whether a scattered row of it was cached."""
+        dropped = []
+        for i in ids:
+            slot = self._slot_of.pop(i, None)
+            dropped.append(slot is not None and bool(self.scattered[slot]))
+            if slot is not None:
+                self.dirty -= int(self.state[slot] == DIRTY)
+                self.state[slot] = CLEAN
+                self.scattered[slot] = False
+                self._free.append(slot)
+        return dropped
+
     def mark_dirty(self, slots: Slots) -> int:
         """Marks scattered rows; returns how many of the ids were never scattered before."""
         self.dirty += int(np.count_nonzero(self.state[slots] != DIRTY))

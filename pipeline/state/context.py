@@ -7,7 +7,7 @@ earlier mini-batches in every mode (design, Honesty). Late interactions in `stri
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -111,8 +111,8 @@ class ContextTracker:
             user_ids=[r.user_id for r in records],
             item_ids=[r.item_id for r in records],
             features=features,
-            users=self._side_context(users, USER_LABEL_WIDTH),
-            items=self._side_context(items, ITEM_LABEL_WIDTH),
+            users=_with_earlier_in_batch(self._side_context(users, USER_LABEL_WIDTH), users.index),
+            items=_with_earlier_in_batch(self._side_context(items, ITEM_LABEL_WIDTH), items.index),
             global_loss=self._global_loss,
             class_probabilities=classes,
             held_out=held_out,
@@ -143,6 +143,23 @@ class ContextTracker:
             mean = float(losses[counted].mean())
             self._global_loss = mean if np.isnan(self._global_loss) else GLOBAL_FADING * self._global_loss + (1 - GLOBAL_FADING) * mean
         self._open = None
+
+    def peek(self, records: Sequence[Interaction]) -> LearnerInputs:
+        """Inputs for training on interactions that were observed before: what is known now of their ids. Changes nothing.
+
+        Features and class probabilities would hold the interactions' own labels: the features are NaN, so that whatever uses them shows.
+        """
+        users = self._gather(USER_TABLE, [r.user_id for r in records], [])
+        items = self._gather(ITEM_TABLE, [r.item_id for r in records], [])
+        return LearnerInputs(
+            user_ids=[r.user_id for r in records],
+            item_ids=[r.item_id for r in records],
+            features=np.full((len(records), FEATURES), np.nan),
+            users=self._side_context(users, USER_LABEL_WIDTH),
+            items=self._side_context(items, ITEM_LABEL_WIDTH),
+            global_loss=self._global_loss,
+            reread=True,
+        )
 
     def state(self) -> Mapping[str, object]:
         """All that is not in the store, as JSON-able values (floats survive the round trip bit for bit)."""
@@ -235,7 +252,7 @@ class ContextTracker:
         rows = np.array(side.rows, dtype=np.float64).reshape(len(side.ids), -1)[side.index]
         weights_at = LABELS_AT + label_width
         return SideContext(
-            count=rows[:, COUNT] + _earlier_in_batch(side.index),
+            count=rows[:, COUNT],
             previous_weights=rows[:, weights_at : weights_at + self._config.spaces],
             previous_loss=rows[:, PREVIOUS_LOSS],
             fading_loss=rows[:, FADING_LOSS],
@@ -269,6 +286,10 @@ class ContextTracker:
             last = np.zeros(len(touched), dtype=np.int64)
             last[inverse] = np.arange(len(index))  # later occurrences overwrite earlier ones
             rows[touched, weights_at : weights_at + self._config.spaces] = weights[counted][last]
+
+
+def _with_earlier_in_batch(context: SideContext, index: NDArray[np.int64]) -> SideContext:
+    return replace(context, count=context.count + _earlier_in_batch(index))
 
 
 def _earlier_in_batch(index: NDArray[np.int64]) -> FloatArray:

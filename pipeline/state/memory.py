@@ -16,6 +16,7 @@ class _Table:
     def __init__(self, spec: TableSpec) -> None:
         self.spec = spec
         self.slots: dict[str, int] = {}
+        self.free: list[int] = []
         self.slab: Rows = np.empty((_FIRST_CAPACITY, spec.width), dtype=stored_dtype(spec))
 
     def gather(self, ids: Sequence[str]) -> Rows:
@@ -29,12 +30,23 @@ class _Table:
         return rows
 
     def scatter(self, ids: Sequence[str], rows: Rows) -> None:
-        slots = [self.slots.setdefault(i, len(self.slots)) for i in ids]
-        if len(self.slots) > len(self.slab):
-            grown = np.empty((max(2 * len(self.slab), len(self.slots)), self.spec.width), dtype=self.slab.dtype)
+        slots = [self._slot(i) for i in ids]
+        used = len(self.slots) + len(self.free)
+        if used > len(self.slab):
+            grown = np.empty((max(2 * len(self.slab), used), self.spec.width), dtype=self.slab.dtype)
             grown[: len(self.slab)] = self.slab
             self.slab = grown
         self.slab[slots] = rows
+
+    def _slot(self, identifier: str) -> int:
+        slot = self.slots.get(identifier)
+        if slot is None:
+            slot = self.free.pop() if self.free else len(self.slots)
+            self.slots[identifier] = slot
+        return slot
+
+    def remove(self, ids: Sequence[str]) -> None:
+        self.free += [self.slots.pop(i) for i in ids if i in self.slots]
 
 
 class MemoryRowStore:
@@ -61,13 +73,18 @@ class MemoryRowStore:
         of = self._tables[table]
         of.scatter(ids, checked_rows(of.spec, ids, rows))
 
+    def remove(self, table: str, ids: Sequence[str]) -> None:
+        """See `RowStore.remove`. ValueError when ids repeat, KeyError on an unknown table."""
+        check_distinct(table, ids)
+        self._tables[table].remove(ids)
+
     def items(self, table: str) -> Iterator[tuple[str, Rows]]:
         """See `RowStore.items`. Rows are copies."""
         of = self._tables[table]
         return ((i, of.slab[of.slots[i]].copy()) for i in sorted(of.slots))
 
     def count(self, table: str) -> int:
-        """Ids ever scattered, exact."""
+        """Ids that have a row, exact."""
         return len(self._tables[table].slots)
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from pipeline.state.validation import check_distinct, checked_specs, initial_row
 
 
 class ReadOnlyRows:
-    """`pipeline.rows.RowStore` over a checkpoint's ``rocksdb`` folder, without `scatter`.
+    """`pipeline.rows.RowStore` over a checkpoint's ``rocksdb`` folder, without `scatter` and `remove`.
 
     The folder itself is never opened: a temporary directory gets symbolic links to the SST files and copies of the rest. All
     files are opened at once, so a trainer may prune the checkpoint while it is being read.
@@ -77,6 +77,10 @@ class ReadOnlyRows:
         """
         del ids, rows
         raise StateError(f"Rows of table {table!r} are open for reading only.", why="A checkpoint is never changed.")
+
+    def remove(self, table: str, ids: Sequence[str]) -> NoReturn:
+        """Refused, as `scatter`."""
+        self.scatter(table, ids, np.zeros(0))
 
     def items(self, table: str) -> Iterator[tuple[str, Rows]]:
         """See `RowStore.items`."""

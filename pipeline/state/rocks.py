@@ -129,6 +129,20 @@ class RocksRowStore:
             if self._flight is None and self._dirty_bytes() > self._buffer_bytes:
                 self._write_dirty()  # bounds what a capture has to copy
 
+    def remove(self, table: str, ids: Sequence[str]) -> None:
+        """See `RowStore.remove`. Waits for a checkpoint under way, whose rows must not be touched. Raises as gather does."""
+        check_distinct(table, ids)
+        of = self._tables[table]
+        self._wait_for_flight()
+        cached = of.cache.drop(ids)
+        stored = of.family.get([i.encode() for i in ids]) if ids else []
+        of.count -= sum(row is not None or scattered for row, scattered in zip(stored, cached, strict=True))
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        for i in ids:
+            batch.delete(i.encode(), of.handle)
+        if len(batch):
+            self._write(batch)
+
     def items(self, table: str) -> Iterator[tuple[str, Rows]]:
         """See `RowStore.items`. Writes changed rows to the live database first, then reads a moment's view of it."""
         of = self._tables[table]
@@ -137,7 +151,7 @@ class RocksRowStore:
         return ((key.decode(), of.decode([value])[0].copy()) for key, value in of.family.items())
 
     def count(self, table: str) -> int:
-        """Ids ever scattered: exact, O(1)."""
+        """Ids that have a row: exact, O(1)."""
         return self._tables[table].count
 
     def capture(self) -> Capture:

@@ -364,3 +364,21 @@ def test_a_reader_outlives_the_checkpoint_it_reads(checkpoint: Path) -> None:
         shutil.rmtree(checkpoint)
         np.testing.assert_array_equal(rows.gather("users", ["7", "99"]), [[21, 22, 23], [297, 298, 299]])
         assert len(list(rows.items("users"))) == 100
+
+
+def test_a_checkpoint_keeps_what_was_removed_after_it_and_the_next_one_does_not(tmp_path: Path) -> None:
+    store = RocksRowStore(RocksConfig(directory=tmp_path / "live", cache_bytes=1 << 20), [TableSpec(name="users", width=1)])
+    store.scatter("users", ["a", "b", "c"], np.array([[1.0], [2.0], [3.0]]))
+    first = store.capture()
+    store.persist(first, tmp_path / "first")
+    store.remove("users", ["a", "c"])
+    assert store.count("users") == 1
+    second = store.capture()
+    store.persist(second, tmp_path / "second")
+    store.close()
+    for folder, expected in (("first", ["a", "b", "c"]), ("second", ["b"])):
+        with ReadOnlyRows(tmp_path / folder, [TableSpec(name="users", width=1)]) as rows:
+            assert [i for i, _ in rows.items("users")] == expected
+            assert rows.count("users") == len(expected)
+            with pytest.raises(StateError):
+                rows.remove("users", ["b"])

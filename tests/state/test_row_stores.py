@@ -188,3 +188,18 @@ def test_unusable_options_are_refused(broken: dict[str, int]) -> None:
 def test_a_cache_without_room_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
         RocksConfig(directory=tmp_path, cache_bytes=0)
+
+
+def test_removed_ids_are_as_never_scattered(store: RowStore) -> None:
+    ids = [f"u{k}" for k in range(60)]
+    store.scatter("users", ids, numbered(60, 3))
+    store.remove("users", [*ids[:20], "never"])
+    store.remove("users", ids[:3])
+    assert store.count("users") == 40
+    np.testing.assert_array_equal(store.gather("users", ids[:20]), hashed(ids[:20]))
+    np.testing.assert_array_equal(store.gather("users", ids[20:]), numbered(60, 3)[20:])
+    assert sorted(i for i, _ in store.items("users")) == sorted(ids[20:])
+    store.scatter("users", ids[5:10], numbered(5, 3))
+    assert store.count("users") == 45
+    np.testing.assert_array_equal(store.gather("users", ids[5:10]), numbered(5, 3))
+    assert store.count("items") == 0
