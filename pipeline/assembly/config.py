@@ -1,15 +1,18 @@
 """What a run is told, and what it is connected to."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from pipeline.assembly.housekeeping import Observer
-from pipeline.checkpoint.identity import flatten
-from pipeline.errors import ConfigurationError
-from pipeline.records import Interaction
+from pipeline.checkpoint.identity import flatten, unflatten
+from pipeline.errors import CheckpointError, ConfigurationError
+from pipeline.learners.config import LearnerConfig
+from pipeline.prequential.metrics import PrequentialConfig
+from pipeline.records import Interaction, OfflineStage
 from pipeline.sink.metrics import Format
+from pipeline.state.context import ContextConfig
 from pipeline.trainer import TrainerConfig
 from schemas.registry import RegistryCodec
 
@@ -69,6 +72,31 @@ class RunConfig:
         del trainer["learner"]["device"]
         names = ("topic", "batch_size", "metrics_topic", "dead_letter_topic", "offline_fraction")
         return flatten({**{name: getattr(self, name) for name in names}, **trainer})
+
+
+def trainer_of(configuration: Mapping[str, Any], *, device: str) -> TrainerConfig:
+    """The trainer of a run from the flat configuration that `RunConfig.bits` gave, as ``run.json`` and every manifest hold it.
+
+    Fields that the run's version of this program did not have yet get their defaults.
+
+    Raises:
+        CheckpointError: a field is unknown to this version, or has a value that it cannot use.
+    """
+    nested = unflatten(configuration)
+    given = {name: nested[name] for name in (f.name for f in fields(TrainerConfig)) if name in nested}
+    try:
+        given["learner"] = LearnerConfig(**given["learner"], device=device)
+        given["context"] = ContextConfig(**given["context"])
+        given["prequential"] = PrequentialConfig(**given["prequential"])
+        if given.get("offline") is not None:
+            given["offline"] = OfflineStage(**given["offline"])
+        return TrainerConfig(**given)
+    except (TypeError, KeyError, ConfigurationError) as error:
+        raise CheckpointError(
+            "The run's configuration cannot be used by this version of autoemb-pipeline",
+            why=str(error),
+            remedy="use the version that the run was trained with",
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

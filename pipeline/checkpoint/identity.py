@@ -48,6 +48,18 @@ def flatten(configuration: Mapping[str, Any], prefix: str = "") -> dict[str, Any
     return flat
 
 
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`, lists as tuples."""
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        *path, last = name.split(".")
+        level = nested
+        for part in path:
+            level = level.setdefault(part, {})
+        level[last] = tuple(value) if isinstance(value, list) else value
+    return nested
+
+
 def new_run_id(method: str, task: str) -> str:
     """Readable, sortable, unique: ``autoemb-binary-20261124-053112-9f3a``."""
     return f"{method}-{task}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
