@@ -33,6 +33,28 @@ def _as_stored(_: LoadedCheckpoint) -> None:
 
 
 @contextmanager
+def open_step(
+    store: CheckpointStore, step: int, specs_for: Callable[[LoadedCheckpoint], Sequence[TableSpec] | None] = _as_stored
+) -> Iterator[OpenCheckpoint]:
+    """The checkpoint of one step, as `open_newest`.
+
+    Raises:
+        CheckpointError: it is not there or damaged; the message names its damaged files.
+    """
+    problems = store.verify(step)
+    if problems:
+        raise CheckpointError(
+            f"Checkpoint {store.path(step)} cannot be used.", why="; ".join(problems), remedy="autoemb-pipeline checkpoint ls"
+        )
+    loaded = store.load(step)
+    opened = OpenCheckpoint(loaded=loaded, rows=ReadOnlyRows(loaded.rows, specs_for(loaded)), refused=())
+    try:
+        yield opened
+    finally:
+        opened.rows.close()
+
+
+@contextmanager
 def open_newest(
     store: CheckpointStore, specs_for: Callable[[LoadedCheckpoint], Sequence[TableSpec] | None] = _as_stored
 ) -> Iterator[OpenCheckpoint]:

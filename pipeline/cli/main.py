@@ -12,10 +12,12 @@ from pipeline.errors import AutoembError
 
 COMMANDS = {
     "broker": ("pipeline.cli.broker", "Run a broker on this machine: Apache Kafka from KAFKA_HOME, else the embedded one."),
+    "checkpoint": ("pipeline.cli.checkpoint", "List, show, check and export a run's checkpoints."),
     "demo": ("pipeline.cli.demo", "Broker, replay, training and live metrics in one command."),
     "doctor": ("pipeline.cli.doctor", "Examine what a run needs; each line is ok, or the command that mends it."),
     "metrics": ("pipeline.cli.metrics", "The metrics topic as a file: metrics export."),
     "experiment": ("pipeline.cli.experiment", "The paper's tables and figures, resumable cell by cell."),
+    "predict": ("pipeline.cli.predict", "Predict pairs of users and items from a run's newest checkpoint."),
     "replay": ("pipeline.cli.replay", "Publish a dataset's interactions to a topic in event-time order."),
     "report": ("pipeline.cli.report", "Write an HTML page of runs: the paper's Figures 6 to 8, a comparison with intervals."),
     "train": ("pipeline.cli.train", "Train on a topic of interactions, emitting prequential metrics."),
