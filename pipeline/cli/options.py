@@ -71,7 +71,7 @@ def configure_logging(log_format: str) -> None:
             structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console),
             renderer,
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # the stderr of the moment: tests and pagers replace it
         cache_logger_on_first_use=False,
     )
 
