@@ -7,6 +7,7 @@ clock and the network played when it was first made (design, invariant 4).
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from heapq import merge as heap_merge
 from itertools import pairwise
 from typing import Protocol
@@ -56,6 +57,8 @@ class Batcher:
         batch_timeout: seconds after a mini-batch's first item that close it as it is; None never does.
         offline: the first stage of the stream; its end also ends a mini-batch, so that none belongs to both stages.
         examples: interactions in the steps done.
+        pauses: whether to stop where the offline stage ends, so that it can be read again (`pipeline.epochs`), until `go_on`.
+        paused_at: the step before the pause, where recorded steps lie behind it: they alone decide then.
         clock: seconds, monotonic.
     """
 
@@ -69,6 +72,8 @@ class Batcher:
         batch_timeout: float | None = None,
         offline: OfflineStage | None = None,
         examples: int = 0,
+        pauses: bool = False,
+        paused_at: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if batch_size < 1:
@@ -80,14 +85,14 @@ class Batcher:
         self._batch_timeout = batch_timeout
         self._offline = offline
         self._examples = examples
+        self._pauses = pauses
+        self._paused_at = paused_at
         self._held: Sequence[Item] = ()
         self._clock = clock
         self._step = step
         self._offsets = dict(position.next_offsets)
         self._highest = dict(position.highest_sequences)
-        self._position = RunPosition(
-            next_offsets=dict(position.next_offsets), highest_sequences=dict(position.highest_sequences), frontier=position.frontier
-        )
+        self._position = position
         self._records: list[ConsumedRecord] = []
         self._remainders: list[Remainder] = []
         self._loose_letters = 0
@@ -97,6 +102,11 @@ class Batcher:
     def step(self) -> int:
         """The last step closed."""
         return self._step
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing may be added before `close` was asked."""
+        return self.ceilings is None and len(self._records) >= self._batch_size
 
     @property
     def room(self) -> int:
@@ -113,6 +123,24 @@ class Batcher:
         """The recorded boundary of the mini-batch being filled; None when it is yet to be decided."""
         return self.recorded.get(self._step + 1)
 
+    @property
+    def finished(self) -> bool:
+        """With `pauses`: nothing more belongs to the offline stage, and all of it was handed out."""
+        offline = self._offline
+        if not self._pauses or offline is None or self._opened is not None:
+            return False
+        if offline.until_ms is None and offline.count is not None and self._examples >= offline.count:
+            return True
+        if self._paused_at is not None:
+            return self._step >= self._paused_at
+        return self.ceilings is None and bool(self._held)
+
+    def go_on(self, step: int) -> None:
+        """Begins the online stage after a pause, in which the steps up to `step` were done."""
+        self._step, self._pauses, self._offline = step, False, None
+        held, self._held = self._held, ()
+        self.add(held)
+
     def position(self) -> RunPosition:
         """Where the run stands after the last mini-batch closed; what is being filled does not count."""
         return self._position
@@ -121,10 +149,9 @@ class Batcher:
         """Takes up partitions that the position does not know yet, at these offsets."""
         for partition, offset in offsets.items():
             self._offsets.setdefault(partition, offset)
-        known = {**offsets, **self._position.next_offsets}
-        self._position = RunPosition(
-            next_offsets=known, highest_sequences=self._position.highest_sequences, frontier=self._position.frontier
-        )
+        position = self._position
+        new = {partition: offset for partition, offset in offsets.items() if partition not in position.next_offsets}
+        self._position = replace(position, next_offsets={**position.next_offsets, **new}, first_offsets={**position.first_offsets, **new})
 
     def add(self, items: Iterable[Item]) -> None:
         """Takes the next items, at most `room` of them. Those behind the offline stage's end wait for the next mini-batch."""
@@ -171,7 +198,7 @@ class Batcher:
             dead_letters=tuple(letters),
         )
         self._step += 1
-        self._position = RunPosition(next_offsets=batch.next_offsets, highest_sequences=dict(self._highest), frontier=frontier)
+        self._position = replace(self._position, next_offsets=batch.next_offsets, highest_sequences=dict(self._highest), frontier=frontier)
         self._examples += len(batch.records)
         self._records, self._remainders, self._loose_letters, self._opened = [], [], 0, None
         held, self._held = self._held, ()
@@ -183,6 +210,8 @@ class Batcher:
         """The items that may join this mini-batch; the rest is held back."""
         count = len(self._records)
         is_over: bool | None = None if count == 0 else offline.is_over(self._examples, self._records[0].interaction.timestamp)
+        if self._pauses:
+            is_over = False
         for place, item in enumerate(items):
             if isinstance(item, Remainder):
                 continue
@@ -198,10 +227,10 @@ class Batcher:
         ceilings = self.ceilings
         if ceilings is not None:
             return self._at_recorded_boundary(ceilings, exhausted=exhausted)
-        if self._held or len(self._records) >= self._batch_size or self._ends_offline_stage or self._loose_letters >= MAX_LOOSE_LETTERS:
-            return True
         if self._opened is None:
             return False
+        if self._held or len(self._records) >= self._batch_size or self._ends_offline_stage or self._loose_letters >= MAX_LOOSE_LETTERS:
+            return True
         return exhausted or (self._batch_timeout is not None and self._clock() - self._opened >= self._batch_timeout)
 
     @property
@@ -222,7 +251,7 @@ class Batcher:
 
 
 def batches(source: Source, batcher: Batcher, *, stop: Callable[[], bool] = lambda: False, patience: float = 0.1) -> Iterator[MiniBatch]:
-    """Mini-batches until the source is exhausted or `stop` says so; then what is not a whole one yet is left unread.
+    """Mini-batches until the pass is finished, the source exhausted, or `stop` says so; then what is not a whole one yet is left unread.
 
     Args:
         source: hands out items in merged order; must stand where `batcher` does.
@@ -233,8 +262,9 @@ def batches(source: Source, batcher: Batcher, *, stop: Callable[[], bool] = lamb
     batcher.start_from(source.start_offsets)
     if batcher.recorded:
         source.replay_to(batcher.recorded)
-    while not stop():
-        batcher.add(source.poll_many(batcher.room, patience, batcher.ceilings))
+    while not batcher.finished and not stop():
+        if not batcher.is_full:  # what a pause held back can be a whole mini-batch
+            batcher.add(source.poll_many(batcher.room, patience, batcher.ceilings))
         batch = batcher.close(exhausted=source.exhausted)
         if batch is not None:
             yield batch

@@ -95,6 +95,7 @@ class MiniBatch:
         late: interactions whose event time lies before the merge frontier.
         duplicates: records skipped as re-deliveries.
         dead_letters: undecodable records passed in this batch.
+        epoch: 1 when its interactions are read for the first time; e in the e-th pass over the offline stage.
     """
 
     step: int
@@ -103,6 +104,7 @@ class MiniBatch:
     late: int = 0
     duplicates: int = 0
     dead_letters: tuple[DeadLetter, ...] = ()
+    epoch: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +135,7 @@ class LearnerInputs:
         global_loss: fading mean loss of the run, of earlier mini-batches; NaN before the first.
         class_probabilities: [B, C] user x item Dirichlet estimate, for the rating task.
         held_out: [B] True where the label enters neither the parameters nor any statistic (validation source `holdout`).
+        reread: these interactions were learnt in an earlier pass over the offline stage: no new evidence, only to be trained on again.
     """
 
     user_ids: Sequence[str]
@@ -143,6 +146,7 @@ class LearnerInputs:
     global_loss: float
     class_probabilities: FloatArray | None = None
     held_out: NDArray[np.bool_] | None = None
+    reread: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -190,15 +194,36 @@ class OfflineStage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RereadPosition:
+    """Where a pass over the offline stage after the first one stands.
+
+    Attributes:
+        epoch: which pass: 2 for the first one that reads again.
+        next_offsets, highest_sequences: as `RunPosition`, in this pass.
+    """
+
+    epoch: int
+    next_offsets: Mapping[int, int]
+    highest_sequences: Mapping[tuple[str, int], int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunPosition:
     """Where a run stands in its stream: all that the source needs to go on from a checkpoint.
 
     Attributes:
-        next_offsets: partition -> offset to read next.
+        next_offsets: partition -> offset to read next, for the first time.
         highest_sequences: (dataset, partition) -> highest sequence released, for finding duplicates.
         frontier: greatest (timestamp, dataset, sequence) released, for finding late records; None before the first.
+        first_offsets: partition -> offset of the run's first record.
+        offline_end: `next_offsets` as they were when the offline stage had been read once and a further pass began; None before, and
+            in a run that makes one pass.
+        reread: the further pass; None while the run reads for the first time.
     """
 
     next_offsets: Mapping[int, int] = field(default_factory=dict)
     highest_sequences: Mapping[tuple[str, int], int] = field(default_factory=dict)
     frontier: tuple[int, str, int] | None = None
+    first_offsets: Mapping[int, int] = field(default_factory=dict)
+    offline_end: Mapping[int, int] | None = None
+    reread: RereadPosition | None = None

@@ -2,6 +2,8 @@
 
     source → batcher → trainer (predict, score, learn) → prediction log, emitter → checkpoint
 
+once, or in as many passes as the offline stage is to be read: `pipeline.epochs`.
+
 The parts and how they are wired: `pipeline.assembly.parts`. One step: `pipeline.trainer`.
 """
 
@@ -43,19 +45,20 @@ def train(config: RunConfig, ports: Ports) -> RunSummary:
         AutoembError: every error a user can meet; see `pipeline.errors`.
     """
     with assemble(config, ports) as parts:
-        for batch in batches(parts.source, parts.batcher, stop=parts.housekeeping.stopping):
-            with parts.meter.step(len(batch.records)):
-                result = parts.trainer.step(batch)
-            failpoint("step")
-            parts.predictions.add(batch, result.scores, result.predictions, result.inputs)
-            parts.emitter.emit(result.metrics, batch)
-            parts.housekeeping.metrics = result.metrics
-            parts.keeper.after_step()
+        for source, batcher in parts.passes:
+            for batch in batches(source, batcher, stop=parts.housekeeping.stopping):
+                with parts.meter.step(len(batch.records)):
+                    result = parts.trainer.step(batch)
+                failpoint("step")
+                parts.predictions.add(batch, result.scores, result.predictions, result.inputs)
+                parts.emitter.emit(result.metrics, batch)
+                parts.housekeeping.metrics = result.metrics
+                parts.keeper.after_step()
         parts.keeper.last()
         parts.housekeeping.report()
         return RunSummary(
             run_id=parts.run_id,
-            step=parts.batcher.step,
+            step=parts.epochs.step,
             trained=parts.meter.total,
             examples=parts.trainer.examples,
             metrics=parts.housekeeping.metrics,

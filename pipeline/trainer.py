@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from pipeline.errors import ConfigurationError
 from pipeline.learners.base import MicroBatchLearner
 from pipeline.learners.factory import LearnerConfig, learner_tables, make_learner
 from pipeline.learners.schedule import micro_batches
@@ -30,6 +31,7 @@ class TrainerConfig:
         prequential: window and fading of the running metrics.
         positive_above: ratings above it are positive (binary task and label statistics).
         offline: the first part of the stream, whose predictions the metrics leave out once the second begins; None: all is online.
+        offline_epochs: passes over it before the second part begins; those after the first train the learner and nothing else.
     """
 
     learner: LearnerConfig
@@ -37,6 +39,33 @@ class TrainerConfig:
     prequential: PrequentialConfig
     positive_above: float = 3.5
     offline: OfflineStage | None = None
+    offline_epochs: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuses further passes that nothing ends, or that would train on what holds their own labels."""
+        epochs = self.offline_epochs
+        if epochs < 1:
+            raise ConfigurationError(f"{epochs} passes over the offline stage", remedy="give --offline-epochs at least 1")
+        if epochs == 1:
+            return
+        if self.offline is None:
+            raise ConfigurationError(
+                f"{epochs} passes over an offline stage that there is not",
+                why="only a stage with an end can be read again",
+                remedy="give --offline-until or --offline-fraction with --offline-epochs",
+            )
+        if self.learner.architecture == "stream":
+            raise ConfigurationError(
+                f"preset {self.learner.preset} cannot read the offline stage again",
+                why="its network takes context features, and the label statistics in them hold the label of an interaction read before",
+                remedy="use --offline-epochs 1, or --preset paper",
+            )
+        if self.learner.held_out(size=1, step=1) is not None:
+            raise ConfigurationError(
+                "validation source holdout cannot read the offline stage again",
+                why="what one pass holds out, another would train on",
+                remedy="use --offline-epochs 1, or validation next or replay",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +106,9 @@ class Trainer:
         self._counters = dict.fromkeys(COUNTERS, 0)
 
     def step(self, batch: MiniBatch) -> StepResult:
-        """Predict, then record, then update (design, invariant 1): the labels reach the learner last."""
+        """Predict, then record, then update (design, invariant 1): the labels reach the learner last. A later pass only updates."""
+        if batch.epoch > 1:
+            return self._step_again(batch)
         self._counters["late"] += batch.late
         self._counters["duplicates"] += batch.duplicates
         self._counters["dead_letters"] += len(batch.dead_letters)
@@ -95,6 +126,13 @@ class Trainer:
         self._logistic.update(inputs, references["logistic"], labels)
         self._context.record(scores["method"][0], predictions.user_weights, predictions.item_weights, held_out)
         return StepResult(metrics=self._metrics(batch), scores=scores, predictions=predictions, references=references, inputs=inputs)
+
+    def _step_again(self, batch: MiniBatch) -> StepResult:
+        """Trains the learner on interactions of an earlier pass. They were predicted, scored and counted then."""
+        if batch.records:
+            self._learner.predict(self._context.peek(batch.records))
+            self._learner.update(labels_of(batch.records, positive_above=self._config.positive_above))
+        return StepResult(metrics=self._metrics(batch))
 
     def _predict(self, records: Sequence[Interaction], inputs: LearnerInputs, labels: Labels) -> Predictions:
         """Predictions of a mini-batch; a learner whose rows learn inside it gets each part's labels after that part's predictions."""
@@ -135,6 +173,7 @@ class Trainer:
             "event_time": batch.records[-1].timestamp if batch.records else None,
             **self._prequential.fields(),
             "stage": "online" if self._online else "offline",
+            "epoch": batch.epoch,
             "scored_examples": self._prequential.examples,
             "examples": self._examples,
             **self._counters,

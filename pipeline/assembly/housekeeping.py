@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipeline.batching import Batcher
 from pipeline.checkpoint.keeper import CheckpointKeeper
+from pipeline.epochs import Epochs
 from pipeline.failpoints import failpoint
 from pipeline.meter import Meter
 from pipeline.sink.emitter import Emitter
@@ -36,7 +36,7 @@ class Housekeeping:
         keeper: CheckpointKeeper,
         emitter: Emitter,
         source: KafkaSource,
-        batcher: Batcher,
+        epochs: Epochs,
         stop: Callable[[], bool],
         observers: tuple[Observer, ...],
     ) -> None:
@@ -46,7 +46,7 @@ class Housekeeping:
         self._keeper = keeper
         self._emitter = emitter
         self._source = source
-        self._batcher = batcher
+        self._epochs = epochs
         self._stop = stop
         self._observers = observers
         self.metrics: Mapping[str, Any] = {}
@@ -64,7 +64,7 @@ class Housekeeping:
         """Emits a runtime record now and tells the observers."""
         record = {
             "run_id": self._run_id,
-            "step": self._batcher.step,
+            "step": self._epochs.step,
             "wall_time": time.time_ns() // 1_000_000,
             "lag": self._source.lag(),
             "checkpoint_age_seconds": self._keeper.age_seconds,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.assembly.config import Ports, RunConfig
 from pipeline.assembly.housekeeping import Housekeeping
@@ -14,7 +14,9 @@ from pipeline.checkpoint.outputs import OutputTopics
 from pipeline.checkpoint.resume import Resumed, resume
 from pipeline.checkpoint.store import CheckpointStore
 from pipeline.checkpoint.writer import CheckpointWriter
+from pipeline.epochs import Epochs
 from pipeline.meter import Meter
+from pipeline.records import RunPosition
 from pipeline.sink.dead_letters import DeadLetterSink
 from pipeline.sink.emitter import Emitter
 from pipeline.sink.metrics import MetricsSink
@@ -31,11 +33,11 @@ from pipeline.trainer import Trainer, trainer_tables
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parts:
-    """What the main path works with."""
+    """What the main path works with. passes: each pass's source and batcher, in turn."""
 
     run_id: str
-    source: KafkaSource
-    batcher: Batcher
+    passes: Iterator[tuple[KafkaSource, Batcher]]
+    epochs: Epochs
     trainer: Trainer
     predictions: PredictionLog
     emitter: Emitter
@@ -94,16 +96,10 @@ def _connect(
 ) -> Parts:
     run_id, learner = resumed.identity.run_id, config.trainer.learner
     rows, trainer = _restore(config, closing, store, resumed)
-    source = closing.enter_context(_source(config, ports, resumed))
-    batcher = Batcher(
-        batch_size=config.batch_size,
-        position=resumed.position,
-        step=resumed.step,
-        recorded=resumed.recorded,
-        batch_timeout=config.batch_timeout,
-        offline=config.trainer.offline,
-        examples=trainer.examples,
-    )
+    source = closing.enter_context(_source(config, ports, resumed, resumed.position))
+    epochs = _epochs(config, resumed, trainer.examples)
+    passes = epochs.passes(source, lambda position: _source(replace(config, until_end=True), ports, resumed, position))
+    closing.callback(passes.close)
     predictions = PredictionLog(config.state_dir / "predictions", dims=learner.dims, task=learner.task, limit=config.predictions_kept)
     predictions.truncate_to(resumed.step)
     emitter = Emitter(
@@ -122,7 +118,7 @@ def _connect(
         writer=_writer(closing, store),
         trainer=trainer,
         rows=rows,
-        batcher=batcher,
+        epochs=epochs,
         source=source,
         emitter=emitter,
         predictions=predictions,
@@ -138,14 +134,14 @@ def _connect(
         keeper=keeper,
         emitter=emitter,
         source=source,
-        batcher=batcher,
+        epochs=epochs,
         stop=ports.stop,
         observers=ports.observers,
     )
     return Parts(
         run_id=run_id,
-        source=source,
-        batcher=batcher,
+        passes=passes,
+        epochs=epochs,
         trainer=trainer,
         predictions=predictions,
         emitter=emitter,
@@ -166,7 +162,24 @@ def _restore(config: RunConfig, closing: ExitStack, store: CheckpointStore, resu
     return rows, trainer
 
 
-def _source(config: RunConfig, ports: Ports, resumed: Resumed) -> KafkaSource:
+def _epochs(config: RunConfig, resumed: Resumed, examples: int) -> Epochs:
+    position, passes = resumed.position, config.trainer.offline_epochs
+    read_once = position.offline_end is not None
+    first = Batcher(
+        batch_size=config.batch_size,
+        position=position,
+        step=resumed.step,
+        recorded=resumed.recorded,
+        batch_timeout=config.batch_timeout,
+        offline=None if read_once else config.trainer.offline,
+        examples=examples,
+        pauses=passes > 1 and not read_once,
+        paused_at=resumed.paused_at,
+    )
+    return Epochs(first, position, epochs=passes, batch_size=config.batch_size)
+
+
+def _source(config: RunConfig, ports: Ports, resumed: Resumed, position: RunPosition) -> KafkaSource:
     settings = SourceConfig(
         topic=config.topic,
         run_id=resumed.identity.run_id,
@@ -174,7 +187,7 @@ def _source(config: RunConfig, ports: Ports, resumed: Resumed) -> KafkaSource:
         idle_timeout=config.idle_timeout,
         topic_id=resumed.identity.topic_id,
     )
-    return KafkaSource(settings, ports.kafka, ports.decoder, resumed.position)
+    return KafkaSource(settings, ports.kafka, ports.decoder, position)
 
 
 def _writer(closing: ExitStack, store: CheckpointStore) -> CheckpointWriter:

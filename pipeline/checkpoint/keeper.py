@@ -7,11 +7,11 @@ from typing import Any
 
 import structlog
 
-from pipeline.batching import Batcher
 from pipeline.checkpoint.identity import RunIdentity, environment
 from pipeline.checkpoint.outputs import Emission, OutputTopics
 from pipeline.checkpoint.resume import Resumed, position_to_json
 from pipeline.checkpoint.writer import CheckpointWriter
+from pipeline.epochs import Epochs
 from pipeline.failpoints import failpoint
 from pipeline.sink.emitter import Emitter
 from pipeline.sink.prediction_log import PredictionLog
@@ -43,7 +43,7 @@ class CheckpointKeeper:
         writer: CheckpointWriter,
         trainer: Trainer,
         rows: RocksRowStore,
-        batcher: Batcher,
+        epochs: Epochs,
         source: KafkaSource,
         emitter: Emitter,
         predictions: PredictionLog,
@@ -57,7 +57,7 @@ class CheckpointKeeper:
         self._writer = writer
         self._trainer = trainer
         self._rows = rows
-        self._batcher = batcher
+        self._epochs = epochs
         self._source = source
         self._emitter = emitter
         self._predictions = predictions
@@ -68,7 +68,7 @@ class CheckpointKeeper:
 
     def after_step(self) -> None:
         """Begins a checkpoint when one is due and none is under way."""
-        if self._batcher.step - self._taken >= self._every and self._begun is None:
+        if self._epochs.step - self._taken >= self._every and self._begun is None:
             self._begin()
 
     def tick(self) -> None:
@@ -81,7 +81,7 @@ class CheckpointKeeper:
         if self._begun is not None:
             self._writer.wait()
             self._finish()
-        if self._batcher.step > self._taken:
+        if self._epochs.step > self._taken:
             self._begin()
             self._writer.wait()
             self._finish()
@@ -105,14 +105,14 @@ class CheckpointKeeper:
 
     def _begin(self) -> None:
         """Step 1: every metric and dead letter up to here is acknowledged. Then one moment is captured and written beside training."""
-        step = self._batcher.step
+        step = self._epochs.step
         self._emitter.flush()
         if self._emitter.caught_up(step):
             self._outputs_at = self._outputs.wait_for_ends()
         self._predictions.close_segment(step)
-        self._batcher.start_from(self._source.add_partitions())
+        self._epochs.start_from(self._source.add_partitions())
         self._writer.begin(step, self._payload(), self._trainer.tensors(), {}, self._rows)
-        self._begun = (step, dict(self._batcher.position().next_offsets))
+        self._begun = (step, dict(self._epochs.position().next_offsets))
         self._taken = step
 
     def _finish(self) -> None:
@@ -139,7 +139,7 @@ class CheckpointKeeper:
             "topic_id": self._identity.topic_id,
             "configuration": dict(self._identity.configuration),
             "environment": self._environment,
-            "position": position_to_json(self._batcher.position()),
+            "position": position_to_json(self._epochs.position()),
             "outputs_at": list(self._outputs_at),
             "trainer": self._trainer.payload(),
         }

@@ -17,7 +17,7 @@ from pipeline.checkpoint.identity import RunIdentity, environment, environment_c
 from pipeline.checkpoint.outputs import Emission, OutputTopics, read_emission
 from pipeline.checkpoint.store import CheckpointStore, NewestValid
 from pipeline.errors import CheckpointError
-from pipeline.records import RunPosition
+from pipeline.records import RereadPosition, RunPosition
 from pipeline.sink.recover import read_dead_letter_keys, read_run
 
 _log = structlog.get_logger()
@@ -33,7 +33,8 @@ class Resumed:
         position: where the stream goes on.
         outputs_at: (metrics, dead letters) positions to read back from at the next resume.
         checkpoint: what was loaded; None at the beginning.
-        recorded: step -> boundaries of the steps c+1..M.
+        recorded: step -> boundaries of the steps c+1..M that read for the first time.
+        paused_at: the last step of the first pass over the offline stage, where steps beyond it are recorded; else None.
         last_step: M.
         known_letters: dead letters the topic holds since the checkpoint.
     """
@@ -44,6 +45,7 @@ class Resumed:
     outputs_at: tuple[int, int]
     checkpoint: LoadedCheckpoint | None = None
     recorded: Mapping[int, Mapping[int, int]] = field(default_factory=dict)
+    paused_at: int | None = None
     last_step: int = 0
     known_letters: frozenset[str] = frozenset()
 
@@ -108,7 +110,8 @@ def _where(
         position=RunPosition() if checkpoint is None else position_from_json(payload["position"]),
         outputs_at=at,
         checkpoint=checkpoint,
-        recorded=recorded.after(step),
+        recorded={number: offsets for number, offsets in recorded.after(step).items() if number not in recorded.rereads},
+        paused_at=recorded.paused_at,
         last_step=max(step, recorded.last_step),
         known_letters=letters,
     )
@@ -116,21 +119,57 @@ def _where(
 
 def position_to_json(position: RunPosition) -> dict[str, Any]:
     """A position as a checkpoint's manifest holds it."""
+    reread = position.reread
     return {
-        "next_offsets": {str(partition): offset for partition, offset in sorted(position.next_offsets.items())},
-        "highest_sequences": [[dataset, p, sequence] for (dataset, p), sequence in sorted(position.highest_sequences.items())],
+        "next_offsets": _offsets_to_json(position.next_offsets),
+        "highest_sequences": _sequences_to_json(position.highest_sequences),
         "frontier": None if position.frontier is None else list(position.frontier),
+        "first_offsets": _offsets_to_json(position.first_offsets),
+        "offline_end": None if position.offline_end is None else _offsets_to_json(position.offline_end),
+        "reread": None
+        if reread is None
+        else {
+            "epoch": reread.epoch,
+            "next_offsets": _offsets_to_json(reread.next_offsets),
+            "highest_sequences": _sequences_to_json(reread.highest_sequences),
+        },
     }
 
 
 def position_from_json(value: Mapping[str, Any]) -> RunPosition:
-    """The inverse of `position_to_json`."""
+    """The inverse of `position_to_json`; checkpoints of runs from before the offline stage could be read again lack its part."""
     frontier: Sequence[Any] | None = value["frontier"]
+    end, reread = value.get("offline_end"), value.get("reread")
     return RunPosition(
-        next_offsets={int(partition): offset for partition, offset in value["next_offsets"].items()},
-        highest_sequences={(dataset, partition): sequence for dataset, partition, sequence in value["highest_sequences"]},
+        next_offsets=_offsets_from_json(value["next_offsets"]),
+        highest_sequences=_sequences_from_json(value["highest_sequences"]),
         frontier=None if frontier is None else (frontier[0], frontier[1], frontier[2]),
+        first_offsets=_offsets_from_json(value.get("first_offsets", {})),
+        offline_end=None if end is None else _offsets_from_json(end),
+        reread=None
+        if reread is None
+        else RereadPosition(
+            epoch=reread["epoch"],
+            next_offsets=_offsets_from_json(reread["next_offsets"]),
+            highest_sequences=_sequences_from_json(reread["highest_sequences"]),
+        ),
     )
+
+
+def _offsets_to_json(offsets: Mapping[int, int]) -> dict[str, int]:
+    return {str(partition): offset for partition, offset in sorted(offsets.items())}
+
+
+def _offsets_from_json(value: Mapping[str, int]) -> dict[int, int]:
+    return {int(partition): offset for partition, offset in value.items()}
+
+
+def _sequences_to_json(sequences: Mapping[tuple[str, int], int]) -> list[list[Any]]:
+    return [[dataset, partition, sequence] for (dataset, partition), sequence in sorted(sequences.items())]
+
+
+def _sequences_from_json(value: Sequence[Sequence[Any]]) -> dict[tuple[str, int], int]:
+    return {(dataset, partition): sequence for dataset, partition, sequence in value}
 
 
 def _report(found: NewestValid) -> None:

@@ -115,6 +115,7 @@ def cell_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Of each stream, trained before the figures begin.",
         ),
+        click.option("--offline-epochs", type=click.IntRange(min=1), default=1, show_default=True, help="As for train."),
         click.option(
             "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where a step computes."
         ),
@@ -141,10 +142,11 @@ def table2_command(
         for task in options["tasks"]:
             configs, folders = train_cells(console, stream, task, output, options)
             table += table2.rows(stream, configs, folders)
-    name = f"table2-{options['preset']}-{options['context']}"
+    epochs = options["offline_epochs"]
+    name = f"table2-{options['preset']}-{options['context']}" + ("" if epochs == 1 else f"-e{epochs}")
     table2.as_frame(table).write_parquet(output / f"{name}.parquet")
     regime = f"Preset {options['preset']}. {REGIMES[options['context']].format(size=options['batch_size'])}"
-    text = table2.as_markdown(table, regime=regime, fraction=options["offline_fraction"])
+    text = table2.as_markdown(table, regime=regime, fraction=options["offline_fraction"], epochs=epochs)
     (output / f"{name}.md").write_text(text, encoding="utf-8")
     click.echo(text, nl=False)
 
@@ -154,8 +156,9 @@ def train_cells(
 ) -> tuple[list[TrainerConfig], list[Path]]:
     """Trains what is missing of a dataset's and task's cells: every method and seed."""
     offline = table2.offline_stage(stream, options["offline_fraction"])
+    stages = {"offline": offline, "offline_epochs": options["offline_epochs"]}
     configs = [
-        replace(_trainer(method, task, seed, options), offline=offline) for method in options["methods"] for seed in range(options["seeds"])
+        replace(_trainer(method, task, seed, options), **stages) for method in options["methods"] for seed in range(options["seeds"])
     ]
     with _cells_bar(console, f"{stream.name} {task}", len(configs), stream.length) as show:
         return configs, table2.compute(output, stream, configs, batch_size=options["batch_size"], progress=show)

@@ -108,14 +108,16 @@ class CountOrTime(click.ParamType[OfflineStage]):
         return OfflineStage(count=int(text)) if text.isdigit() else OfflineStage(until_ms=EventTime().convert(text, param, ctx))
 
 
-def with_offline_stage(config: RunConfig, kafka: Mapping[str, str], until: OfflineStage | None, fraction: float | None) -> RunConfig:
+def with_offline_stage(
+    config: RunConfig, kafka: Mapping[str, str], until: OfflineStage | None, fraction: float | None, epochs: int = 1
+) -> RunConfig:
     """The configuration with its offline stage; a fraction is of the records the topic held when the run began.
 
     Raises:
-        ConfigurationError: both given, or a fraction of a stream without end.
+        ConfigurationError: both given, a fraction of a stream without end, or several passes over what cannot be read again.
     """
     if fraction is None:
-        return replace(config, trainer=replace(config.trainer, offline=until))
+        return replace(config, trainer=replace(config.trainer, offline=until, offline_epochs=epochs))
     if until is not None or not config.until_end:
         raise ConfigurationError(
             "--offline-fraction cannot be used so",
@@ -125,7 +127,8 @@ def with_offline_stage(config: RunConfig, kafka: Mapping[str, str], until: Offli
     found = None if config.new_run else read_identity(config.state_dir)
     known = found.configuration.get("offline_fraction") == fraction if found is not None else False
     count = found.configuration["offline.count"] if found is not None and known else int(fraction * record_count(kafka, config.topic))
-    return replace(config, trainer=replace(config.trainer, offline=OfflineStage(count=count)), offline_fraction=fraction)
+    trainer = replace(config.trainer, offline=OfflineStage(count=count), offline_epochs=epochs)
+    return replace(config, trainer=trainer, offline_fraction=fraction)
 
 
 def log_progress(metrics: Mapping[str, Any], runtime: Mapping[str, Any]) -> None:
@@ -261,6 +264,13 @@ def storage_options(command: Callable[..., Any]) -> Callable[..., Any]:
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="The same, as a part of what the topic holds now; with --until-end.",
 )
+@click.option(
+    "--offline-epochs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Passes over the offline stage; those after the first only train, and need a preset without context features.",
+)
 @click.option("--until-end", is_flag=True, help="Stop at the end of what the topic holds now; train the last partial batch.")
 @click.option(
     "--batch-timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds that close a partial batch on a slow live stream."
@@ -293,7 +303,7 @@ def command(topic: str, until_end: bool, **options: Any) -> int:
         if wait_for_topic(kafka, topic, stopping.is_set) is None:
             click.echo("stopped: the topic has not appeared")
             return 0
-        config = with_offline_stage(config, kafka, options["offline_until"], options["offline_fraction"])
+        config = with_offline_stage(config, kafka, options["offline_until"], options["offline_fraction"], options["offline_epochs"])
         ensure_metrics_topics(kafka, config.metrics_topic, config.runtime_topic, config.dead_letter_topic)
         summary = train(config, ports(config, kafka, options["schema_registry"], stopping.is_set, (log_progress, *observers)))
     click.echo(describe(summary, until_end=until_end, stopped=stopping.is_set()))

@@ -43,25 +43,51 @@ class Stream:
     open: Callable[[], Iterable[Interaction]]
 
 
-def mini_batches(interactions: Iterable[Interaction], batch_size: int, offline: OfflineStage | None = None) -> Iterator[MiniBatch]:
-    """The mini-batches that `train` makes of the same interactions in one partition: the offline stage's end also ends one."""
-    iterator, step, offset, held = iter(interactions), 0, 0, list[Interaction]()
-    online = offline is None
+def mini_batches(
+    read: Callable[[], Iterable[Interaction]], batch_size: int, offline: OfflineStage | None = None, epochs: int = 1
+) -> Iterator[MiniBatch]:
+    """The mini-batches that `train` makes of the same interactions in one partition: the offline stage's end also ends one.
+
+    Args:
+        read: begins anew at the first interaction.
+        batch_size: interactions of a mini-batch.
+        offline: the first stage.
+        epochs: passes over it.
+    """
+    iterator, step, offset, held = iter(read()), 0, 0, list[Interaction]()
+    is_online = offline is None
     while True:
         room = batch_size
-        if not online and offline is not None and offline.count is not None and offline.count > offset:
+        if not is_online and offline is not None and offline.count is not None and offline.count > offset:
             room = min(batch_size, offline.count - offset)
         records = held + list(islice(iterator, room - len(held)))
         held = []
+        if not is_online and offline is not None:
+            if records:
+                at = next((i for i, r in enumerate(records) if offline.is_over(offset + i, r.timestamp)), None)
+                is_online = at == 0
+                if at:
+                    records, held = records[:at], records[at:]
+            else:  # the stream ends with the stage
+                is_online = offline.until_ms is None and offline.count == offset
+            if is_online:
+                for batch in _rereads(read, batch_size, offset, epochs, step):
+                    step = batch.step
+                    yield batch
         if not records:
             return
-        if not online and offline is not None:
-            at = next((i for i, r in enumerate(records) if offline.is_over(offset + i, r.timestamp)), None)
-            online = at == 0
-            if at:
-                records, held = records[:at], records[at:]
         step, offset = step + 1, offset + len(records)
         yield MiniBatch(step=step, records=records, next_offsets={0: offset})
+
+
+def _rereads(read: Callable[[], Iterable[Interaction]], batch_size: int, end: int, epochs: int, step: int) -> Iterator[MiniBatch]:
+    """The first `end` interactions in mini-batches again, in epochs 2 to `epochs`; the steps follow `step`."""
+    for epoch in range(2, epochs + 1):
+        iterator, offset = iter(read()), 0
+        while offset < end:
+            records = list(islice(iterator, min(batch_size, end - offset)))
+            step, offset = step + 1, offset + len(records)
+            yield MiniBatch(step=step, records=records, next_offsets={0: offset}, epoch=epoch)
 
 
 def run_cell(
@@ -105,7 +131,7 @@ def run_cell(
     trainer = Trainer(config, store(trainer_tables(config)))
     metrics: Mapping[str, Any] = {}
     started = told = time.perf_counter()
-    for batch in mini_batches(stream.open(), batch_size, config.offline):
+    for batch in mini_batches(stream.open, batch_size, config.offline, config.offline_epochs):
         step = trainer.step(batch)
         log.add(batch, step.scores, step.predictions, step.inputs)
         metrics = step.metrics

@@ -67,7 +67,8 @@ def offline_stage(stream: Stream, fraction: float) -> OfflineStage:
 def cell_folder(output: Path, stream: Stream, config: TrainerConfig) -> Path:
     """Where a cell of the table lies."""
     learner = config.learner
-    name = f"{stream.name}-{learner.task}-{learner.preset}-{config.context.mode}-{learner.method}-s{learner.seed}"
+    epochs = "" if config.offline_epochs == 1 else f"-e{config.offline_epochs}"
+    name = f"{stream.name}-{learner.task}-{learner.preset}-{config.context.mode}{epochs}-{learner.method}-s{learner.seed}"
     return output / "cells" / name.replace("/", "_")
 
 
@@ -166,11 +167,12 @@ def _flat(row: Row) -> dict[str, Any]:
     return fields
 
 
-def as_markdown(table: Sequence[Row], *, regime: str, fraction: float) -> str:
+def as_markdown(table: Sequence[Row], *, regime: str, fraction: float, epochs: int = 1) -> str:
     """The paper's table with its figures beside ours."""
+    passes = "" if epochs == 1 else f", after {epochs} passes over the rest"
     lines = [
         (
-            f"Online stage: the last {100 * (1 - fraction):.0f}% of each stream, counters begun anew there. {regime} "
+            f"Online stage: the last {100 * (1 - fraction):.0f}% of each stream, counters begun anew there{passes}. {regime} "
             "± is the standard deviation over seeds; differences in loss with 95% intervals, users resampled; negative is better."
         ),
         "",

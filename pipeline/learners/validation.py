@@ -54,8 +54,9 @@ class Replay:
         self._size = size
 
     def next(self, inputs: LearnerInputs, labels: Labels) -> Sample:
-        """Adds the newest mini-batch, then draws."""
-        self._reservoir.add(inputs, labels, trainable(inputs))
+        """Adds the newest mini-batch, unless its interactions were offered in an earlier pass, then draws."""
+        if not inputs.reread:
+            self._reservoir.add(inputs, labels, trainable(inputs))
         return self._reservoir.sample(self._size)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -35,9 +35,13 @@ class RecordedRun:
 
     Attributes:
         next_offsets: step -> partition -> offset of the first record after it.
+        rereads: the steps that read the offline stage again; their offsets are of that pass.
+        paused_at: the last step of the first pass over the offline stage, where steps beyond it are recorded; else None.
     """
 
     next_offsets: Mapping[int, Mapping[int, int]]
+    rereads: frozenset[int] = frozenset()
+    paused_at: int | None = None
 
     @property
     def last_step(self) -> int:
@@ -125,6 +129,8 @@ def read_run(
     """
     prefix = f"{run_id}:".encode()
     found: dict[int, dict[int, int]] = {}
+    rereads: set[int] = set()
+    online: set[int] = set()
 
     def take(key: bytes | None, value: bytes | None) -> None:
         if key is None or not key.startswith(prefix) or not key[len(prefix) :].isdigit():
@@ -132,7 +138,11 @@ def read_run(
         entry = _boundary(value, run_id, registry)
         if entry is None:
             return
-        step, next_offsets = entry
+        step, next_offsets, record = entry
+        if record["epoch"] > 1:
+            rereads.add(step)
+        elif record["stage"] == "online":
+            online.add(step)
         if found.setdefault(step, next_offsets) != next_offsets:
             raise StateError(
                 f"Step {step} of run {run_id} stands twice in {topic}, ending at different offsets.",
@@ -141,7 +151,8 @@ def read_run(
             )
 
     _read(kafka_config, topic, from_offset, take, patience)
-    return RecordedRun(next_offsets=found)
+    beyond = rereads | online
+    return RecordedRun(next_offsets=found, rereads=frozenset(rereads), paused_at=min(beyond) - 1 if beyond else None)
 
 
 def read_dead_letter_keys(
@@ -161,13 +172,13 @@ def read_dead_letter_keys(
     return frozenset(keys)
 
 
-def _boundary(value: bytes | None, run_id: str, registry: RegistryCodec | None) -> tuple[int, dict[int, int]] | None:
-    """(step, next offsets) of one of the run's records; None where the record is not really one."""
+def _boundary(value: bytes | None, run_id: str, registry: RegistryCodec | None) -> tuple[int, dict[int, int], Mapping[str, Any]] | None:
+    """(step, next offsets, all of it) of one of the run's records; None where the record is not really one."""
     try:
         record = _metrics(value, registry)
         if record["run_id"] != run_id:
             return None
-        return record["step"], {int(partition): offset for partition, offset in record["next_offsets"].items()}
+        return record["step"], {int(partition): offset for partition, offset in record["next_offsets"].items()}, record
     except (DecodeError, ValueError):
         return None
 

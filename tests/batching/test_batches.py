@@ -359,7 +359,7 @@ def test_no_mini_batch_belongs_to_both_stages(drawn, fetches, size, data):
     offline = OfflineStage(count=count, until_ms=until)
     if count is None and until is None:
         return
-    expected = [batch.records for batch in mini_batches(stream, size, offline)]
+    expected = [batch.records for batch in mini_batches(lambda: stream, size, offline)]
     done, positions = run(log_of(values), size, fetches=fetches, offline=offline)
     assert [batch.records for batch in done] == expected
     if len(done) > 1:  # resumed at any boundary, and with recorded boundaries

@@ -38,7 +38,7 @@ def test_mini_batches_hold_everything_once_and_none_straddles_the_stages(
     records = [Interaction("u", "i", 1.0, 1_000_000_000_000 + 500 * k) for k in range(length)]
     until_ms = None if until is None else 1_000_000_000_000 + until * 1000
     offline = None if count is None and until is None else OfflineStage(count=count, until_ms=until_ms)
-    batches = list(mini_batches(records, size, offline))
+    batches = list(mini_batches(lambda: records, size, offline))
     assert [r for b in batches for r in b.records] == records
     assert [b.step for b in batches] == list(range(1, len(batches) + 1))
     assert all(0 < len(b.records) <= size for b in batches)

@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -23,6 +24,7 @@ from pipeline.assembly.config import Ports, RunConfig
 from pipeline.cli.errors import render
 from pipeline.errors import AutoembError
 from pipeline.failpoints import arm
+from pipeline.records import OfflineStage
 from pipeline.run import train
 from schemas.codec import decode_interaction
 from tests.run.conftest import Stream, trainer_config
@@ -90,10 +92,13 @@ class Zygote:
 
 
 def run_config(fields: Mapping[str, Any]) -> RunConfig:
-    """From JSON: `method` and `context` choose the trainer, the rest are RunConfig's fields."""
+    """From JSON: `method`, `context`, `offline_count` and `offline_epochs` choose the trainer, the rest are RunConfig's fields."""
     rest = dict(fields)
     stream = Stream({}, rest.pop("topic"), Path())
     trainer = trainer_config(rest.pop("method", "autoemb"), context=rest.pop("context", "event"))
+    count = rest.pop("offline_count", None)
+    if count is not None:
+        trainer = replace(trainer, offline=OfflineStage(count=count), offline_epochs=rest.pop("offline_epochs", 1))
     return stream.config(**{**rest, "trainer": trainer, "state_dir": Path(rest["state_dir"])})
 
 

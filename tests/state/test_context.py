@@ -189,3 +189,34 @@ def test_unusable_configurations_are_refused() -> None:
         ContextConfig(mode="future")
     with pytest.raises(ConfigurationError):
         ContextConfig(spaces=0)
+
+
+@pytest.mark.parametrize("classes", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_peek_changes_nothing_and_knows_no_label(mode: str, classes: bool) -> None:
+    stream = synthetic_stream(80, seed=5)
+    flipped = [r._replace(rating=5.5 - r.rating) for r in stream]
+    again = [stream[3], *stream[:40], Interaction("new", "new", 4.0, 0)]
+    peeks = []
+    for labelled in (stream, flipped):
+        context = tracker(mode, classes=classes)
+        for batch in (labelled[:50], labelled[50:]):
+            context.observe(batch, labels_of(batch))
+            context.record(np.linspace(0.0, 1.0, len(batch)), None, None)
+        state = context.state()
+        inputs = context.peek(again)
+        assert context.state() == state
+        assert context.peek(again).users.count.tolist() == inputs.users.count.tolist()  # not counted
+        peeks.append(inputs)
+    one, other = peeks
+    assert one.reread
+    assert one.class_probabilities is None
+    assert np.isnan(one.features).all()
+    assert one.users.count.tolist() == [float(sum(r.user_id == a.user_id for r in stream)) for a in again]
+    assert one.items.count.tolist() == [float(sum(r.item_id == a.item_id for r in stream)) for a in again]
+    assert one.global_loss == other.global_loss
+    for side in ("users", "items"):
+        for name in ("count", "previous_weights", "previous_loss", "fading_loss"):
+            np.testing.assert_array_equal(getattr(getattr(one, side), name), getattr(getattr(other, side), name))
+    assert np.isnan(one.users.previous_loss[-1])
+    assert not np.isnan(one.users.previous_loss[:-1]).any()
