@@ -1,6 +1,6 @@
 """Kill -9 at every named place and at random instants, on a real broker; started again, the run is to the bit the run never stopped.
 
-`make crash-test N=100` sets AUTOEMB_CRASH_KILLS: so many kills at random instants.
+`make crash-test N=100` sets AUTOEMB_CRASHES: so many kills at random instants.
 """
 
 import json
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(600)]
 PARTITIONS, BATCH, EVERY = 3, 40, 4
 FAILPOINTS = ("poll", "step", "emit", "flush", "rocksdb-checkpoint", "sync", "rename-before", "rename-after", "commit")
 PER_CHECKPOINT = FAILPOINTS[3:]
-KILLS = int(os.environ.get("AUTOEMB_CRASH_KILLS", "20"))
+KILLS = int(os.environ.get("AUTOEMB_CRASHES", "20"))
 KILLS_PER_RUN = 5
 BROKER_KILLS = max(10, KILLS // 10)
 SEED = int(os.environ.get("AUTOEMB_CRASH_SEED", "20261124"))
