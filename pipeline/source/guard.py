@@ -38,6 +38,7 @@ _NOT_YET = {
     KafkaError.OFFSET_NOT_AVAILABLE,
 }
 _SECONDS_BETWEEN_ATTEMPTS = 0.2
+_SECONDS_UNTIL_MISSING = 2.0
 _SECONDS_BETWEEN_WARNINGS = 10.0
 _MISSES_BELIEVED = 2  # a broker that has just started may not know its topics yet
 
@@ -101,6 +102,19 @@ class TopicGuard:
             raise self._translated(error.args[0]) from error
         except TimeoutError as error:
             raise self._no_answer("no answer") from error
+
+    def describe_at_start(self, timeout: float) -> TopicInfo:
+        """As `describe`, but a missing topic is looked for again for a moment: what was just created is not known everywhere at once."""
+        deadline = self._clock() + _SECONDS_UNTIL_MISSING
+        while True:
+            try:
+                return self.describe(timeout)
+            except OffsetError:
+                raise
+            except TopicError:
+                if self._clock() >= deadline:
+                    raise
+            time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
 
     def earliest(self, partitions: Iterable[int], timeout: float) -> dict[int, int]:
         """Partition -> offset of its earliest record. Waits for leaders: a topic is described before its partitions are served.

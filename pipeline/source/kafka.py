@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from threading import Thread
 from typing import Any
 
 import structlog
@@ -51,7 +52,7 @@ class KafkaSource(MergedSource[bytes]):
         self._guard = TopicGuard(kafka, config.topic, expected_id=config.topic_id, check_interval=config.check_interval, clock=clock)
         settings = consumer_settings(kafka, config, self._guard)
         self._commits = _Commits(settings, config.topic)  # first: settings that cannot be used need no broker to be found
-        count = self._guard.describe(config.start_timeout).partitions
+        count = self._guard.describe_at_start(config.start_timeout).partitions
         starts = _start_offsets(self._guard, config, range(count), position)
         fetcher_type = PartitionConsumers if count <= config.max_consumers else SharedConsumer
         super().__init__(
@@ -108,32 +109,46 @@ class KafkaSource(MergedSource[bytes]):
 
 
 class _Commits:
-    """Commits under the run's group, by a consumer of their own that reads nothing."""
+    """Commits under the run's group, by a consumer of their own that reads nothing. One at a time: while it lasts only the newest waits.
+
+    (The admin client can commit too, but librdkafka aborts the process when the coordinator goes away meanwhile: its issue 4605.)
+    """
 
     def __init__(self, settings: Mapping[str, Any], topic: str) -> None:
         self._topic = topic
-        self._under_way = 0
+        self._under_way = False
+        self._waiting: Mapping[int, int] | None = None
         self._consumer = open_consumer({**settings, "on_commit": self._done})
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
-        self._consumer.poll(0)  # answers to earlier ones
-        offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in next_offsets.items()]
-        if not offsets:
-            return
-        try:
-            self._consumer.commit(offsets=offsets, asynchronous=True)
-            self._under_way += 1
-        except KafkaException as error:
-            self._done(error.args[0], offsets)
+        self._waiting = next_offsets or self._waiting
+        self._consumer.poll(0)  # the answer to the one before
+        self._send()
 
     def close(self) -> None:
         deadline = time.monotonic() + _COMMIT_SECONDS
-        while self._under_way > 0 and time.monotonic() < deadline:
+        while (self._under_way or self._waiting) and time.monotonic() < deadline:
             self._consumer.poll(0.05)
-        self._consumer.close()
+            self._send()
+        if self._under_way:
+            # With no broker to answer the commit, closing takes most of a minute, and so would the destructor: nobody waits for it.
+            _log.warning("offsets not committed; only lag dashboards miss them", topic=self._topic, why="no answer")
+            Thread(target=self._consumer.close, name="close commits", daemon=True).start()
+        else:
+            self._consumer.close()
+
+    def _send(self) -> None:
+        if self._under_way or not self._waiting:
+            return
+        offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in self._waiting.items()]
+        self._waiting, self._under_way = None, True
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as error:
+            self._done(error.args[0], offsets)
 
     def _done(self, error: KafkaError | None, _: list[Any]) -> None:
-        self._under_way -= 1
+        self._under_way = False
         if error is not None:
             _log.warning("offsets not committed; only lag dashboards miss them", topic=self._topic, why=error.str())
 

@@ -131,6 +131,16 @@ def test_fetches_never_show_in_a_batch(drawn, fetches, other_fetches, size):
 
 
 @settings(deadline=None)
+@given(partition_logs(dirty=False), st.lists(st.sampled_from(["set", "other", None]), min_size=1), fetch_sizes, fetch_sizes, batch_sizes)
+def test_nor_do_they_with_several_datasets_and_unsequenced_records(drawn, names, fetches, other_fetches, size):
+    stream, values = drawn
+    mixed = [[value._replace(dataset=names[value.sequence % len(names)]) for value in log] for log in values]
+    once, again = (run(log_of(mixed), size, fetches=f) for f in (fetches, other_fetches))
+    assert once == again
+    assert sum(len(batch.records) for batch in once[0]) == len(stream)
+
+
+@settings(deadline=None)
 @given(partition_logs(dirty=True), fetch_sizes, fetch_sizes, batch_sizes, st.data())
 def test_resume_at_any_boundary_is_as_if_never_stopped(drawn, fetches, other_fetches, size, data):
     _, values = drawn

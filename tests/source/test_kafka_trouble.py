@@ -95,7 +95,12 @@ def test_broker_killed_and_restarted_while_reading(own_broker: Callable[[], Loca
         reader.done += list(reader.made)
         assert [i for batch in reader.done for i in batch.records] == stream
         assert [len(batch.records) for batch in reader.done] == [100] * 20
+    broker.kill()
+    for reader in (each, shared):
+        reader.source.commit({0: 1})
+        started = time.monotonic()
         reader.source.close()
+        assert time.monotonic() - started < 10  # stopping does not wait for a broker that is gone
 
 
 @pytest.mark.kafka
