@@ -35,6 +35,7 @@ class Beliefs:
         variances: [n, N] per block.
         bias, bias_variance: [n].
         largest: [N] variance of a new row; drift never lifts a variance above it.
+        held: [n, N] the blocks that an id has; the others' means are zero.
     """
 
     means: FloatArray
@@ -42,6 +43,7 @@ class Beliefs:
     bias: FloatArray
     bias_variance: FloatArray
     largest: FloatArray
+    held: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

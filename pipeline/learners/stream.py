@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import AutoembError, CheckpointError
+from pipeline.learners.budget import MemoryBudget
 from pipeline.learners.encoding import distinct
 from pipeline.learners.gates import Gate
 from pipeline.learners.kalman import Beliefs, Index, KalmanConfig, learn, products
@@ -44,6 +45,7 @@ class _Open:
         products: [B, N] ⟨p_j, q_j⟩ as predicted.
         predicted: [B, C].
         done: 0 waiting, 1 predicted, 2 learnt.
+        worth: [n, N] of users' and items' blocks; None without a budget.
     """
 
     inputs: LearnerInputs
@@ -61,6 +63,7 @@ class _Open:
     products: FloatArray
     predicted: FloatArray
     done: FloatArray
+    worth: list[FloatArray | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +78,7 @@ class StreamParts:
         link: the task.
         quadratic: products of features among the dense inputs.
         trace: validation through an id's next occurrence, or None.
+        budget: bound on the rows' bytes, or None.
     """
 
     users: SideRows
@@ -85,6 +89,7 @@ class StreamParts:
     link: Link
     quadratic: bool
     trace: Trace | None = None
+    budget: MemoryBudget | None = None
 
 
 class ProductLearner:
@@ -106,6 +111,9 @@ class ProductLearner:
         user_ids, user = distinct(inputs.user_ids)
         item_ids, item = distinct(inputs.item_ids)
         factors = parts.gate.open(inputs)
+        users, items = parts.users.gather(user_ids), parts.items.gather(item_ids)
+        worth = self._ration(inputs, (user_ids, item_ids), (user, item), (users, items))
+        factors = factors * (users.held[user] & items.held[item])
         dense = dense_inputs(inputs.features, quadratic=parts.quadratic)
         weights = parts.newton.weights[:, : dense.shape[1]]
         levels = parts.link.levels
@@ -117,8 +125,8 @@ class ProductLearner:
             item_ids=item_ids,
             user=user,
             item=item,
-            users=parts.users.gather(user_ids),
-            items=parts.items.gather(item_ids),
+            users=users,
+            items=items,
             dense=dense,
             offsets=parts.link.offsets(inputs) + dense @ weights.T,
             factors=factors,
@@ -127,9 +135,28 @@ class ProductLearner:
             products=np.zeros_like(factors),
             predicted=np.zeros((count, outputs)),
             done=np.zeros(count),
+            worth=worth,
         )
         if parts.trace is not None:
             parts.trace.begin(user_ids, item_ids, count)
+
+    def _ration(
+        self, inputs: LearnerInputs, ids: tuple[tuple[str, ...], ...], index: tuple[Index, Index], sides: tuple[Beliefs, Beliefs]
+    ) -> list[FloatArray | None]:
+        """Lets ids have blocks as the budget allows, and clears the means of those they do not have. Returns what blocks are worth."""
+        parts = self._parts
+        if parts.budget is None:
+            return [None, None]
+        counts, worth = (inputs.users.count, inputs.items.count), []
+        for side in range(2):
+            first = np.unique(index[side], return_index=True)[1]
+            plan = (parts.users, parts.items)[side].plan
+            worth.append(parts.budget.worth(plan, counts[side][first], parts.gate.uses[side][first]))
+        held = parts.budget.admit([(ids[k], sides[k].held, worth[k]) for k in range(2)])
+        for beliefs, now in zip(sides, held, strict=True):
+            beliefs.held = now
+            beliefs.means *= parts.kalman.blocks.spread(now.astype(np.float64))
+        return list(worth)
 
     def predict_part(self, rows: Index) -> FloatArray:
         """Predicts the named interactions of the open mini-batch with the rows as they stand.
@@ -205,15 +232,20 @@ class ProductLearner:
             parts.trace.learn(slopes * at.gains, parts.gate)
         else:
             parts.gate.learn(slopes * at.gains)
-        parts.users.scatter(at.user_ids, at.users)
-        parts.items.scatter(at.item_ids, at.items)
+        step = parts.budget.step if parts.budget is not None else 0
+        parts.users.scatter(at.user_ids, at.users, at.worth[0], step)
+        parts.items.scatter(at.item_ids, at.items, at.worth[1], step)
+        if parts.budget is not None:
+            parts.budget.commit()
+            parts.budget.sweep()
         self._open = None
         return prediction_losses(predictions.probabilities, labels)
 
     def state_dict(self) -> Mapping[str, Tensor]:
         """Dense weights and the gate; copies on the CPU."""
         newton = {f"newton/{name}": torch.from_numpy(value) for name, value in self._parts.newton.state().items()}
-        return {**newton, **self._parts.gate.state_dict(), **(self._parts.trace.state_dict() if self._parts.trace else {})}
+        optional = [part.state_dict() for part in (self._parts.trace, self._parts.budget) if part is not None]
+        return {**newton, **self._parts.gate.state_dict(), **{name: tensor for state in optional for name, tensor in state.items()}}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores what `state_dict` returned; a mini-batch that was open is forgotten.
@@ -231,8 +263,9 @@ class ProductLearner:
                 )
         self._parts.newton.load_state({name: state[f"newton/{name}"].numpy() for name in own})
         self._parts.gate.load_state_dict(state)
-        if self._parts.trace is not None:
-            self._parts.trace.load_state_dict(state)
+        for part in (self._parts.trace, self._parts.budget):
+            if part is not None:
+                part.load_state_dict(state)
 
     def _opened(self) -> _Open:
         if self._open is None:

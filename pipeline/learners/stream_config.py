@@ -29,6 +29,9 @@ class StreamOptions:
         horizon: mini-batches after which `trace` forgets a change; 0 never.
         thresholds: counts at which method `count-thresholds` goes to the next space.
         gate_rate: Adam's rate of method `count-gate`.
+        memory_budget: bytes of rows, optimiser state and index; 0 sets no bound. See `pipeline.learners.budget`.
+        admission: τ0, what a block must be worth to be given while the budget is empty.
+        half_life: mini-batches in which an id that is not seen loses half of its worth.
     """
 
     micro_batch: int = 1
@@ -52,6 +55,9 @@ class StreamOptions:
     horizon: int = 0
     thresholds: tuple[int, ...] = (8, 64)
     gate_rate: float = 4e-3
+    memory_budget: int = 0
+    admission: float = 8.0
+    half_life: float = 2000.0
 
     def check_stream(self) -> None:
         """Refuses values that cannot be used.
@@ -59,7 +65,7 @@ class StreamOptions:
         Raises:
             ConfigurationError: names the field.
         """
-        for name in ("user_variance", "item_variance", "ridge", "quadratic_ridge", "gain_ridge", "entropy_steps"):
+        for name in ("user_variance", "item_variance", "ridge", "quadratic_ridge", "gain_ridge", "entropy_steps", "half_life"):
             _check(name, getattr(self, name), above=0.0)
         for name in (
             "user_std",
@@ -71,11 +77,13 @@ class StreamOptions:
             "amortised",
             "entropy",
             "gate_rate",
+            "admission",
         ):
             _check(name, getattr(self, name), least=0.0)
         _check("rank", self.rank, least=1.0)
         _check("micro_batch", self.micro_batch, least=1.0)
         _check("horizon", self.horizon, least=0.0)
+        _check("memory_budget", self.memory_budget, least=0.0)
         if not all(a < b for a, b in zip(self.thresholds, self.thresholds[1:], strict=False)):
             raise ConfigurationError(f"thresholds {self.thresholds} do not increase", remedy="give them as in 8,64")
 

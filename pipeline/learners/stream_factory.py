@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from pipeline.learners.budget import MemoryBudget
 from pipeline.learners.config import LearnerConfig
 from pipeline.learners.dense import DenseParameters
 from pipeline.learners.gates import ClosedGate, CountGate, EqualGate, Gate, OpenGate, SearchedGate, ThresholdGate
@@ -53,6 +54,9 @@ def make_stream_learner(config: LearnerConfig, store: RowStore, device: torch.de
     trace = None
     if config.validation == "trace":
         trace = Trace(store, blocks, controller_width(len(config.dims)), config.horizon)
+    budget = None
+    if config.memory_budget:
+        budget = MemoryBudget(config.memory_budget, config.admission, config.half_life, _plans(config), store)
     return ProductLearner(
         StreamParts(
             users=users,
@@ -63,6 +67,7 @@ def make_stream_learner(config: LearnerConfig, store: RowStore, device: torch.de
             link=link,
             quadratic=quadratic,
             trace=trace,
+            budget=budget,
         )
     )
 
@@ -81,6 +86,7 @@ def _plans(config: LearnerConfig) -> tuple[SidePlan, SidePlan]:
             bias_variance=bias_variance,
             seed=config.seed,
             dtype=config.row_dtype,
+            budgeted=config.memory_budget > 0,
         )
         for name, (std, variance, bias_variance) in zip(TABLE_PREFIXES, sides, strict=True)
     )

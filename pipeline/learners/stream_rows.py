@@ -1,6 +1,7 @@
 """One side's rows of the stream architecture in the row store: a table per block, so that a space's rows exist only where they are used.
 
-A row of block j is [d_j - d_(j-1) means | variance]; block 1's row ends with the id's bias and its variance.
+A row of block j is [d_j - d_(j-1) means | variance]; block 1's row goes on with the id's bias and its variance. Under a memory budget every
+row ends with what it was worth to its id when last seen, and the mini-batch of that (0: the id does not hold the block).
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from pipeline.records import FloatArray
 from pipeline.rows import Rows, RowStore, TableSpec, hashed_uniform
 
 BIAS_COLUMNS = 2
+BOOKKEEPING_COLUMNS = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +30,7 @@ class SidePlan:
         bias_variance: of a new id's bias.
         seed: of new means.
         dtype: as stored.
+        budgeted: rows keep bookkeeping for `pipeline.learners.budget`.
     """
 
     name: str
@@ -37,6 +40,7 @@ class SidePlan:
     bias_variance: float
     seed: int
     dtype: str
+    budgeted: bool = False
 
     def table(self, block: int) -> str:
         """Name of a block's table, counted from 1."""
@@ -44,7 +48,7 @@ class SidePlan:
 
     def width(self, block: int) -> int:
         """Numbers of a block's row."""
-        return int(self.blocks.sizes[block]) + 1 + (BIAS_COLUMNS if block == 0 else 0)
+        return int(self.blocks.sizes[block]) + 1 + (BIAS_COLUMNS if block == 0 else 0) + (BOOKKEEPING_COLUMNS if self.budgeted else 0)
 
     def row_bytes(self, block: int) -> int:
         """Bytes of a block's row as stored, without its id."""
@@ -90,20 +94,26 @@ class SideRows:
         blocks, count = self.plan.blocks, len(ids)
         means, variances = np.zeros((count, blocks.dims[-1])), np.zeros((count, len(blocks.dims)))
         bias, bias_variance = np.zeros(count), np.zeros(count)
+        held = np.ones((count, len(blocks.dims)), dtype=np.bool_)
         for j, size in enumerate(blocks.sizes.astype(int).tolist()):
             rows: FloatArray = self._store.gather(self.plan.table(j), ids).astype(np.float64)
             means[:, blocks.bounds(j)], variances[:, j] = rows[:, :size], rows[:, size]
             if j == 0:
                 bias, bias_variance = rows[:, size + 1].copy(), rows[:, size + 2].copy()
+            if self.plan.budgeted:
+                held[:, j] = rows[:, -1] > 0
         largest = np.full(len(blocks.dims), self.plan.variance)
-        return Beliefs(means=means, variances=variances, bias=bias, bias_variance=bias_variance, largest=largest)
+        return Beliefs(means=means, variances=variances, bias=bias, bias_variance=bias_variance, largest=largest, held=held)
 
-    def scatter(self, ids: Sequence[str], beliefs: Beliefs) -> None:
-        """Stores the beliefs about the same ids."""
+    def scatter(self, ids: Sequence[str], beliefs: Beliefs, worth: FloatArray | None = None, step: int = 0) -> None:
+        """Stores the beliefs about the same ids, of the blocks they hold. worth: [n, N], with `step` the bookkeeping under a budget."""
         blocks = self.plan.blocks
         for j in range(len(blocks.dims)):
             parts = [beliefs.means[:, blocks.bounds(j)], beliefs.variances[:, j : j + 1]]
             if j == 0:
                 parts += [beliefs.bias[:, None], beliefs.bias_variance[:, None]]
+            if worth is not None:
+                parts += [worth[:, j : j + 1], np.full((len(ids), 1), float(step))]
             rows = np.concatenate(parts, axis=1).astype(np.float32 if self.plan.dtype == "f4" else np.float64)
-            self._store.scatter(self.plan.table(j), ids, rows)
+            kept = np.flatnonzero(beliefs.held[:, j]).tolist()
+            self._store.scatter(self.plan.table(j), [ids[k] for k in kept], rows[kept])
