@@ -20,7 +20,7 @@ from pipeline.assembly.config import RunConfig
 from pipeline.cli.options import stop_on_signals
 from pipeline.cli.replay import dataset_options, progress_bar
 from pipeline.cli.replay import describe as describe_replay
-from pipeline.cli.train import describe, learner_config, ports, resolve_device, train_options, trainer_config
+from pipeline.cli.train import describe, learner_config, ports, resolve_device, settings_of, train_options, trainer_config
 from pipeline.errors import DatasetError
 from pipeline.run import RunSummary, train
 from producers.catalogue import load_dataset
@@ -132,7 +132,7 @@ def _train(state_dir: Path, kafka: Mapping[str, str], console: Console, stop: Ca
 
 def _run_config(state_dir: Path, options: Mapping[str, Any]) -> RunConfig:
     learner = learner_config(
-        options["method"], options["task"], options["preset"], options["seed"], resolve_device(options["device"]), options["settings"]
+        options["method"], options["task"], options["preset"], options["seed"], resolve_device(options["device"]), settings_of(options)
     )
     return RunConfig(
         topic=TOPIC,

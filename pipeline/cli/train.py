@@ -85,6 +85,12 @@ def learner_config(method: str, task: str, preset: str, seed: int, device: str, 
     return LearnerConfig.from_preset(preset, **changes)
 
 
+def settings_of(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """--set, and the learner settings that have options of their own."""
+    own = {name: options.get(name) for name in ("micro_batch", "memory_budget")}
+    return (*options["settings"], *(f"{name}={value}" for name, value in own.items() if value is not None))
+
+
 def trainer_config(learner: LearnerConfig, context: str, positive_above: float, window: int, fading: float) -> TrainerConfig:
     """All that decides a run's bits."""
     return TrainerConfig(
@@ -209,6 +215,17 @@ def train_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where a step computes."
         ),
         click.option("--positive-above", type=float, default=3.5, show_default=True, help="Ratings above it are positive."),
+        click.option(
+            "--micro-batch",
+            type=click.IntRange(min=1),
+            help="Interactions after which embeddings are updated inside a mini-batch (preset stream). Default: 1.",
+        ),
+        click.option(
+            "--memory-budget",
+            type=click.IntRange(min=0),
+            metavar="BYTES",
+            help="Bound on embeddings, optimiser state and index (preset stream). Default: 0, none.",
+        ),
         click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A learner setting of docs/algorithm.md; repeatable."),
         click.option("--window", type=click.IntRange(min=1), default=5000, show_default=True, help="Interactions of the metrics' window."),
         click.option("--fading", type=float, default=0.999, show_default=True, help="Factor per interaction of the fading metrics."),
@@ -329,7 +346,7 @@ def prometheus_observer(address: str | None) -> Iterator[tuple[Observer, ...]]:
 def run_config(topic: str, *, until_end: bool, **options: Any) -> RunConfig:
     """The run's configuration from the command line."""
     learner = learner_config(
-        options["method"], options["task"], options["preset"], options["seed"], resolve_device(options["device"]), options["settings"]
+        options["method"], options["task"], options["preset"], options["seed"], resolve_device(options["device"]), settings_of(options)
     )
     return RunConfig(
         topic=topic,
