@@ -14,7 +14,7 @@ from pipeline.errors import DatasetError
 
 # ml-latest's ratings.csv is below 1 GB; its archive's other members are not extracted
 LARGEST: Final = 4 << 30
-MOST_MEMBERS: Final = 10_000
+MOST_MEMBERS: Final = 20_000  # the Netflix Prize data are 17,770 files
 _BLOCK: Final = 1 << 20
 _DRIVE: Final = re.compile(r"^[A-Za-z]:")
 

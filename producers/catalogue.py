@@ -2,29 +2,37 @@
 
 import hashlib
 import os
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from pipeline.errors import ConfigurationError, DatasetError
 from producers.archive import extract
 from producers.dataset import SortedDataset
 from producers.download import Download, fetch
-from producers.layouts import LAYOUTS, find_source
+from producers.layouts import LAYOUTS, SPECIFIC_LAYOUTS, find_source
+from producers.named import Columns
 from producers.progress import Report, silent
+from producers.shuffling import Order, shuffle
 from producers.sorting import building, sort_source
 from producers.synthetic import PRESETS, SyntheticConfig, generate
+from producers.ties import Ties
 
 _GROUPLENS: Final = "https://files.grouplens.org/datasets/movielens/"
 _LICENCE: Final = (
     "{name} is a MovieLens data set of GroupLens Research, University of Minnesota: for research only, no commercial use without "
     "permission, no endorsement implied; cite Harper and Konstan (2015), https://doi.org/10.1145/2827872. Its README holds the full terms."
 )
-# what is taken out of a zip archive: the ratings in any layout, and the terms
-_MEMBERS: Final = (*(pattern for layout in LAYOUTS for pattern in layout.patterns), "README*")
+# what is taken out of a zip archive: the ratings in a known layout, else whatever table is there; and the terms
+_KNOWN_MEMBERS: Final = (*(pattern for layout in SPECIFIC_LAYOUTS for pattern in layout.patterns), "README*")
+_ANY_MEMBERS: Final = (*(pattern for layout in LAYOUTS for pattern in layout.patterns), "README*")
 # names of files that say nothing of the dataset; its folder's name does
 _GENERIC: Final = frozenset({"ratings", "u"})
+# the folder of the Netflix Prize's archive
+_GENERIC_FOLDERS: Final = {"training_set": "netflix"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +92,9 @@ class DatasetOptions:
         notice: told a dataset's licence before it is downloaded.
         report: told the progress of long steps.
         catalogue: the known names.
+        columns: of a table with a header; None: files in known layouts, tables with columns of the usual names.
+        ties: what orders interactions of one timestamp; None: the layout's usual way.
+        order: by timestamp, or shuffled.
     """
 
     cache_dir: Path
@@ -92,6 +103,9 @@ class DatasetOptions:
     notice: Callable[[str], None] = lambda _text: None
     report: Report = silent
     catalogue: Mapping[str, CatalogueEntry] = field(default_factory=lambda: CATALOGUE)
+    columns: Columns | None = None
+    ties: Ties | None = None
+    order: Order = field(default_factory=Order)
 
     def __post_init__(self) -> None:
         """Refuses a data directory that is none."""
@@ -119,7 +133,7 @@ def default_data_dir(environment: Mapping[str, str] = os.environ) -> Path | None
 
 
 def load_dataset(spec: str, options: DatasetOptions) -> SortedDataset:
-    """The dataset that ``--dataset SPEC`` means, sorted.
+    """The dataset that ``--dataset SPEC`` means, in the order asked for.
 
     Looked for in this order: an existing path (file, folder or zip archive); a synthetic preset (`SyntheticConfig.parse`);
     ``data_dir/NAME/`` and ``data_dir/NAME.zip``; the cache; the official address.
@@ -128,11 +142,22 @@ def load_dataset(spec: str, options: DatasetOptions) -> SortedDataset:
         DatasetError: not found, not downloadable, damaged or unreadable.
         ConfigurationError: wrong synthetic parameters.
     """
+    dataset = _by_time(spec, options)
+    if options.order.kind == "timestamp":
+        return dataset
+    return shuffle(dataset, options.order.seed, cache_dir=options.cache_dir, report=options.report)
+
+
+def _by_time(spec: str, options: DatasetOptions) -> SortedDataset:
     path = Path(spec).expanduser()
     if path.exists():
         return _sorted(_unpacked(path, options), _name_of(path.absolute()), options)
     preset = spec.partition(":")[0]
     if preset in PRESETS:
+        if options.columns is not None or options.ties is not None:
+            raise ConfigurationError(
+                f"--columns or --ties with {preset} data", why="it is made in order, not read", remedy="leave the option out"
+            )
         return generate(SyntheticConfig.parse(spec), cache_dir=options.cache_dir, report=options.report)
     return _sorted(locate(spec, options), spec, options)
 
@@ -167,7 +192,7 @@ def locate(name: str, options: DatasetOptions) -> Path:
     archive = options.cache_dir / "downloads" / f"{name}.zip"
     fetch(Download(url=entry.url, size=entry.size, md5=entry.md5), archive, report=options.report)
     with building(folder, folder.is_dir) as unpacked:
-        extract(archive, unpacked, _MEMBERS)
+        extract(archive, unpacked, _KNOWN_MEMBERS)
     archive.unlink(missing_ok=True)
     return folder
 
@@ -185,18 +210,31 @@ def _unpacked(path: Path, options: DatasetOptions) -> Path:
             why=f"its MD5 is {md5}, published is {entry.md5}",
             remedy=f"get it again from {entry.url}, or rename it if it is meant to be other data",
         )
-    folder = options.cache_dir / "unpacked" / f"{path.stem}-{md5}"
+    folder = options.cache_dir / "unpacked" / f"{path.stem}-{md5}{'' if options.columns is None else '-tables'}"
     if not folder.is_dir():
         with building(folder, folder.is_dir) as unpacked:
-            extract(path, unpacked, _MEMBERS)
+            extract(path, unpacked, _members(path, options))
     return folder
 
 
+def _members(archive: Path, options: DatasetOptions) -> tuple[str, ...]:
+    if options.columns is not None:
+        return _ANY_MEMBERS
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            names = [PurePosixPath(name).name for name in opened.namelist()]
+    except (zipfile.BadZipFile, OSError):
+        return _KNOWN_MEMBERS
+    known = any(fnmatch(name, p) for name in names for p in _KNOWN_MEMBERS[:-1])
+    return _KNOWN_MEMBERS if known else _ANY_MEMBERS
+
+
 def _sorted(path: Path, name: str, options: DatasetOptions) -> SortedDataset:
-    return sort_source(find_source(path), name=name, cache_dir=options.cache_dir, report=options.report)
+    source = find_source(path, options.columns)
+    return sort_source(source, name=name, cache_dir=options.cache_dir, ties=options.ties, report=options.report)
 
 
 def _name_of(path: Path) -> str:
     if path.is_dir():
-        return path.name
+        return _GENERIC_FOLDERS.get(path.name, path.name)
     return path.parent.name if path.stem in _GENERIC and path.parent.name else path.stem

@@ -11,7 +11,7 @@ import polars as pl
 
 from pipeline.errors import ConfigurationError
 from pipeline.records import Interaction
-from producers.layouts import COLUMNS
+from producers.delimited import COLUMNS
 
 FORMAT: Final = 1
 MANIFEST: Final = "dataset.json"

@@ -1,7 +1,8 @@
 """From files in any layout to a `SortedDataset`, in bounded memory, kept in a cache by the content's fingerprint.
 
 The sort is external: (1) every line is parsed and written unsorted; (2) the timestamps alone are looked at for bounds that cut the data
-into runs of about four million; (3) each run is sorted by (timestamp, file, line) and becomes one part. Runs never split a timestamp.
+into runs of about four million; (3) each run is sorted by (timestamp, file, line), or with the hash of user and item behind the timestamp
+(`producers.ties`), and becomes one part. Runs never split a timestamp.
 On 20M rows this takes half the time and memory of one big sort.
 """
 
@@ -22,40 +23,48 @@ import polars as pl
 
 from pipeline.errors import DatasetError
 from producers.dataset import ROW_GROUP, Part, SortedDataset, open_sorted, write_manifest
-from producers.layouts import COLUMNS, Source, line_at
+from producers.delimited import COLUMNS
+from producers.layouts import Source, line_at
 from producers.progress import Report, silent
+from producers.ties import Ties, tie_keys
 
 ORDER_VERSION: Final = 1
 RUN_ROWS: Final = 4_000_000
+# files scanned at once: the Netflix Prize data are 17,770
+_FILES_AT_ONCE: Final = 256
 _BLOCK: Final = 1 << 22
 _UTF16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def sort_source(source: Source, *, name: str, cache_dir: Path, report: Report = silent, run_rows: int = RUN_ROWS) -> SortedDataset:
-    """The source's interactions in event-time order; ties in file order.
+def sort_source(
+    source: Source, *, name: str, cache_dir: Path, ties: Ties | None = None, report: Report = silent, run_rows: int = RUN_ROWS
+) -> SortedDataset:
+    """The source's interactions in event-time order.
 
     Args:
         source: the files and their layout.
-        name: the dataset's name.
+        name: the dataset's name; ``+ties-...`` is added where ties are ordered otherwise than the layout's usual way.
         cache_dir: sorted datasets are kept in ``cache_dir/sorted/FINGERPRINT``; made where missing.
+        ties: what orders interactions of one timestamp; None: the layout's usual way.
         report: told "read" (bytes) and "sort" (interactions).
         run_rows: rows sorted at once; bounds the memory (about 200 bytes a row).
 
     Raises:
         DatasetError: a malformed line (named by file and number), a wrong encoding, no interactions, or no room in the cache.
     """
-    fingerprint, transcode = _fingerprint(source, report)
+    usual = Ties(kind=source.layout.ties)
+    ties = ties or usual
+    name = name if ties == usual else f"{name}+ties-{ties}"
+    fingerprint, transcode = _fingerprint(source, ties, report)
     target = cache_dir / "sorted" / fingerprint
     known = open_sorted(target, name=name, fingerprint=fingerprint)
     if known is not None:
         return known
     with building(target, lambda: open_sorted(target, name=name, fingerprint=fingerprint) is not None) as folder:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unsorted-") as scratch:
-            frame = _scan_all(source, transcode, Path(scratch))
-            unsorted = Path(scratch) / "unsorted.parquet"
-            frame.sink_parquet(unsorted, compression="lz4", row_group_size=4 * ROW_GROUP)
+            unsorted = _parse_all(source, transcode, Path(scratch))
             _refuse_malformed(source, unsorted)
-            parts = _write_runs(unsorted, folder, run_rows, report)
+            parts = _write_runs(unsorted, folder, run_rows, ties, report)
         write_manifest(folder, fingerprint=fingerprint, parts=parts)
     dataset = open_sorted(target, name=name, fingerprint=fingerprint)
     if dataset is None:
@@ -106,9 +115,10 @@ def part_of(folder: Path, file: str, rows: int) -> Part:
     return Part(file=file, rows=rows, size=(folder / file).stat().st_size)
 
 
-def _fingerprint(source: Source, report: Report) -> tuple[str, frozenset[Path]]:
+def _fingerprint(source: Source, ties: Ties, report: Report) -> tuple[str, frozenset[Path]]:
     """The fingerprint, and the files to be transcoded: one pass over the bytes."""
-    digest = hashlib.sha256(f"{source.layout.name}/{source.layout.version}/{ORDER_VERSION}".encode())
+    order = "" if ties.kind == "file" else f"/{ties.kind}-{ties.seed}"
+    digest = hashlib.sha256(f"{source.layout.name}/{source.layout.version}/{ORDER_VERSION}{order}".encode())
     total = sum(file.stat().st_size for file in source.files)
     done = 0
     transcode = set()
@@ -148,21 +158,26 @@ def _blocks(file: Path) -> Iterator[bytes]:
             yield block
 
 
-def _scan_all(source: Source, transcode: frozenset[Path], scratch: Path) -> pl.LazyFrame:
-    frames = []
-    for number, file in enumerate(source.files):
-        readable = file
-        if file in transcode and source.layout.fallback_encoding is not None:
-            readable = scratch / f"{number}.utf8"
-            with readable.open("wb") as out:
-                out.writelines(block.decode(source.layout.fallback_encoding).encode() for block in _blocks(file))
-        frames.append(source.layout.scan(readable).with_columns(pl.lit(number, dtype=pl.UInt32).alias("file")))
-    return pl.concat(frames)
+def _parse_all(source: Source, transcode: frozenset[Path], scratch: Path) -> pl.LazyFrame:
+    """Every line of every file, as the layout reads it, in Parquet files in the scratch folder."""
+    written = []
+    for first in range(0, len(source.files), _FILES_AT_ONCE):
+        frames = []
+        for number, file in enumerate(source.files[first : first + _FILES_AT_ONCE], start=first):
+            readable = file
+            if file in transcode and source.layout.fallback_encoding is not None:
+                readable = scratch / f"{number}.utf8"
+                with readable.open("wb") as out:
+                    out.writelines(block.decode(source.layout.fallback_encoding).encode() for block in _blocks(file))
+            frames.append(source.layout.scan(readable).with_columns(pl.lit(number, dtype=pl.UInt32).alias("file")))
+        written.append(scratch / f"unsorted-{first}.parquet")
+        pl.concat(frames).sink_parquet(written[-1], compression="lz4", row_group_size=4 * ROW_GROUP)
+    return pl.scan_parquet(written, glob=False)
 
 
-def _refuse_malformed(source: Source, unsorted: Path) -> None:
+def _refuse_malformed(source: Source, unsorted: pl.LazyFrame) -> None:
     bad = pl.any_horizontal(pl.col(c).is_null() for c in COLUMNS)
-    rows = pl.scan_parquet(unsorted).filter(bad).head(1).collect(engine="streaming")
+    rows = unsorted.filter(bad).head(1).collect(engine="streaming")
     if rows.height == 0:
         return
     row = rows.row(0, named=True)
@@ -175,8 +190,7 @@ def _refuse_malformed(source: Source, unsorted: Path) -> None:
     )
 
 
-def _write_runs(unsorted: Path, folder: Path, run_rows: int, report: Report) -> tuple[Part, ...]:
-    frame = pl.scan_parquet(unsorted)
+def _write_runs(frame: pl.LazyFrame, folder: Path, run_rows: int, ties: Ties, report: Report) -> tuple[Part, ...]:
     timestamps = frame.select("timestamp").collect(engine="streaming").to_series().to_numpy()
     total = len(timestamps)
     if total == 0:
@@ -188,13 +202,21 @@ def _write_runs(unsorted: Path, folder: Path, run_rows: int, report: Report) -> 
         run = frame if low is None else frame.filter(pl.col("timestamp") >= low)
         run = run if high is None else run.filter(pl.col("timestamp") < high)
         file = f"part-{number:05}.parquet"
-        rows = run.sort("timestamp", "file", "line").select(COLUMNS).collect(engine="streaming")
+        rows = _in_order(run, ties)
         rows.write_parquet(folder / file, compression="lz4", row_group_size=ROW_GROUP)
         parts.append(part_of(folder, file, rows.height))
         report("sort", sum(p.rows for p in parts), total)
     for written in folder.iterdir():
         _sync(written)
     return tuple(parts)
+
+
+def _in_order(run: pl.LazyFrame, ties: Ties) -> pl.DataFrame:
+    if ties.kind == "file":
+        return run.sort("timestamp", "file", "line").select(COLUMNS).collect(engine="streaming")
+    rows = run.collect(engine="streaming")
+    rows = rows.with_columns(tie_keys(rows["user_id"], rows["item_id"], ties.seed))
+    return rows.sort("timestamp", "tie", "file", "line").select(COLUMNS)
 
 
 def _run_bounds(timestamps: np.ndarray[tuple[int], np.dtype[np.int64]], run_rows: int) -> list[int]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -12,8 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from ops.topics import ensure_interactions_topic
 from pipeline.cli.options import broker_options, configure_logging, kafka_settings, logging_options, registry_option, stop_on_signals
+from pipeline.errors import ConfigurationError
 from producers.catalogue import DatasetOptions, default_cache_dir, default_data_dir, load_dataset
+from producers.named import Columns
 from producers.replay import ReplayConfig, ReplayProgress, ReplayResult, replay
+from producers.shuffling import Order
+from producers.ties import Ties
 from schemas.registry import InteractionDecoder, RegistryCodec
 
 
@@ -53,8 +58,54 @@ class Speed(click.ParamType[float | None]):
             self.fail(f"{value!r} is neither a number nor max", param, ctx)
 
 
-def dataset_options(data_dir: Path | None, console: Console) -> DatasetOptions:
-    """Where datasets are looked for: --data-dir, else AUTOEMB_DATA_DIR; then the cache and the official address."""
+class Parsed(click.ParamType[Any]):
+    """What a class's ``parse`` makes of the text."""
+
+    def __init__(self, kind: type[Columns | Ties | Order]) -> None:
+        self._kind = kind
+        self.name = kind.__name__.lower()
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """An instance of the class."""
+        if isinstance(value, self._kind):
+            return value
+        try:
+            return self._kind.parse(str(value))
+        except ConfigurationError as error:
+            self.fail(f"{error.what}: {error.why}; {error.remedy}", param, ctx)
+
+
+def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How a dataset is read: --columns, --ties, --order."""
+    options = [
+        click.option(
+            "--columns",
+            type=Parsed(Columns),
+            metavar="ROLE=NAME,...",
+            help="Of a CSV or Parquet file: user=...,item=...,rating=...,timestamp=...; usual names are recognised.",
+        ),
+        click.option(
+            "--ties",
+            type=Parsed(Ties),
+            metavar="file|hash[:SEED]",
+            help="Order within one timestamp: as in the files, or mixed by user and item. Default: hash for Netflix's days, else file.",
+        ),
+        click.option(
+            "--order",
+            type=Parsed(Order),
+            metavar="timestamp|shuffled[:SEED]",
+            default="timestamp",
+            show_default=True,
+            help="shuffled: who rated what in random order along the sorted times.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def dataset_options(data_dir: Path | None, console: Console, **reading: Any) -> DatasetOptions:
+    """Where datasets are looked for: --data-dir, else AUTOEMB_DATA_DIR; then the cache and the official address; `reading_options`."""
     last: dict[str, int] = {}
 
     def report(stage: str, done: int, total: int | None) -> None:
@@ -68,6 +119,7 @@ def dataset_options(data_dir: Path | None, console: Console) -> DatasetOptions:
         data_dir=data_dir or default_data_dir(),
         notice=lambda text: console.print(text, highlight=False, markup=False),
         report=report,
+        **reading,
     )
 
 
@@ -120,7 +172,8 @@ def describe(result: ReplayResult) -> str:
     "--dataset",
     required=True,
     metavar="NAME|PATH",
-    help="ml-100k, ml-1m, ml-20m, ml-latest, ml-latest-small, synthetic[:seed=1,...], or a ratings file or folder.",
+    help="ml-100k, ml-1m, ml-20m, ml-latest, ml-latest-small, synthetic[:seed=1,...], or a ratings file or folder "
+    "(MovieLens, Netflix Prize, RecBole, CSV, Parquet).",
 )
 @click.option("--topic", default="interactions", show_default=True, help="Where to publish; created if missing.")
 @click.option("--limit", type=click.IntRange(min=0), help="Only the first N interactions (of the time range).")
@@ -135,6 +188,7 @@ def describe(result: ReplayResult) -> str:
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder with NAME/ or NAME.zip, looked at before downloading. Default: AUTOEMB_DATA_DIR.",
 )
+@reading_options
 @registry_option
 @broker_options
 @logging_options
@@ -151,12 +205,13 @@ def command(
     bootstrap_servers: str | None,
     kafka_config: Path | None,
     log_format: str,
+    **reading: Any,
 ) -> int:
     """Publish a dataset's interactions to a topic in event-time order; go on where an interrupted replay stopped."""
     configure_logging(log_format)
     console = Console(stderr=True)
     kafka = kafka_settings(bootstrap_servers, kafka_config)
-    data = load_dataset(dataset, dataset_options(data_dir, console))
+    data = load_dataset(dataset, dataset_options(data_dir, console, **reading))
     config = ReplayConfig(topic=topic, partitions=partitions, speed=speed, limit=limit, from_ms=from_ms, until_ms=until_ms)
     ensure_interactions_topic(kafka, topic, partitions)
     registry = RegistryCodec(schema_registry) if schema_registry else None
