@@ -113,6 +113,7 @@ class Trainer:
         self._counters["duplicates"] += batch.duplicates
         self._counters["dead_letters"] += len(batch.dead_letters)
         if not batch.records:
+            self._prequential.skip()
             return StepResult(metrics=self._metrics(batch))
         self._enter_online_stage(batch)
         labels = labels_of(batch.records, positive_above=self._config.positive_above)
@@ -129,6 +130,7 @@ class Trainer:
 
     def _step_again(self, batch: MiniBatch) -> StepResult:
         """Trains the learner on interactions of an earlier pass. They were predicted, scored and counted then."""
+        self._prequential.skip()
         if batch.records:
             self._learner.predict(self._context.peek(batch.records))
             self._learner.update(labels_of(batch.records, positive_above=self._config.positive_above))

@@ -117,7 +117,7 @@ class PopularityMeans:
         for row, values in enumerate(rows):
             self._sums[row] += np.bincount(buckets, weights=values, minlength=BUCKETS)
 
-    def fields(self, side: str, dims: tuple[int, ...], *, with_dimensions: bool) -> dict[str, dict[str, float] | dict[str, int]]:
+    def fields(self, side: str, dims: tuple[int, ...]) -> dict[str, dict[str, float] | dict[str, int]]:
         """Maps keyed by a bucket's lower bound, only buckets that hold something."""
         count = self._sums[0]
         used = [b for b in range(BUCKETS) if count[b] > 0]
@@ -126,7 +126,7 @@ class PopularityMeans:
             f"{side}_bucket_count": {bounds[b]: int(count[b]) for b in used},
             f"{side}_bucket_loss": {bounds[b]: float(self._sums[1, b] / count[b]) for b in used},
         }
-        if with_dimensions:
+        if self._sums[3:].any():  # weights were given; they are positive
             result[f"{side}_bucket_dimension"] = {bounds[b]: float(self._sums[2, b] / count[b]) for b in used}
             result[f"{side}_bucket_weight"] = {
                 f"{bounds[b]}_{dim}": float(self._sums[3 + n, b] / count[b]) for b in used for n, dim in enumerate(dims)
@@ -163,7 +163,6 @@ class Prequential:
         self._means = {name: RunningMeans(config) for name in models}
         self._popularity = {side: PopularityMeans(len(dims)) for side in ("user", "item")}
         self._latest: dict[str, object] = {}
-        self._with_dimensions = False
         self.examples = 0
 
     def add(
@@ -181,9 +180,12 @@ class Prequential:
             dimensions = None if weights is None else weights @ np.array(self._dims, dtype=np.float64)
             self._popularity[side].add(context.count, losses, dimensions, weights)
             self._latest.update(weight_fields(side, weights, self._dims))
-        self._with_dimensions = predictions.user_weights is not None
         self.examples += len(losses)
         return scores
+
+    def skip(self) -> None:
+        """A mini-batch that is not scored: what is told of the newest one is told of none."""
+        self._latest = {}
 
     def fields(self) -> dict[str, object]:
         """Everything the metrics topic says of predictions so far."""
@@ -197,7 +199,7 @@ class Prequential:
                 fields[f"{prefix}{other}{suffix}"] = None
                 fields[f"{prefix}accuracy{suffix}"] = accuracy
         for side, popularity in self._popularity.items():
-            fields.update(popularity.fields(side, self._dims, with_dimensions=self._with_dimensions))
+            fields.update(popularity.fields(side, self._dims))
         return {**fields, **self._latest}
 
     def state(self) -> dict[str, FloatArray]:

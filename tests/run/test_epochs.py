@@ -19,6 +19,7 @@ from pipeline.records import MiniBatch, OfflineStage
 from pipeline.sink.prediction_log import read_predictions
 from pipeline.state.memory import MemoryRowStore
 from pipeline.trainer import Trainer, TrainerConfig, trainer_tables
+from schemas.metrics import PREQUENTIAL
 from tests.conftest import TestBroker
 from tests.fastdisk import fast_directory
 from tests.run.conftest import Stream, trainer_config
@@ -77,6 +78,18 @@ def test_a_further_pass_trains_the_learner_and_nothing_else(method: str, task: s
     assert (metrics["examples"], metrics["scored_examples"], trainer.examples) == (2 * SIZE, 2 * SIZE, 2 * SIZE)
 
 
+@pytest.mark.parametrize("method", ["fse", "autoemb"])
+def test_metrics_of_a_step_without_scores_are_the_same_from_a_checkpoint(method: str) -> None:
+    config = staged(method)
+    trainer, store = after_first_pass(config)
+    tensors, payload = trainer.tensors(), trainer.payload()
+    for batch in (mini_batch(3, 0, epoch=2), MiniBatch(step=3, records=[], next_offsets={0: 2 * SIZE + 1})):
+        restored = Trainer(config, store)
+        restored.restore(tensors, payload)
+        wanted = PREQUENTIAL.to_json({"run_id": "r", **trainer.step(batch).metrics})
+        assert PREQUENTIAL.to_json({"run_id": "r", **restored.step(batch).metrics}) == wanted
+
+
 def test_replayed_validation_is_not_offered_an_interaction_twice() -> None:
     config = staged("autoemb", reservoir=1_000)
     assert config.learner.validation == "replay"
@@ -103,7 +116,7 @@ def test_what_cannot_be_read_again_is_refused() -> None:
     assert replace(trainer_config("fse", validation="holdout"), **stage).offline_epochs == 2  # holds nothing out
 
 
-# Two passes more over 500 of 900 interactions in mini-batches of 40: steps 1-13, 14-26, 27-39, then 10 online.
+# Two passes more over 500 of 900 interactions in mini-batches of 40: steps 1-13, 14-26, 27-39, then 10 online and one for the rubbish at the end.
 COUNT, LENGTH, BATCH, PARTITIONS, EVERY, EPOCHS = 500, 900, 40, 3, 4, 3
 PASS = 13
 RUBBISH = [b"not avro", None]
@@ -161,10 +174,10 @@ def test_what_a_run_of_three_passes_tells(scene: Scene, undisturbed: dict[str, A
     config = run_config(scene.config("undisturbed"))
     metrics = metrics_of(scene.kafka, config.metrics_topic)
     assert [m["step"] for m in metrics] == list(range(1, len(metrics) + 1))
-    assert [m["epoch"] for m in metrics] == [1] * PASS + [2] * PASS + [3] * PASS + [1] * 10
-    assert [m["stage"] for m in metrics] == ["offline"] * 3 * PASS + ["online"] * 10
+    assert [m["epoch"] for m in metrics] == [1] * PASS + [2] * PASS + [3] * PASS + [1] * 11
+    assert [m["stage"] for m in metrics] == ["offline"] * 3 * PASS + ["online"] * 11
     sizes = [BATCH] * 12 + [20]
-    assert [m["batch_examples"] for m in metrics] == [*sizes, *sizes, *sizes, *[BATCH] * 10]
+    assert [m["batch_examples"] for m in metrics] == [*sizes, *sizes, *sizes, *[BATCH] * 10, 0]
     quiet = ("examples", "scored_examples", "late", "duplicates", "dead_letters", "mse", "running_mean_mse", "user_bucket_count_8")
     assert all({m[name] for m in metrics[PASS - 1 : 3 * PASS]} == {metrics[PASS - 1][name]} for name in quiet)
     offsets = [[m[f"next_offsets_{p}"] for p in range(PARTITIONS)] for m in metrics]
