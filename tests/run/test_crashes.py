@@ -40,10 +40,16 @@ RUBBISH = [b"not avro", None, b"\xc3\x01" + bytes(8) + b"unknown schema"]
 
 
 def dirty_stream() -> list[Any]:
-    """1,300 interactions with 27 undecodable records and tombstones among them, also in front and behind."""
-    records: list[Any] = list(synthetic_stream(1_300, seed=21, users=120, items=90))
-    for n in range(0, 1_300, 50):
-        records.insert(n + n // 50, RUBBISH[n // 50 % 3])
+    """1,100 interactions in order; among them 200 late ones, re-deliveries, undecodable records and tombstones, also at both ends."""
+    records: list[Any] = []
+    for n, interaction in enumerate(synthetic_stream(1_100, seed=21, users=120, items=90)):
+        if n % 50 == 0:
+            records.append(RUBBISH[n // 50 % 3])
+        records.append(interaction)
+        if n % 11 in (3, 7):
+            records.append(interaction._replace(timestamp=interaction.timestamp - 30_000, dataset=None, sequence=None))
+        if n % 60 == 59:
+            records.append(interaction)
     return [*records, b"the last record is none"]
 
 
@@ -92,7 +98,9 @@ def scene(broker: TestBroker) -> Iterator[Scene]:
 @pytest.fixture(scope="module")
 def undisturbed(scene: Scene) -> dict[str, Any]:
     result = scene.finish(scene.config("undisturbed"))
-    assert (result["step"], result["predictions"][0], len(result["dead letters"])) == (33, 1_300, 27)
+    last = json.loads(result["metrics"][-1][1])
+    assert (result["step"], last["examples"], result["predictions"][0]) == (33, 1_300, 1_300)
+    assert (last["late"], last["duplicates"], last["dead_letters"], len(result["dead letters"])) == (200, 18, 23, 23)
     return result
 
 
