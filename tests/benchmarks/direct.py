@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("ratings", type=Path)
     parser.add_argument("--method", default="autoemb")
     parser.add_argument("--task", default="binary")
-    parser.add_argument("--preset", default="paper")
+    parser.add_argument("--preset", default="paper-layernorm")
     parser.add_argument("--context", default="batch")
     parser.add_argument("--batch-size", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3)
