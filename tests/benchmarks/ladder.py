@@ -1,3 +1,4 @@
+# ruff: noqa: T201 - a command that prints its tables
 """The ladder of the stream preset: rungs x streams x seeds through the product's trainer, resumable cell by cell.
 
     python -m tests.benchmarks.ladder run --out DIR --streams ml-latest-small,ml-100k --rungs autoemb,fse-146 --seeds 3
@@ -11,8 +12,8 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,70 +82,66 @@ def load(name: str, limit: int | None) -> list[Interaction]:
     return movielens(files[name])[:limit]
 
 
-class ShuffledCounts:
-    """A context whose controllers see the popularity of another id: that of its image under a fixed permutation of the ids."""
+class ShuffledPopularity:
+    """A context whose controllers see what is known of another id: inputs are permuted among the interactions of each mini-batch.
 
-    def __init__(self, inner: Any, stream: Sequence[Interaction], seed: int) -> None:
+    Permuting the counts alone would leave the previous losses and weights, from which popularity can be read.
+    """
+
+    def __init__(self, inner: Any, seed: int) -> None:
         self._inner = inner
-        self._sides = [_Permuted({getattr(r, name) for r in stream}, seed) for name in ("user_id", "item_id")]
+        self._random = np.random.Generator(np.random.Philox(seed))
 
     def observe(self, *arguments: Any) -> LearnerInputs:
         inputs: LearnerInputs = self._inner.observe(*arguments)
-        users, items = self._sides
-        return replace(inputs, users=users.swap(inputs.users, inputs.user_ids), items=items.swap(inputs.items, inputs.item_ids))
+        self.true_counts = (inputs.users.count, inputs.items.count)
+        return replace(inputs, users=self._permuted(inputs.users), items=self._permuted(inputs.items))
+
+    def _permuted(self, side: SideContext) -> SideContext:
+        order = self._random.permutation(len(side.count))
+        return SideContext(**{f.name: getattr(side, f.name)[order] for f in fields(SideContext)})
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
 
-class _Permuted:
-    def __init__(self, ids: Iterable[str], seed: int) -> None:
-        ordered = sorted(ids)
-        image = np.random.Generator(np.random.Philox(seed)).permutation(len(ordered))
-        self._image = {identifier: ordered[k] for identifier, k in zip(ordered, image, strict=True)}
-        self._count = dict.fromkeys(ordered, 0.0)
-
-    def swap(self, side: SideContext, ids: Sequence[str]) -> SideContext:
-        counts = np.array([self._count[self._image[i]] for i in ids])
-        for i in ids:
-            self._count[i] += 1.0
-        return replace(side, count=counts)
-
-
 class Popularity:
-    """Σ α_n d_n by popularity bucket over the last 30%, relative to the mini-batch's mean so that drift in time does not count."""
+    """Σ α_n d_n against popularity over the last 30%: by bucket of log2 counts, and interaction by interaction."""
 
     def __init__(self, dims: Sequence[int]) -> None:
         self._dims = np.array(dims, dtype=np.float64)
-        self._sums = [np.zeros((40, 3)), np.zeros((40, 3))]
+        self._seen: list[list[FloatArray]] = [[], []]
 
     def add(self, weights: Sequence[FloatArray | None], counts: Sequence[FloatArray]) -> None:
-        for sums, alpha, count in zip(self._sums, weights, counts, strict=True):
-            if alpha is None:
-                return
-            used = alpha @ self._dims
-            bucket = np.floor(np.log2(count + 1.0)).astype(np.int64)
-            np.add.at(sums, bucket, np.stack([np.ones(len(used)), used, used - used.mean()], axis=1))
+        for seen, alpha, count in zip(self._seen, weights, counts, strict=True):
+            if alpha is not None:
+                seen.append(np.stack([count, alpha @ self._dims], axis=1))
 
     def summary(self) -> list[dict[str, Any]]:
         out = []
-        for sums in self._sums:
-            kept = np.flatnonzero(sums[:, 0] >= 20)
-            if len(kept) < 3:
+        for seen in self._seen:
+            if not seen:
                 return []
-            means = sums[kept, 1:] / sums[kept, :1]
+            count, used = np.concatenate(seen).T
+            bucket = np.floor(np.log2(count + 1.0)).astype(np.int64)
+            kept = [b for b in np.unique(bucket) if (bucket == b).sum() >= 20]
+            means = np.array([used[bucket == b].mean() for b in kept])
             out.append(
                 {
-                    "dimension": dict(zip(map(int, kept), means[:, 0].round(2).tolist(), strict=True)),
-                    "spearman": spearman(kept.astype(float), means[:, 0]),
-                    "spearman_within_batches": spearman(kept.astype(float), means[:, 1]),
+                    "dimension": {int(b): round(float(m), 2) for b, m in zip(kept, means, strict=True)},
+                    "spearman_of_buckets": spearman(np.array(kept, dtype=float), means),
+                    "spearman_of_interactions": spearman(count, used),
                 }
             )
         return out
 
 
 def spearman(a: FloatArray, b: FloatArray) -> float:
-    ranks = [np.argsort(np.argsort(x, kind="stable"), kind="stable").astype(np.float64) for x in (a, b)]
+    """Rank correlation, ties at their mean rank."""
+    ranks = []
+    for values in (a, b):
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(counts) - (counts - 1) / 2.0)[inverse])
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
@@ -158,7 +155,7 @@ def run_cell(folder: Path, stream: Sequence[Interaction], rung: str, seed: int, 
     )
     trainer = Trainer(trained, MemoryRowStore(trainer_tables(trained)))
     if rung == "shuffled":
-        trainer._context = ShuffledCounts(trainer._context, stream, seed)  # type: ignore[assignment]
+        trainer._context = ShuffledPopularity(trainer._context, seed)  # type: ignore[assignment]
     popularity, losses, references = Popularity(config.dims), [], []
     began = time.monotonic()
     for start in range(0, len(stream), BATCH):
@@ -170,7 +167,8 @@ def run_cell(folder: Path, stream: Sequence[Interaction], rung: str, seed: int, 
         references.append(result.scores["logistic"][0])
         if start >= 0.7 * len(stream):
             predictions, inputs = result.predictions, result.inputs
-            popularity.add((predictions.user_weights, predictions.item_weights), (inputs.users.count, inputs.items.count))
+            counts = getattr(trainer._context, "true_counts", (inputs.users.count, inputs.items.count))
+            popularity.add((predictions.user_weights, predictions.item_weights), counts)
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "losses.npy", np.concatenate(losses).astype(np.float32))
     np.save(folder / "reference.npy", np.concatenate(references).astype(np.float32))
@@ -227,18 +225,19 @@ def table(arguments: argparse.Namespace) -> None:
         )
         print("|---|---|---|---|---|---|")
         tail = slice(int(0.7 * len(users)), None)
-        comparisons: list[Callable[[FloatArray], tuple[FloatArray, np.ndarray]]] = [
-            lambda losses: (losses - mean["logistic"], users),
-            lambda losses: ((losses - mean["logistic"])[tail], users[tail]),
-            lambda losses: ((losses - mean[arguments.against])[tail], users[tail]),
-        ]
         rungs = [r for r in mean if r != "logistic"]
-        found = {(r, k): _wider(*compare(mean[r])) for r in rungs for k, compare in enumerate(comparisons)}
-        adjusted = {(r, k): p for k in range(3) for r, p in zip(rungs, holm([found[r, k].p_value for r in rungs]), strict=True)}
+        found = {r: _compared(mean, r, arguments.against, users, tail) for r in rungs}
+        adjusted = [dict(zip(rungs, holm([found[r][k].p_value for r in rungs]), strict=True)) for k in range(3)]
         for rung in ("logistic", *rungs):
             losses = mean[rung]
-            cells_ = ["" if rung == "logistic" else _shown(found[rung, k], adjusted[rung, k]) for k in range(3)]
+            cells_ = ["" if rung == "logistic" else _shown(found[rung][k], adjusted[k][rung]) for k in range(3)]
             print(f"| {rung} | {losses.mean():.5f} | {losses[tail].mean():.5f} | {' | '.join(cells_)} |")
+
+
+def _compared(mean: Mapping[str, FloatArray], rung: str, against: str, users: np.ndarray, tail: slice) -> list[Interval]:
+    """A rung against the logistic reference, all and last 30%, and against another rung, last 30%."""
+    to_logistic, to_other = mean[rung] - mean["logistic"], mean[rung] - mean[against]
+    return [_wider(to_logistic, users), _wider(to_logistic[tail], users[tail]), _wider(to_other[tail], users[tail])]
 
 
 def _wider(values: FloatArray, users: np.ndarray) -> Interval:
