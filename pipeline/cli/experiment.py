@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,17 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pipeline.cli.replay import dataset_options
+from pipeline.cli.options import broker_options
+from pipeline.cli.replay import dataset_options, reading_options
+from pipeline.cli.through import TopicOf, topics
 from pipeline.cli.train import DEFAULT_PRESET, learner_config, resolve_device, trainer_config
-from pipeline.experiments import figures, table1, table2
+from pipeline.experiments import figures, river_reference, table1, table2
 from pipeline.experiments.cells import Stream
 from pipeline.experiments.figure1 import Figure1Config
 from pipeline.experiments.figure1 import run as run_figure1
+from pipeline.experiments.jobs import Job, only_warnings, run_jobs
 from pipeline.learners.config import METHODS, PRESETS
+from pipeline.records import ContextMode, OfflineStage
 from pipeline.trainer import TrainerConfig
 from producers.catalogue import load_dataset
 from producers.dataset import SortedDataset
@@ -60,13 +65,16 @@ def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ]
     for option in reversed(options):
         command = option(command)
-    return command
+    return reading_options(command)
 
 
-def streams(names: Sequence[str], data_dir: Path | None, limit: int | None, console: Console) -> list[Stream]:
-    """The datasets as streams that cells can read again and again."""
-    options = dataset_options(data_dir, console)
-    return [as_stream(load_dataset(name, options), limit) for name in names]
+def streams(
+    names: Sequence[str], data_dir: Path | None, limit: int | None, console: Console, options: dict[str, Any]
+) -> list[tuple[Stream, SortedDataset]]:
+    """The datasets, read as the options say, as streams that cells can read again and again."""
+    reading = dataset_options(data_dir, console, **{name: options[name] for name in ("columns", "ties", "order")})
+    datasets = [load_dataset(name, reading) for name in names]
+    return [(as_stream(dataset, limit), dataset) for dataset in datasets]
 
 
 def as_stream(dataset: SortedDataset, limit: int | None) -> Stream:
@@ -77,7 +85,7 @@ def as_stream(dataset: SortedDataset, limit: int | None) -> Stream:
         name=f"{dataset.name} (first {len(selection):,})" if cut else dataset.name,
         fingerprint=f"{dataset.fingerprint}:{len(selection)}",
         length=len(selection),
-        open=lambda: dataset.interactions(selection),
+        open=partial(dataset.interactions, selection),
     )
 
 
@@ -88,10 +96,10 @@ def command() -> None:
 
 @command.command("table1")
 @shared_options
-def table1_command(datasets: tuple[str, ...], data_dir: Path | None, limit: int | None, output: Path) -> None:
+def table1_command(datasets: tuple[str, ...], data_dir: Path | None, limit: int | None, output: Path, **options: Any) -> None:
     """Count users, items and interactions of each dataset (the paper's Table 1)."""
     console = Console(stderr=True)
-    counts = [table1.count(stream) for stream in streams(datasets, data_dir, limit, console)]
+    counts = [table1.count(stream) for stream, _ in streams(datasets, data_dir, limit, console, options)]
     output.mkdir(parents=True, exist_ok=True)
     table1.as_frame(counts).write_parquet(output / "table1.parquet")
     click.echo(table1.as_markdown(counts), nl=False)
@@ -120,16 +128,25 @@ def cell_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where a step computes."
         ),
         click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A learner setting of docs/algorithm.md; repeatable."),
-        click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of torch."),
+        click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of torch, in each process."),
+        click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, each training a cell."),
+        click.option(
+            "--through",
+            type=click.Choice(["direct", "kafka"]),
+            default="direct",
+            show_default=True,
+            help="kafka: replay into a topic and train from it, same bits; on a broker of its own unless one is named.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
-    return shared_options(command)
+    return shared_options(broker_options(command))
 
 
 @command.command("table2")
 @click.option("--methods", default=PAPER_METHODS, show_default=True, callback=comma_list(METHODS), help="With commas.")
 @click.option("--tasks", default="binary,rating", show_default=True, callback=comma_list(("binary", "rating")), help="With commas.")
+@click.option("--river/--no-river", default=True, show_default=True, help="River's BiasedMF as a further reference, where it is installed.")
 @cell_options
 def table2_command(
     datasets: tuple[str, ...], data_dir: Path | None, limit: int | None, output: Path, *, threads: int, **options: Any
@@ -138,30 +155,92 @@ def table2_command(
     torch.set_num_threads(threads)
     console = Console(stderr=True)
     table: list[table2.Row] = []
-    for stream in streams(datasets, data_dir, limit, console):
-        for task in options["tasks"]:
-            configs, folders = train_cells(console, stream, task, output, options)
-            table += table2.rows(stream, configs, folders)
+    with topics(options["through"], options["bootstrap_servers"], options["kafka_config"], console) as topic_of:
+        for stream, dataset in streams(datasets, data_dir, limit, console, options):
+            for task in options["tasks"]:
+                table += _rows_of(console, stream, dataset, task, output, topic_of, options)
     epochs = options["offline_epochs"]
     name = f"table2-{options['preset']}-{options['context']}" + ("" if epochs == 1 else f"-e{epochs}")
     table2.as_frame(table).write_parquet(output / f"{name}.parquet")
     regime = f"Preset {options['preset']}. {REGIMES[options['context']].format(size=options['batch_size'])}"
-    text = table2.as_markdown(table, regime=regime, fraction=options["offline_fraction"], epochs=epochs)
+    notes = ["", _NO_RIVER] if options["river"] and not river_reference.is_installed() else []
+    text = table2.as_markdown(table, regime=regime, fraction=options["offline_fraction"], epochs=epochs, notes=notes)
     (output / f"{name}.md").write_text(text, encoding="utf-8")
     click.echo(text, nl=False)
 
 
-def train_cells(
-    console: Console, stream: Stream, task: str, output: Path, options: dict[str, Any]
-) -> tuple[list[TrainerConfig], list[Path]]:
-    """Trains what is missing of a dataset's and task's cells: every method and seed."""
+_NO_RIVER = "No row of River's BiasedMF: River is not installed (pip install 'autoemb-pipeline[experiments]')."
+
+
+def _rows_of(
+    console: Console, stream: Stream, dataset: SortedDataset, task: str, output: Path, topic_of: TopicOf | None, options: dict[str, Any]
+) -> list[table2.Row]:
+    """Trains a dataset's and task's cells and references, and sums them up."""
+    configs, _ = cells(stream, task, output, options)
+    references: dict[str, Path] = {}
+    extra: list[Job] = []
+    if task == "binary" and options["river"] and river_reference.is_installed():
+        epochs = options["offline_epochs"]
+        folder = output / "references" / f"{stream.name}-river-{options['context']}-e{epochs}".replace("/", "_")
+        references[river_reference.NAME] = folder
+        river = partial(
+            _river, folder, stream, options["batch_size"], options["context"], configs[0].offline, epochs, configs[0].positive_above
+        )
+        extra = [Job(run=river, length=stream.length)]
+    configs, folders = train_cells(console, stream, dataset, task, output, topic_of, options, extra)
+    return table2.rows(stream, configs, folders, references)
+
+
+def _river(
+    folder: Path,
+    stream: Stream,
+    batch_size: int,
+    mode: ContextMode,
+    offline: OfflineStage | None,
+    epochs: int,
+    positive_above: float,
+    progress: Callable[[int], None],
+) -> None:
+    river_reference.run_river_cell(
+        folder,
+        stream,
+        batch_size=batch_size,
+        mode=mode,
+        offline=offline,
+        epochs=epochs,
+        positive_above=positive_above,
+        progress=progress,
+    )
+
+
+def cells(stream: Stream, task: str, output: Path, options: dict[str, Any]) -> tuple[list[TrainerConfig], list[Path]]:
+    """A dataset's and task's cells: every method and seed, and where each lies."""
     offline = table2.offline_stage(stream, options["offline_fraction"])
     stages = {"offline": offline, "offline_epochs": options["offline_epochs"]}
     configs = [
         replace(_trainer(method, task, seed, options), **stages) for method in options["methods"] for seed in range(options["seeds"])
     ]
-    with _cells_bar(console, f"{stream.name} {task}", len(configs), stream.length) as show:
-        return configs, table2.compute(output, stream, configs, batch_size=options["batch_size"], progress=show)
+    return configs, [table2.cell_folder(output, stream, config, through=options["through"]) for config in configs]
+
+
+def train_cells(
+    console: Console,
+    stream: Stream,
+    dataset: SortedDataset,
+    task: str,
+    output: Path,
+    topic_of: TopicOf | None,
+    options: dict[str, Any],
+    extra: Sequence[Job] = (),
+) -> tuple[list[TrainerConfig], list[Path]]:
+    """Trains what is missing of a dataset's and task's cells, and does the extra jobs."""
+    only_warnings()
+    configs, folders = cells(stream, task, output, options)
+    topic = None if topic_of is None else topic_of(dataset, stream)
+    jobs = [*table2.cell_jobs(stream, configs, folders, batch_size=options["batch_size"], topic=topic), *extra]
+    with _cells_bar(console, f"{stream.name} {task}", len(jobs), sum(job.length for job in jobs)) as show:
+        run_jobs(jobs, workers=options["jobs"], progress=show)
+    return configs, folders
 
 
 def _figure_command(number: int, methods: str, doc: str) -> None:
@@ -174,13 +253,14 @@ def _figure_command(number: int, methods: str, doc: str) -> None:
     ) -> None:
         torch.set_num_threads(threads)
         console = Console(stderr=True)
-        for stream in streams(datasets, data_dir, limit, console):
-            _, folders = train_cells(console, stream, task, output, options)
-            panels = figures.panels_of(number, figures.one_group(folders))
-            path = output / f"figure{number}-{stream.name}-{task}-{options['preset']}-{options['context']}".replace(" ", "-")
-            title = f"{figures.FIGURES[number]}: {stream.name}, preset {options['preset']}, context {options['context']}"
-            figures.write(path, panels, title=title)
-            click.echo(f"{path}.png")
+        with topics(options["through"], options["bootstrap_servers"], options["kafka_config"], console) as topic_of:
+            for stream, dataset in streams(datasets, data_dir, limit, console, options):
+                _, folders = train_cells(console, stream, dataset, task, output, topic_of, options)
+                panels = figures.panels_of(number, figures.one_group(folders))
+                path = output / f"figure{number}-{stream.name}-{task}-{options['preset']}-{options['context']}".replace(" ", "-")
+                title = f"{figures.FIGURES[number]}: {stream.name}, preset {options['preset']}, context {options['context']}"
+                figures.write(path, panels, title=title)
+                click.echo(f"{path}.png")
 
 
 _figure_command(6, "fse,sam,autoemb", "Draw error by popularity of users and items, FSE, SAM and AutoEmb (the paper's Figure 6).")
@@ -207,16 +287,18 @@ def figure1_command(
     dims: tuple[str, ...],
     ratings: tuple[str, ...],
     settings: tuple[str, ...],
-    **options: int,
+    **options: Any,
 ) -> None:
     """Draw error and accuracy of fixed dimensions against training ratings per user (the paper's Figure 1)."""
     torch.set_num_threads(1)
     console = Console(stderr=True)
     learner = learner_config("fse", task, "paper-layernorm", 0, "cpu", settings)
-    config = Figure1Config(dims=_numbers(dims, "--dims"), ratings=_numbers(ratings, "--ratings"), **options)
-    for stream in streams(datasets, data_dir, limit, console):
-        with _cells_bar(console, f"figure 1 {stream.name}", 1, config.seeds * len(config.ratings) * len(config.dims)) as show:
-            results = run_figure1(stream, learner, config, progress=show)
+    choices = {name: options[name] for name in ("test_ratings", "epochs", "seeds")}
+    config = Figure1Config(dims=_numbers(dims, "--dims"), ratings=_numbers(ratings, "--ratings"), **choices)
+    for stream, _ in streams(datasets, data_dir, limit, console, options):
+        models = config.seeds * len(config.ratings) * len(config.dims)
+        with _cells_bar(console, f"figure 1 {stream.name}", models, models) as show:
+            results = run_figure1(stream, learner, config, progress=lambda done, show=show: show(done, done))  # type: ignore[misc]
         path = output / f"figure1-{stream.name}-{task}".replace(" ", "-")
         users, tests = results["users"][0], results["tests"][0]
         title = f"Fixed dimensions against training ratings: {stream.name}, {users:,} users, {tests:,} test ratings"
@@ -240,22 +322,18 @@ def _trainer(method: str, task: str, seed: int, options: dict[str, Any]) -> Trai
 class _cells_bar:  # noqa: N801 - reads as the context manager it is
     """A bar over all cells of a dataset and task, by interactions."""
 
-    def __init__(self, console: Console, title: str, cells: int, length: int) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("cell {task.fields[cell]}"), TimeElapsedColumn())
+    def __init__(self, console: Console, title: str, cells: int, total: int) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[finished]} cells"), TimeElapsedColumn())
         self._bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
-        self._task = self._bar.add_task(title, total=cells * length, cell="1")
-        self._cells, self._length, self._finished = cells, length, 0
+        self._task = self._bar.add_task(title, total=total, finished=f"0/{cells}")
+        self._cells = cells
 
-    def __enter__(self) -> Callable[[int], None]:
+    def __enter__(self) -> Callable[[int, int], None]:
         self._bar.start()
         return self._show
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def _show(self, done: int) -> None:
-        if done >= self._length:
-            self._finished, done = self._finished + 1, 0
-        self._bar.update(
-            self._task, completed=self._finished * self._length + done, cell=f"{min(self._cells, self._finished + 1)}/{self._cells}"
-        )
+    def _show(self, done: int, finished: int) -> None:
+        self._bar.update(self._task, completed=done, finished=f"{finished}/{self._cells}")

@@ -109,11 +109,7 @@ def run_cell(
         store: rows in memory, unless another is given.
         progress: told the interactions done, about once a second.
     """
-    trainer_settings = asdict(config)
-    del trainer_settings["learner"]["device"]
-    wanted = flatten(
-        {"topic": stream.name, "fingerprint": stream.fingerprint, "length": stream.length, "batch_size": batch_size} | trainer_settings
-    )
+    wanted = cell_settings(config, stream, batch_size)
     done = folder / DONE
     found = read_identity(folder)
     if done.exists() and found is not None and found.configuration == json.loads(json.dumps(wanted)):
@@ -141,11 +137,28 @@ def run_cell(
             told = time.perf_counter()
             progress(trainer.examples)
     log.close_segment(int(metrics["step"]))
-    result = {**metrics, "seconds": time.perf_counter() - started}
-    temporary = done.with_suffix(".tmp")
+    return write_done(folder, {**metrics, "seconds": time.perf_counter() - started})
+
+
+def cell_settings(config: TrainerConfig, stream: Stream, batch_size: int) -> dict[str, Any]:
+    """All that decides a cell's figures, by dotted names."""
+    settings = asdict(config)
+    del settings["learner"]["device"]
+    return flatten({"topic": stream.name, "fingerprint": stream.fingerprint, "length": stream.length, "batch_size": batch_size} | settings)
+
+
+def write_done(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Notes that a cell is finished, and how it ended."""
+    temporary = folder / f"{DONE}.tmp"
     temporary.write_text(json.dumps(result, sort_keys=True), encoding="utf-8")
-    temporary.replace(done)
+    temporary.replace(folder / DONE)
     return result
+
+
+def paper_name(stream: str) -> str:
+    """The dataset's name in the paper's tables: without order and ties; streams cut short have none there."""
+    name, _, order = stream.partition("+")
+    return stream if " " in order else name
 
 
 def online_log(folder: Path, offline: OfflineStage | None) -> pl.LazyFrame:

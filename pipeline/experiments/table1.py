@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from pipeline.experiments.cells import Stream
+from pipeline.experiments.cells import Stream, paper_name
 
 # As printed: dataset -> users, items, interactions.
 PAPER = {
@@ -51,7 +51,7 @@ def as_markdown(counts: Sequence[Counts]) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for c in counts:
-        paper = PAPER.get(c.dataset)
+        paper = PAPER.get(paper_name(c.dataset))
         printed = "" if paper is None else f"{paper[0]:,}, {paper[1]:,}, {paper[2]:,}"
         lines.append(f"| {c.dataset} | {c.users:,} | {c.items:,} | {c.interactions:,} | {c.lowest:g}~{c.highest:g} | {printed} |")
     return "\n".join(lines) + "\n"

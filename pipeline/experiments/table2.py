@@ -2,19 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from pipeline.experiments.cells import Progress, Stream, online_log, run_cell
-from pipeline.experiments.statistics import Interval, Spread, clustered_interval, holm, spread
+from pipeline.experiments.cells import Progress, Stream, online_log, paper_name, run_cell
+from pipeline.experiments.jobs import Job
+from pipeline.experiments.kafka_cells import Topic, run_kafka_cell
+from pipeline.experiments.statistics import Interval, Spread, holm, interval_of_sums, spread
 from pipeline.records import FloatArray, OfflineStage, Task
 from pipeline.trainer import TrainerConfig
 
 LOSS = {"binary": "mse", "rating": "cross_entropy"}
+MODELS = ("method", "running_mean", "logistic")
 TASK_NAMES = {"binary": "Regression", "rating": "Classification"}
 
 # Table 2 as printed: dataset -> task -> (loss, accuracy) -> method.
@@ -64,91 +67,96 @@ def offline_stage(stream: Stream, fraction: float) -> OfflineStage:
     return OfflineStage(count=int(fraction * stream.length))
 
 
-def cell_folder(output: Path, stream: Stream, config: TrainerConfig) -> Path:
+def cell_folder(output: Path, stream: Stream, config: TrainerConfig, *, through: str = "direct") -> Path:
     """Where a cell of the table lies."""
     learner = config.learner
     epochs = "" if config.offline_epochs == 1 else f"-e{config.offline_epochs}"
-    name = f"{stream.name}-{learner.task}-{learner.preset}-{config.context.mode}{epochs}-{learner.method}-s{learner.seed}"
+    kafka = "" if through == "direct" else f"-{through}"
+    name = f"{stream.name}-{learner.task}-{learner.preset}-{config.context.mode}{epochs}-{learner.method}-s{learner.seed}{kafka}"
     return output / "cells" / name.replace("/", "_")
 
 
-def compute(
-    output: Path,
-    stream: Stream,
-    configs: Sequence[TrainerConfig],
-    *,
-    batch_size: int,
-    progress: Progress = lambda _: None,
-) -> list[Path]:
-    """Trains what is missing of the cells; returns their folders in order of `configs`."""
-    folders = [cell_folder(output, stream, config) for config in configs]
-    for folder, config in zip(folders, configs, strict=True):
-        run_cell(folder, config, stream, batch_size=batch_size, progress=progress)
-        progress(stream.length)
-    return folders
-
-
-def rows(stream: Stream, configs: Sequence[TrainerConfig], folders: Sequence[Path]) -> list[Row]:
-    """The table's rows of one dataset and task; all cells of `configs` are finished and share task, context and stage."""
-    task, offline = configs[0].learner.task, configs[0].offline
-    by_method: dict[str, list[Path]] = {}
-    for folder, config in zip(folders, configs, strict=True):
-        by_method.setdefault(config.learner.method, []).append(folder)
-    scored = {method: [_online(folder, offline) for folder in own] for method, own in by_method.items()}
-    any_cell = next(iter(scored.values()))[0]
-    users = any_cell["user_id"].to_numpy()
-    mean_loss = {method: _mean([c["method_loss"].to_numpy() for c in cells]) for method, cells in scored.items()}
-    logistic = any_cell["logistic_loss"].to_numpy()
-    fse = mean_loss.get("fse")
-    table = [
-        Row(
-            dataset=stream.name,
-            task=task,
-            model=method,
-            seeds=len(cells),
-            interactions=len(users),
-            loss=_spread(cells, "method_loss"),
-            accuracy=_spread(cells, "method_hit"),
-            against_fse=None if fse is None or method == "fse" else clustered_interval(mean_loss[method] - fse, users),
-            against_logistic=clustered_interval(mean_loss[method] - logistic, users),
-            paper=PAPER.get(stream.name, {}).get(task, {}).get(method),
-        )
-        for method, cells in scored.items()
+def cell_jobs(
+    stream: Stream, configs: Sequence[TrainerConfig], folders: Sequence[Path], *, batch_size: int, topic: Topic | None = None
+) -> list[Job]:
+    """The cells as jobs: straight from the dataset, or through the topic that holds it."""
+    return [
+        Job(run=partial(_cell, folder, config, stream, batch_size, topic), length=stream.length)
+        for folder, config in zip(folders, configs, strict=True)
     ]
-    adjusted = holm([row.against_logistic.p_value for row in table if row.against_logistic is not None])
-    table = [replace(row, p_holm=p) for row, p in zip(table, adjusted, strict=True)]
-    return [*table, *(_reference(stream, task, name, any_cell, users, logistic, fse) for name in ("running_mean", "logistic"))]
 
 
-def _reference(
-    stream: Stream, task: Task, name: str, cell: pl.DataFrame, users: NDArray[Any], logistic: FloatArray, fse: FloatArray | None
-) -> Row:
-    loss = cell[f"{name}_loss"].to_numpy()
-    return Row(
-        dataset=stream.name,
-        task=task,
-        model=name.replace("_", " "),
-        seeds=1,
-        interactions=len(users),
-        loss=_spread([cell], f"{name}_loss"),
-        accuracy=_spread([cell], f"{name}_hit"),
-        against_fse=None if fse is None else clustered_interval(loss - fse, users),
-        against_logistic=None if name == "logistic" else clustered_interval(loss - logistic, users),
-    )
+def _cell(folder: Path, config: TrainerConfig, stream: Stream, batch_size: int, topic: Topic | None, progress: Progress) -> None:
+    if topic is None:
+        run_cell(folder, config, stream, batch_size=batch_size, progress=progress)
+    else:
+        run_kafka_cell(folder, config, stream, topic, batch_size=batch_size, progress=progress)
 
 
-def _online(folder: Path, offline: OfflineStage | None) -> pl.DataFrame:
-    columns = ["user_id", *(f"{m}_{v}" for m in ("method", "running_mean", "logistic") for v in ("loss", "hit"))]
-    return online_log(folder, offline).select(columns).collect()
+def rows(
+    stream: Stream, configs: Sequence[TrainerConfig], folders: Sequence[Path], references: Mapping[str, Path] | None = None
+) -> list[Row]:
+    """The table's rows of one dataset and task. Memory follows the users: losses are summed up by user, cell by cell.
+
+    Args:
+        stream: what the cells were trained on.
+        configs: of finished cells that share task, context and stage.
+        folders: where they are, in the same order.
+        references: name -> folder of references that lie outside of the cells.
+    """
+    task, offline = configs[0].learner.task, configs[0].offline
+    by_method: dict[str, list[pl.DataFrame]] = {}
+    for folder, config in zip(folders, configs, strict=True):
+        by_method.setdefault(config.learner.method, []).append(_user_sums(folder, offline, MODELS))
+    any_cell = next(iter(by_method.values()))[0]
+    losses = {method: np.mean([_sums(c, "method_loss") for c in cells], axis=0) for method, cells in by_method.items()}
+    table = _Table(stream.name, task, any_cell, losses.get("fse"))
+    own = [
+        replace(table.row(method, losses[method], cells, "method"), paper=PAPER.get(paper_name(stream.name), {}).get(task, {}).get(method))
+        for method, cells in by_method.items()
+    ]
+    adjusted = holm([row.against_logistic.p_value for row in own if row.against_logistic is not None])
+    own = [replace(row, p_holm=p) for row, p in zip(own, adjusted, strict=True)]
+    others = [(name.replace("_", " "), any_cell, name) for name in MODELS[1:]]
+    others += [(name, _user_sums(folder, offline, MODELS[:1]), "method") for name, folder in (references or {}).items()]
+    return own + [table.row(name, _sums(cell, f"{model}_loss"), [cell], model) for name, cell, model in others]
 
 
-def _spread(cells: Sequence[pl.DataFrame], column: str) -> Spread:
-    return spread([float(np.mean(cell[column].to_numpy())) for cell in cells])
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """What the rows of a dataset and task have in common: sums of the references that each is held against, by user."""
+
+    dataset: str
+    task: Task
+    users: pl.DataFrame
+    fse: FloatArray | None
+
+    def row(self, model: str, losses: FloatArray, cells: Sequence[pl.DataFrame], column: str) -> Row:
+        counts = _sums(self.users, "interactions")
+        logistic = _sums(self.users, "logistic_loss")
+        is_fse, is_logistic = model == "fse", model == "logistic"
+        return Row(
+            dataset=self.dataset,
+            task=self.task,
+            model=model,
+            seeds=len(cells),
+            interactions=int(counts.sum()),
+            loss=spread([float(_sums(cell, f"{column}_loss").sum() / counts.sum()) for cell in cells]),
+            accuracy=spread([float(_sums(cell, f"{column}_hit").sum() / counts.sum()) for cell in cells]),
+            against_fse=None if self.fse is None or is_fse else interval_of_sums(losses - self.fse, counts),
+            against_logistic=None if is_logistic else interval_of_sums(losses - logistic, counts),
+        )
 
 
-def _mean(series: Sequence[FloatArray]) -> FloatArray:
-    total: FloatArray = np.mean(np.stack(series), axis=0)
-    return total
+def _user_sums(folder: Path, offline: OfflineStage | None, models: Sequence[str]) -> pl.DataFrame:
+    """Per user of the online stage, in order of id: interactions, and the sums of every model's losses and hits."""
+    sums = [pl.col(f"{model}_{what}").cast(pl.Float64).sum() for model in models for what in ("loss", "hit")]
+    grouped = online_log(folder, offline).group_by("user_id").agg(pl.len().alias("interactions"), *sums)
+    return grouped.sort("user_id").collect(engine="streaming")
+
+
+def _sums(users: pl.DataFrame, column: str) -> FloatArray:
+    return users[column].to_numpy().astype(np.float64)
 
 
 def as_frame(table: Sequence[Row]) -> pl.DataFrame:
@@ -167,14 +175,15 @@ def _flat(row: Row) -> dict[str, Any]:
     return fields
 
 
-def as_markdown(table: Sequence[Row], *, regime: str, fraction: float, epochs: int = 1) -> str:
-    """The paper's table with its figures beside ours."""
+def as_markdown(table: Sequence[Row], *, regime: str, fraction: float, epochs: int = 1, notes: Sequence[str] = ()) -> str:
+    """The paper's table with its figures beside ours; notes stand above it."""
     passes = "" if epochs == 1 else f", after {epochs} passes over the rest"
     lines = [
         (
             f"Online stage: the last {100 * (1 - fraction):.0f}% of each stream, counters begun anew there{passes}. {regime} "
             "± is the standard deviation over seeds; differences in loss with 95% intervals, users resampled; negative is better."
         ),
+        *notes,
         "",
         "| dataset | task | model | loss | accuracy | − FSE | − logistic | p (Holm) | paper's loss | paper's accuracy |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",

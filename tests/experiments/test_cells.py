@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.experiments import table1, table2
 from pipeline.experiments.cells import Stream, mini_batches, online_log, run_cell
+from pipeline.experiments.jobs import run_jobs
 from pipeline.experiments.statistics import clustered_interval
 from pipeline.records import Interaction, OfflineStage
 from pipeline.sink.prediction_log import read_predictions
@@ -96,7 +97,8 @@ def table_of(
     stream = stream_of(name=name)
     offline = table2.offline_stage(stream, 0.7)
     configs = [replace(trainer_config(m, task=task, seed=s), offline=offline) for m in ("fse", "autoemb") for s in range(2)]
-    folders = table2.compute(tmp_path, stream, configs, batch_size=100)
+    folders = [table2.cell_folder(tmp_path, stream, config) for config in configs]
+    run_jobs(table2.cell_jobs(stream, configs, folders, batch_size=100))
     return configs, folders, table2.rows(stream, configs, folders)
 
 
@@ -138,4 +140,6 @@ def test_table1_counts() -> None:
     text = table1.as_markdown([counts, counts._replace(dataset="ml-20m")])
     assert "| synthetic-test | 12 | 20 | 900 |" in text
     assert "138,493, 27,278, 20,000,263" in text
+    assert "138,493" in table1.as_markdown([counts._replace(dataset="ml-20m+shuffled")])
+    assert "138,493" not in table1.as_markdown([counts._replace(dataset="ml-20m+shuffled (first 900)")])
     assert table1.as_frame([counts])["users"].item() == 12
