@@ -63,7 +63,9 @@ def figure1_panels(results: pl.DataFrame, loss_name: str) -> list[Panel]:
             low, mean, high = (table[name].to_numpy() for name in ("low", "mean", "high"))
             curves.append(Curve(name=f"dimension {dimension}", x=x, y=mean, low=low, high=high))
         ticks = {place: str(ratings) for place, ratings in enumerate(results["ratings"].unique().sort())}
-        panels.append(Panel(title=label[0].upper() + label[1:], x_label="training ratings per user", y_label=label, curves=curves, ticks=ticks))
+        panels.append(
+            Panel(title=label[0].upper() + label[1:], x_label="training ratings per user", y_label=label, curves=curves, ticks=ticks)
+        )
     return panels
 
 
