@@ -4,10 +4,13 @@
 """
 
 import base64
+import fcntl
 import os
 import shutil
 import subprocess
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -147,10 +150,19 @@ class LocalKafka:
         """Formats the storage on first use, starts the broker, returns when every partition has a leader.
 
         Raises:
-            BrokerError: a port is taken, or the server ended or hung; carries the last log lines.
+            BrokerError: the data directory or a port is taken, or the server ended or hung; carries the last log lines.
         """
         if self._server.running():
             return self
+        with _hold(self.config.data_dir) as descriptor:
+            self._check_ports()
+            self._log4j2.write_text(_LOG4J2, encoding="utf-8")
+            self.config.properties_file.write_text(self.config.to_properties(), encoding="utf-8")
+            self._format_storage()
+            self._server.start(self._ready, timeout=self.config.start_timeout, inherits=[descriptor])
+        return self
+
+    def _check_ports(self) -> None:
         for port in (self.config.port, self.config.controller_port):
             if not port_is_free(port):
                 raise BrokerError(
@@ -158,12 +170,6 @@ class LocalKafka:
                     why="another process listens there",
                     remedy="stop it, or choose another port (--port)",
                 )
-        self.config.data_dir.mkdir(parents=True, exist_ok=True)
-        self._log4j2.write_text(_LOG4J2, encoding="utf-8")
-        self.config.properties_file.write_text(self.config.to_properties(), encoding="utf-8")
-        self._format_storage()
-        self._server.start(self._ready, timeout=self.config.start_timeout)
-        return self
 
     def stop(self) -> None:
         """SIGTERM: half a second. Does nothing when it is not running."""
@@ -201,6 +207,49 @@ class LocalKafka:
         if done.returncode:
             tail = "\n".join((done.stdout + done.stderr).splitlines()[-LOG_TAIL_LINES:])
             raise BrokerError(f"Kafka's storage in {self.config.data_dir} could not be formatted", why=tail, remedy=_JAVA_REMEDY)
+
+
+@contextmanager
+def _hold(data_dir: Path) -> Iterator[int]:
+    """Locks the data directory, made if missing; the server that inherits the descriptor holds it until it ends, however it ends.
+
+    Kafka's own lock comes too late: a second KRaft node writes to the metadata log before it asks for that lock, and the first one
+    dies of the damage.
+
+    Raises:
+        BrokerError: a broker has it, or it cannot be used.
+    """
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(data_dir / "LOCK", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise BrokerError(
+            f"The data directory {data_dir} cannot be used", why=str(error), remedy="choose another one (--data-dir)"
+        ) from error
+    try:
+        _lock(descriptor, data_dir)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, data_dir: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        raise BrokerError(
+            f"The data directory {data_dir} is in use by the broker of process {holder}",
+            why="two brokers on one directory would destroy its data",
+            remedy=f"use that broker, stop it (kill {holder}), or choose another directory and port (--data-dir, --port)",
+        ) from error
+    except OSError as error:
+        why = f"its file system refuses flock: {error}"
+        raise BrokerError(
+            f"The data directory {data_dir} cannot be locked", why=why, remedy="choose one on a local disk (--data-dir)"
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
 
 def find_java() -> str:

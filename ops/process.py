@@ -130,8 +130,13 @@ class ServerProcess:
         """Whether the server process is alive."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self, ready: Callable[[], bool], *, timeout: float) -> None:
+    def start(self, ready: Callable[[], bool], *, timeout: float, inherits: Sequence[int] = ()) -> None:
         """Starts the server and returns once `ready()` holds.
+
+        Args:
+            ready: whether it serves.
+            timeout: seconds that it may take.
+            inherits: file descriptors that the server gets, and with them the locks they hold.
 
         Raises:
             BrokerError: it ended, or was not ready within `timeout` seconds; carries the last log lines.
@@ -150,6 +155,7 @@ class ServerProcess:
                     stderr=subprocess.STDOUT,
                     env={**os.environ, **self._environment},
                     start_new_session=True,
+                    pass_fds=inherits,
                 )
             except OSError as error:
                 raise BrokerError(f"{self._name} could not be started", why=str(error)) from error

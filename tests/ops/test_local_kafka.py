@@ -59,6 +59,22 @@ def test_data_survives_stop_restart_and_kill(own_broker: Callable[[], LocalKafka
 
 
 @pytest.mark.kafka
+@pytest.mark.slow
+def test_second_broker_on_one_data_directory_is_refused_and_harms_nothing(own_broker: Callable[[], LocalKafka]) -> None:
+    first = own_broker()
+    ensure_interactions_topic({"bootstrap.servers": first.bootstrap_servers}, "kept", partitions=1)
+    second = LocalKafka(LocalKafkaConfig(home=first.config.home, data_dir=first.config.data_dir))
+    with pytest.raises(BrokerError, match=rf"in use by the broker of process {os.getpid()}") as caught:
+        second.start()
+    assert "--data-dir" in caught.value.remedy
+    write(first.bootstrap_servers, "kept", b"after")
+    assert read_values(first.bootstrap_servers, "kept") == [b"after"]
+    first.kill()
+    with second:
+        assert read_values(second.bootstrap_servers, "kept") == [b"after"]
+
+
+@pytest.mark.kafka
 def test_listens_on_loopback_only_and_creates_no_topic_by_itself(broker) -> None:
     if broker.kind != "apache":
         pytest.skip("the embedded broker creates topics on demand")
