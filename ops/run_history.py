@@ -51,8 +51,9 @@ class Histories:
             self._runs.move_to_end(run_id)
             (history.metrics if kind == "metrics" else history.runtime).append(record)
             self._newest[kind] = run_id
-            while len(self._runs) > RUNS_KEPT:
-                self._runs.popitem(last=False)
+            # Not the current run: reading the runtime topic from afar meets many older runs again after the metrics were read.
+            if len(self._runs) > RUNS_KEPT:  # never the current one: runs older than it come again with the second topic
+                del self._runs[next(other for other, kept in self._runs.items() if kept is not self.current)]
             if self.current is history:
                 watched.append(record)
         return watched

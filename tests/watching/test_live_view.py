@@ -124,6 +124,16 @@ def test_the_newest_run_is_followed_and_memory_is_bounded() -> None:
     assert fixed.add("metrics", [{"run_id": "r1", "step": 1}, {"run_id": "r2", "step": 1}]) == [{"run_id": "r1", "step": 1}]
 
 
+def test_runtime_records_of_many_older_runs_do_not_push_out_the_newest_runs_metrics() -> None:
+    histories = Histories()
+    runs = [f"r{number}" for number in range(RUNS_KEPT + 5)]
+    histories.add("metrics", [{"run_id": run, "step": 1} for run in runs])
+    histories.add("runtime", [{"run_id": run, "step": 1} for run in runs])
+    assert histories.current is not None
+    assert histories.current.latest("metrics") == histories.current.latest("runtime") == {"run_id": runs[-1], "step": 1}
+    assert len(histories._runs) == RUNS_KEPT
+
+
 def test_records_are_those_of_the_topics() -> None:
     metrics = {"run_id": RUN_ID, **recorded()[0]}
     assert PREQUENTIAL.parse(json.dumps(json.loads(PREQUENTIAL.to_json(metrics))).encode()) == PREQUENTIAL.normalise(metrics)
