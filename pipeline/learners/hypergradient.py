@@ -73,7 +73,7 @@ class Hypergradient:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores what `state_dict` gave."""
-        self.last = unpack_step(state, self.parts.device)
+        self.last = unpack_step(state, self.parts.device, tuple(self.parts.recommender.dense.values))
 
     def _exact(self, step: TrainedStep, theta: Theta, pull: Sequence[Tensor]) -> list[Tensor]:
         """−∇_Θ Σ_k rate_k ⟨v_k, direction_k(∇_k L_train(W_{t−1}, Θ))⟩ by differentiating twice."""

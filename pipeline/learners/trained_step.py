@@ -1,6 +1,6 @@
 """The training step last made, as much of it as it takes to differentiate it later, in memory and in checkpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,8 +51,13 @@ def pack_step(step: TrainedStep) -> dict[str, Tensor]:
     return out
 
 
-def unpack_step(state: Mapping[str, Tensor], device: torch.device) -> TrainedStep | None:
+def unpack_step(state: Mapping[str, Tensor], device: torch.device, keys: Sequence[str]) -> TrainedStep | None:
     """The step that `pack_step` packed, or None where the checkpoint holds none.
+
+    Args:
+        state: in any order; files sort names.
+        device: of the arithmetic.
+        keys: of the dense parameters in the network's order, in which a `Point` lists its leaves.
 
     Raises:
         CheckpointError: a part of it is missing.
@@ -77,8 +82,6 @@ def unpack_step(state: Mapping[str, Tensor], device: torch.device) -> TrainedSte
         )
         for side in ("users", "items")
     )
-    start = f"{PREFIX}/dense/value/"
-    keys = [name.removeprefix(start) for name in state if name.startswith(start)]
     batch = EncodedBatch(user_ids=users.ids, item_ids=items.ids, **{name: get(f"batch/{name}") for name in _BATCH_TENSORS})
     return TrainedStep(
         batch=batch,
