@@ -8,6 +8,7 @@ earlier mini-batches in every mode (design, Honesty). Late interactions in `stri
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,7 @@ class ContextTracker:
         self._class_counts = [0.0] * RATING_CLASSES
         self._global_loss = float("nan")
         self._pending: list[Pending] = []
+        self._earliest = inf  # timestamp among the pending
         self._open: tuple[_Side, _Side] | None = None
 
     def observe(self, records: Sequence[Interaction], labels: Labels, held_out: NDArray[np.bool_] | None = None) -> LearnerInputs:
@@ -103,7 +105,8 @@ class ContextTracker:
             labels: their targets; no feature of an event knows its own label or a later one.
             held_out: [B] True where the label must enter no statistic.
         """
-        waiting = self._pending
+        newest = max((r.timestamp for r in records), default=0)
+        waiting = [p for p in self._pending if p[0] < newest]  # the rest will not be learnt in this mini-batch
         users = self._gather(USER_TABLE, [r.user_id for r in records], [p[1] for p in waiting])
         items = self._gather(ITEM_TABLE, [r.item_id for r in records], [p[2] for p in waiting])
         features, classes = self._pass(records, labels, held_out, users, items)
@@ -179,6 +182,7 @@ class ContextTracker:
         self._class_counts = list(saved["class_counts"])
         self._global_loss = float("nan") if saved["global_loss"] is None else saved["global_loss"]
         self._pending = [(t, user, item, label, klass) for t, user, item, label, klass in saved["pending"]]
+        self._earliest = min((p[0] for p in self._pending), default=inf)
 
     def _gather(self, table: str, ids: list[str], extra: list[str]) -> _Side:
         positions: dict[str, int] = {}
@@ -214,6 +218,7 @@ class ContextTracker:
             if event:
                 self._learn(user, item, float(labels.binary[i]), int(labels.classes[i]))
             else:
+                self._earliest = min(self._earliest, record.timestamp)
                 self._pending.append((record.timestamp, record.user_id, record.item_id, float(labels.binary[i]), int(labels.classes[i])))
         if self._config.mode == "batch":
             self._learn_before(None, users, items)
@@ -222,7 +227,7 @@ class ContextTracker:
 
     def _learn_before(self, timestamp: int | None, users: _Side, items: _Side) -> None:
         """Learns the waiting labels whose timestamp is earlier (all, if None; none in batch mode until the batch has ended)."""
-        if timestamp is not None and self._config.mode == "batch":
+        if timestamp is not None and (self._config.mode == "batch" or timestamp <= self._earliest):
             return
         ready = [p for p in self._pending if timestamp is None or p[0] < timestamp]
         if not ready:
@@ -230,6 +235,7 @@ class ContextTracker:
         for _, user_id, item_id, label, klass in ready:
             self._learn(users.rows[users.positions[user_id]], items.rows[items.positions[item_id]], label, klass)
         self._pending = [p for p in self._pending if timestamp is not None and p[0] >= timestamp]
+        self._earliest = min((p[0] for p in self._pending), default=inf)
 
     def _learn(self, user: list[float], item: list[float], label: float, klass: int) -> None:
         learn(user, item, label, self._globals)

@@ -1,6 +1,7 @@
 """The context against a naive reading of the design's Honesty section."""
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.prequential.labels import labels_of
 from pipeline.prequential.references import sigmoid
 from pipeline.records import Interaction, LearnerInputs
+from pipeline.rows import Rows
 from pipeline.state.context import ContextConfig, ContextTracker, context_tables
 from pipeline.state.memory import MemoryRowStore
 from tests.streams import synthetic_stream
@@ -97,6 +99,26 @@ def test_a_label_changes_only_what_may_know_it(mode: str, flipped: int) -> None:
     changed = np.flatnonzero((before != after).any(axis=1))
     assert len(changed)
     assert all(flipped in known_before(stream, bounds, mode, i) for i in changed)
+
+
+def test_labels_that_wait_cost_nothing_until_they_are_due() -> None:
+    """Datasets with dates only have tens of thousands of ratings of one timestamp."""
+    asked: list[int] = []
+
+    class Counting(MemoryRowStore):
+        def gather(self, table: str, ids: Sequence[str]) -> Rows:
+            asked.append(len(ids))
+            return super().gather(table, ids)
+
+    config = ContextConfig(mode="strict")
+    context = ContextTracker(config, Counting(context_tables(config)))
+    for day in (1, 2):
+        for k in range(5):
+            batch = [Interaction(f"{day}-{k}-{n}", "item", 4.0, day) for n in range(10)]
+            inputs = context.observe(batch, labels_of(batch))
+            context.record(np.zeros(10), None, None)
+            assert (inputs.features[:, 1] != 0).any() == (day == 2)  # the item's mean knows all of day 1, nothing of the same day
+    assert asked == [10, 1] * 5 + [60, 1] + [10, 1] * 4
 
 
 @pytest.mark.parametrize("mode", MODES)
