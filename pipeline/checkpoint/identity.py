@@ -1,6 +1,7 @@
 """Who a run is: its id, and everything that decides its bits. Written once, at the start, into ``run.json`` of the state directory."""
 
 import json
+import os
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -8,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.checkpoint.durable import replace_synced
@@ -172,8 +174,17 @@ def environment(device: str) -> dict[str, str | int]:
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "numpy": np.__version__,
+        "blas_threads": _blas_threads(),
         "device": device,
     }
+
+
+def _blas_threads() -> int:
+    """Threads that numpy's OpenBLAS takes at its start; --threads does not reach them, and they too decide the last bits of sums."""
+    asked = (os.environ.get(name, "") for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return next((int(n) for n in asked if n.isdigit() and int(n) > 0), cores)
 
 
 def environment_changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """A state directory holds one run; whatever would change its bits is named and refused."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,3 +75,15 @@ def test_environment_differences_are_named() -> None:
     now = environment("cpu")
     assert environment_changes(now, now) == []
     assert environment_changes({**now, "threads": 99}, now) == [f"threads: 99 -> {now['threads']}"]
+
+
+def test_threads_of_numpys_sums_are_part_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    before = environment("cpu")
+    assert before["blas_threads"] == 3
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")  # goes before the other
+    assert environment_changes(before, environment("cpu")) == ["blas_threads: 3 -> 2"]
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name)
+    assert 1 <= int(environment("cpu")["blas_threads"]) <= (os.cpu_count() or 1)
