@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.learners.packing import pack_strings, unpack_strings
 from pipeline.learners.stream_rows import SidePlan
 from pipeline.records import FloatArray
 from pipeline.rows import RowStore
@@ -131,16 +132,14 @@ class MemoryBudget:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The clock hands and counters; what is held is in the store."""
-        text = "\x00".join(self._cursor[table] for table in self._tables).encode()
         return {
-            "budget/cursors": torch.tensor(list(text), dtype=torch.uint8),
+            **pack_strings("budget/cursors", [self._cursor[table] for table in self._tables]),
             "budget/counters": torch.tensor([self.bytes, self.evicted, self.step], dtype=torch.int64),
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores what `state_dict` gave; the store was read already."""
-        cursors = bytes(state["budget/cursors"].tolist()).decode().split("\x00")
-        self._cursor = dict(zip(self._tables, cursors, strict=True))
+        self._cursor = dict(zip(self._tables, unpack_strings("budget/cursors", state), strict=True))
         self._index = {table: [identifier for identifier, _ in self._store.items(table)] for table in self._tables}
         self.bytes, self.evicted, self.step = (int(n) for n in state["budget/counters"].tolist())
         self._admitted = []

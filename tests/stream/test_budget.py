@@ -71,6 +71,20 @@ def test_stale_ids_are_evicted_when_the_budget_is_nearly_full():
     assert budget.bytes == true_bytes(held(by, store, of), of.learner)
 
 
+def test_the_clock_hands_survive_a_restart_whatever_the_ids_are(monkeypatch):
+    monkeypatch.setattr("pipeline.learners.budget.SWEPT_AT_ONCE", 4)
+    stream = [r._replace(user_id=f"{r.user_id}\0{k % 300}", item_id=f"\0{r.item_id}") for k, r in enumerate(STREAM)]
+    of = config(memory_budget=8000, admission=0.0, half_life=0.5)
+    straight, _ = trainer(of)
+    whole = steps(straight, stream, 40)
+    first, store = trainer(of)
+    steps(first, stream[:280], 40)
+    assert any("\0" in hand for hand in first._learner._parts.budget._cursor.values())
+    second = type(first)(of, store)
+    second.restore(first.tensors(), first.payload())
+    np.testing.assert_array_equal(steps(second, stream, 40, first=280), whole[280:])
+
+
 @pytest.mark.parametrize("option", [{"memory_budget": -1}, {"admission": -1.0}, {"half_life": 0.0}])
 def test_options_that_cannot_be_used_are_refused(option):
     with pytest.raises(Exception, match=next(iter(option))):
