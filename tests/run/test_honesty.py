@@ -47,7 +47,10 @@ def may_know(mode: str, flipped: int, event: int) -> bool:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("task", ["binary", "rating"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_flipped_label_is_seen_by_later_events_only(method: str, task: str, mode: str, flipped: int) -> None:
+def test_a_flipped_label_is_seen_by_later_events_only(
+    method: str, task: str, mode: str, flipped: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.prequential.references.NEWTON_EVERY", SIZE)  # else its weights would rest in so short a stream
     config = trainer_config(method, task=task, context=mode)
     other = list(STREAM)
     other[flipped] = STREAM[flipped]._replace(rating=1.0 if STREAM[flipped].rating > 3.5 else 5.0)
@@ -55,9 +58,7 @@ def test_a_flipped_label_is_seen_by_later_events_only(method: str, task: str, mo
     for model, rows in before.items():
         changed = np.flatnonzero((rows != after[model]).any(axis=1))
         assert all(may_know(mode, flipped, event) for event in changed), (model, changed)
-        if model != "logistic":  # its weights move once in 500 events only; its offset is the running mean
-            assert len(changed), model
-    assert (before["logistic"] != after["logistic"]).any()
+        assert len(changed), model
 
 
 @pytest.mark.parametrize("mode", MODES)
