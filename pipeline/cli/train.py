@@ -16,12 +16,13 @@ from pipeline.assembly.config import Ports, RunConfig
 from pipeline.assembly.housekeeping import Observer
 from pipeline.checkpoint.identity import read_identity
 from pipeline.cli.options import broker_options, configure_logging, kafka_settings, logging_options, registry_option, stop_on_signals
+from pipeline.cli.progress import ProgressLog, describe
 from pipeline.cli.replay import EventTime
 from pipeline.errors import BrokerError, ConfigurationError
 from pipeline.learners.config import METHODS, PRESETS, STREAM_METHODS, LearnerConfig
 from pipeline.prequential.metrics import PrequentialConfig
 from pipeline.records import OfflineStage
-from pipeline.run import RunSummary, train
+from pipeline.run import train
 from pipeline.state.context import ContextConfig
 from pipeline.trainer import TrainerConfig
 from schemas.registry import InteractionDecoder, RegistryCodec
@@ -135,51 +136,6 @@ def with_offline_stage(
     count = found.configuration["offline.count"] if found is not None and known else int(fraction * record_count(kafka, config.topic))
     trainer = replace(config.trainer, offline=OfflineStage(count=count), offline_epochs=epochs)
     return replace(config, trainer=trainer, offline_fraction=fraction)
-
-
-def log_progress(metrics: Mapping[str, Any], runtime: Mapping[str, Any]) -> None:
-    """One line every two seconds: the method beside the references."""
-    if not metrics:
-        _log.info("waiting for interactions", lag=runtime["lag"])
-        return
-    loss = "mse" if metrics["task"] == "binary" else "cross_entropy"
-    _log.info(
-        "training",
-        step=metrics["step"],
-        examples=metrics["examples"],
-        **{loss: rounded(metrics[loss]), "running_mean": rounded(metrics[f"running_mean_{loss}"])},
-        logistic=rounded(metrics[f"logistic_{loss}"]),
-        per_second=round(runtime["interactions_per_second"]),
-        lag=runtime["lag"],
-    )
-
-
-def rounded(value: float | None) -> float | None:
-    """Four places, as the paper prints."""
-    return None if value is None else round(value, 4)
-
-
-def describe(summary: RunSummary, *, until_end: bool, stopped: bool) -> str:
-    """How the training ended, for people."""
-    if summary.trained == 0:
-        done = f"run {summary.run_id} has trained all {summary.examples:,} interactions of the topic (step {summary.step})"
-        return f"nothing new: {done}" if until_end else f"stopped: {done if not stopped else f'run {summary.run_id}, step {summary.step}'}"
-    metrics = summary.metrics
-    loss = "mse" if metrics["task"] == "binary" else "cross_entropy"
-    rows = [("", metrics), ("running_mean_", metrics), ("logistic_", metrics)]
-    names = (f"{metrics['method']} ({metrics['preset']})", "running mean", "logistic reference")
-    lines = [
-        f"  {name:24} {loss} {m[prefix + loss]:.4f}   accuracy {m[prefix + 'accuracy']:.4f}"
-        for name, (prefix, m) in zip(names, rows, strict=True)
-    ]
-    head = "stopped" if stopped else "done"
-    return "\n".join(
-        [
-            f"{head}: run {summary.run_id}, {summary.examples:,} interactions, {summary.step} steps, context {metrics['context_mode']}",
-            *lines,
-            *([f"  dead letters {metrics['dead_letters']}"] if metrics["dead_letters"] else []),
-        ]
-    )
 
 
 def train_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -322,7 +278,7 @@ def command(topic: str, until_end: bool, **options: Any) -> int:
             return 0
         config = with_offline_stage(config, kafka, options["offline_until"], options["offline_fraction"], options["offline_epochs"])
         ensure_metrics_topics(kafka, config.metrics_topic, config.runtime_topic, config.dead_letter_topic)
-        summary = train(config, ports(config, kafka, options["schema_registry"], stopping.is_set, (log_progress, *observers)))
+        summary = train(config, ports(config, kafka, options["schema_registry"], stopping.is_set, (ProgressLog(), *observers)))
     click.echo(describe(summary, until_end=until_end, stopped=stopping.is_set()))
     return 0
 
