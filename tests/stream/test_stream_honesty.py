@@ -49,10 +49,10 @@ def test_every_option_is_honest(options: dict[str, Any], mode: str) -> None:
     check_honest(mode, **options)
 
 
-@pytest.mark.parametrize("micro_batch", [1, 5])
+@pytest.mark.parametrize("options", [{}, {"micro_batch": 5}, {"validation": "trace"}, {"cost": 0.1, "entropy": 0.1}], ids=str)
 @pytest.mark.parametrize("mode", MODES)
-def test_no_prediction_depends_on_later_ids(mode: str, micro_batch: int) -> None:
-    of = config(context=mode, micro_batch=micro_batch)
+def test_no_prediction_depends_on_later_ids(mode: str, options: dict[str, Any]) -> None:
+    of = config(context=mode, **options)
     cut = SIZE + 17
     others = [r._replace(user_id=f"other{k % 5}", item_id=f"another{k % 3}") for k, r in enumerate(STREAM[cut:])]
     before, after = (steps(trainer(of)[0], stream, SIZE) for stream in (STREAM, STREAM[:cut] + others))
