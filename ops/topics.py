@@ -132,7 +132,12 @@ def topic_id(kafka: Mapping[str, str], topic: str) -> str:
 
 
 def partition_count(kafka: Mapping[str, str], topic: str) -> int | None:
-    """The topic's number of partitions; None when there is no such topic. Raises BrokerError when no broker answers."""
+    """The topic's number of partitions; None when there is no such topic.
+
+    Raises:
+        TopicError: no topic can have this name.
+        BrokerError: no broker answers.
+    """
     description = _describe(quiet_admin(kafka), topic)
     return None if description is None else len(description.partitions)
 
@@ -295,8 +300,15 @@ def _describe(admin: AdminClient, topic: str) -> Any | None:
     try:
         return _result(future, f"Topic {topic!r} could not be described")
     except BrokerError as error:
-        if isinstance(error.__cause__, KafkaException) and error.__cause__.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        code = error.__cause__.args[0].code() if isinstance(error.__cause__, KafkaException) else None
+        if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
             return None
+        if code == KafkaError.TOPIC_EXCEPTION:
+            raise TopicError(
+                f"{topic!r} is no name for a topic",
+                why="Kafka takes letters, digits, '.', '_' and '-', at most 249 of them",
+                remedy="correct the name",
+            ) from error
         raise
 
 

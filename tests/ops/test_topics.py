@@ -141,6 +141,14 @@ def test_asking_for_a_missing_topic_does_not_create_it(broker, topic_name: str) 
     assert partition_count(broker.kafka, topic_name) is None
 
 
+def test_impossible_topic_name_is_explained(broker) -> None:
+    if broker.kind != "apache":
+        pytest.skip("the embedded broker takes any name")
+    with pytest.raises(TopicError, match="'a topic!' is no name for a topic") as caught:
+        partition_count(broker.kafka, "a topic!")
+    assert "letters, digits" in caught.value.why
+
+
 def test_wait_for_topic_returns_when_it_appears_or_when_stopped(broker, topic_name: str) -> None:
     assert wait_for_topic(broker.kafka, topic_name, lambda: True) is None
     timer = threading.Timer(0.5, ensure_interactions_topic, (broker.kafka, topic_name, 2))
