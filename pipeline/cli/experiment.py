@@ -29,9 +29,16 @@ from producers.dataset import SortedDataset
 PAPER_METHODS = "fse,sam,darts,autoemb"
 REGIMES = {
     "batch": "Regime batch-{size}: labels of earlier mini-batches only.",
-    "event": "Regime event: label statistics may know earlier events; parameters, earlier mini-batches.",
-    "strict": "Regime strict: as event, but only labels with an earlier timestamp.",
+    "event": "Regime event: statistics and rows may know labels of earlier interactions; all else, of earlier mini-batches.",
+    "strict": "Regime strict: as event, but inside a mini-batch only labels with an earlier timestamp.",
 }
+BEHIND = " The paper's network knows labels of earlier mini-batches only; its references here know more: compare it under --context batch."
+
+
+def regime_of(preset: str, context: str, batch_size: int) -> str:
+    """What the predictions of a table may know, in words."""
+    network_is_behind = context != "batch" and PRESETS[preset].get("architecture") != "stream"
+    return f"Preset {preset}. {REGIMES[context].format(size=batch_size)}{BEHIND if network_is_behind else ''}"
 
 
 def comma_list(choices: Sequence[str] | None = None) -> Callable[[click.Context, click.Parameter, str], tuple[str, ...]]:
@@ -162,7 +169,7 @@ def table2_command(
     epochs = options["offline_epochs"]
     name = f"table2-{options['preset']}-{options['context']}" + ("" if epochs == 1 else f"-e{epochs}")
     table2.as_frame(table).write_parquet(output / f"{name}.parquet")
-    regime = f"Preset {options['preset']}. {REGIMES[options['context']].format(size=options['batch_size'])}"
+    regime = regime_of(options["preset"], options["context"], options["batch_size"])
     notes = ["", _NO_RIVER] if options["river"] and not river_reference.is_installed() else []
     text = table2.as_markdown(table, regime=regime, fraction=options["offline_fraction"], epochs=epochs, notes=notes)
     (output / f"{name}.md").write_text(text, encoding="utf-8")

@@ -100,10 +100,12 @@ def _predictions(batches: Iterator[MiniBatch], mode: ContextMode, positive_above
 
     def learn(until: int | None) -> None:
         """What is pending and, if asked, earlier than this event time."""
-        if pending and (until is None or pending[-1][0].timestamp < until):
-            for interaction, label in pending:
-                model.learn_one(interaction.user_id, interaction.item_id, label)
-            pending.clear()
+        if not pending or (until is not None and pending[0][0].timestamp >= until):
+            return
+        ready = [known for known in pending if until is None or known[0].timestamp < until]
+        pending[:] = [] if until is None else [known for known in pending if known[0].timestamp >= until]
+        for interaction, label in ready:
+            model.learn_one(interaction.user_id, interaction.item_id, label)
 
     for batch in batches:
         predictions = []

@@ -115,8 +115,7 @@ def rows(
         replace(table.row(method, losses[method], cells, "method"), paper=PAPER.get(paper_name(stream.name), {}).get(task, {}).get(method))
         for method, cells in by_method.items()
     ]
-    adjusted = holm([row.against_logistic.p_value for row in own if row.against_logistic is not None])
-    own = [replace(row, p_holm=p) for row, p in zip(own, adjusted, strict=True)]
+    own = _adjusted(own)
     others = [(name.replace("_", " "), any_cell, name) for name in MODELS[1:]]
     others += [(name, _user_sums(folder, offline, MODELS[:1]), "method") for name, folder in (references or {}).items()]
     return own + [table.row(name, _sums(cell, f"{model}_loss"), [cell], model) for name, cell, model in others]
@@ -157,6 +156,14 @@ def _user_sums(folder: Path, offline: OfflineStage | None, models: Sequence[str]
 
 def _sums(users: pl.DataFrame, column: str) -> FloatArray:
     return users[column].to_numpy().astype(np.float64)
+
+
+def _adjusted(own: Sequence[Row]) -> list[Row]:
+    """With Holm's p-values; none where one user makes intervals undefined."""
+    values = [row.against_logistic.p_value for row in own if row.against_logistic is not None]
+    if not np.isfinite(values).all():
+        return list(own)
+    return [replace(row, p_holm=p) for row, p in zip(own, holm(values), strict=True)]
 
 
 def as_frame(table: Sequence[Row]) -> pl.DataFrame:

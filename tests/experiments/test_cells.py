@@ -143,3 +143,12 @@ def test_table1_counts() -> None:
     assert "138,493" in table1.as_markdown([counts._replace(dataset="ml-20m+shuffled")])
     assert "138,493" not in table1.as_markdown([counts._replace(dataset="ml-20m+shuffled (first 900)")])
     assert table1.as_frame([counts])["users"].item() == 12
+
+
+def test_one_user_makes_no_interval_but_a_table(tmp_path: Path) -> None:
+    stream = stream_of([r._replace(user_id="only") for r in RECORDS])
+    offline = table2.offline_stage(stream, 0.7)
+    configs = [replace(trainer_config(m), offline=offline) for m in ("fse", "autoemb")]
+    rows = table2.rows(stream, configs, table2.compute(tmp_path, stream, configs, batch_size=100))
+    assert all(row.p_holm is None for row in rows)
+    assert "nan" in table2.as_markdown(rows, regime="", fraction=0.7)
