@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -43,8 +43,16 @@ def read_pairs(lines: Iterable[str], *, name: str) -> Iterator[Pair]:
 
 def _json_pair(line: str) -> Pair:
     fields = json.loads(line)
-    user, item, timestamp = fields["user_id"], fields["item_id"], fields.get("timestamp")
-    return _pair(user if isinstance(user, str) else str(int(user)), item if isinstance(item, str) else str(int(item)), timestamp)
+    return _pair(_json_id(fields, "user_id"), _json_id(fields, "item_id"), fields.get("timestamp"))
+
+
+def _json_id(fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if isinstance(value, str):
+        return value
+    if type(value) is int:
+        return str(value)
+    raise ValueError(f"no {name}" if value is None else f"{name} is neither a string nor a whole number")
 
 
 def _row_pair(line: str) -> Pair | None:
@@ -52,14 +60,17 @@ def _row_pair(line: str) -> Pair | None:
     if cells[:2] == ["user_id", "item_id"]:
         return None
     if len(cells) not in (2, 3):
-        raise ValueError(f"{len(cells)} columns")
+        raise ValueError("1 column" if len(cells) == 1 else f"{len(cells)} columns")
     return _pair(cells[0], cells[1], cells[2] if len(cells) == 3 and cells[2] else None)  # noqa: PLR2004  # the optional third
 
 
 def _pair(user: str, item: str, timestamp: str | int | None) -> Pair:
     if not user or not item:
         raise ValueError("an id is empty")
-    return Pair(user, item, None if timestamp is None else int(timestamp))
+    milliseconds = None if timestamp is None else int(timestamp)
+    if milliseconds is not None and abs(milliseconds) >= 1 << 63:
+        raise ValueError("the timestamp has more than 64 bits")
+    return Pair(user, item, milliseconds)
 
 
 def prediction_rows(pairs: list[Pair], foreseen: Foreseen, dims: tuple[int, ...]) -> Iterator[dict[str, Any]]:

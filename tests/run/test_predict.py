@@ -177,10 +177,24 @@ def test_no_checkpoint_is_an_error_with_a_remedy(tmp_path: Path, capsys: pytest.
     assert "train --state-dir" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("line", ["u1", "u1,i1,2,3", "u1,", '{"user_id": "u1"}', "{", "u1,i1,soon", '{"user_id": null, "item_id": "i"}'])
-def test_a_line_that_is_no_pair_is_named(line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("u1", "1 column"),
+        ("u1,i1,2,3", "4 columns"),
+        ("u1,", "an id is empty"),
+        ('{"user_id": "u1"}', "no item_id"),
+        ("{", "Expecting property name"),
+        ("u1,i1,soon", "invalid literal"),
+        ("u1,i1,99999999999999999999", "more than 64 bits"),
+        ('{"user_id": null, "item_id": "i"}', "no user_id"),
+        ('{"user_id": 7.5, "item_id": "i"}', "neither a string nor a whole number"),
+    ],
+)
+def test_a_line_that_is_no_pair_is_named(line: str, why: str) -> None:
     with pytest.raises(DatasetError, match="stdin, line 2, is no pair") as caught:
         list(read_pairs(["u1,i1", line], name="stdin"))
+    assert why in caught.value.why
     assert "user_id,item_id" in caught.value.remedy
 
 
