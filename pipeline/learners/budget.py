@@ -2,9 +2,11 @@
 
 Admission: an id gets its next block when what it is worth, count · A_j · (largest block / block j)^(4/3), reaches a threshold that rises
 with the pressure, τ0 / (1 - fill); so space is rationed before it is spent, because giving a block up forgets what it has learnt. Block 1
-is given to everyone while there is room, from a tenth that the others may not touch. Shrinking and eviction: while the budget is nearly
-full, a clock hand goes through the tables in the order of the ids and takes the last block of ids whose worth, halved every
-`half_life` mini-batches since they were last seen, is far below the threshold. The bound is strict: without room nothing is admitted.
+is given to everyone while there is room, from a tenth that the others may not touch. The fill is that before the mini-batch, and room is
+given in the order of the interactions, so that no prediction depends on later ids. Shrinking and eviction: between mini-batches, while
+the budget is nearly full, a clock hand goes through the tables in the order of the ids and takes the last block of ids whose worth,
+halved every `half_life` mini-batches since they were last seen, is far below the threshold. The bound is strict: without room nothing
+is admitted.
 
 Bytes are those of rows (means, variances, bookkeeping) and of the index, an entry of 16 bytes and the id's UTF-8 bytes per row.
 Caches and the process around them have their own bound (`--cache-mb`).
@@ -12,14 +14,15 @@ Caches and the process around them have their own bound (`--cache-mb`).
 Shape legend: n distinct ids of a mini-batch, N blocks.
 """
 
-from bisect import bisect_left, bisect_right, insort
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.learners.ordered_ids import OrderedIds
 from pipeline.learners.packing import pack_strings, unpack_strings
 from pipeline.learners.stream_rows import SidePlan
 from pipeline.records import FloatArray
@@ -32,6 +35,23 @@ SWEPT_AT_ONCE = 64  # ids per table and mini-batch
 FAR_BELOW = 16.0  # times the threshold: below it a block is taken
 SMALLEST_FREE = 0.02  # bounds that threshold, so that what is worth keeping is kept even when the budget is full
 Held = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SideDemand:
+    """What one side's ids of a mini-batch ask for.
+
+    Attributes:
+        ids: n distinct ids.
+        first: [n] the interaction in which each occurs first.
+        held: [n, N] what they hold.
+        worth: [n, N] what each block is worth, as known at that interaction.
+    """
+
+    ids: Sequence[str]
+    first: NDArray[np.int64]
+    held: Held
+    worth: FloatArray
 
 
 class MemoryBudget:
@@ -49,7 +69,7 @@ class MemoryBudget:
         self._limit, self._threshold, self._half_life = limit, threshold, half_life
         self._plans, self._store = plans, store
         self._tables = [plan.table(j) for plan in plans for j in range(len(plan.blocks.dims))]
-        self._index = {table: [identifier for identifier, _ in store.items(table)] for table in self._tables}
+        self._index = {table: OrderedIds(identifier for identifier, _ in store.items(table)) for table in self._tables}
         self._cursor = dict.fromkeys(self._tables, "")
         self._admitted: list[tuple[str, str, int]] = []
         self.bytes = sum(self._cost(plan, j, i) for plan in plans for j in range(len(plan.blocks.dims)) for i in self._index[plan.table(j)])
@@ -71,34 +91,38 @@ class MemoryBudget:
         worth: FloatArray = counts[:, None] * uses * (sizes.max() / sizes) ** (4.0 / 3.0)
         return worth
 
-    def admit(self, sides: Sequence[tuple[Sequence[str], Held, FloatArray]]) -> list[Held]:
+    def admit(self, sides: tuple[SideDemand, SideDemand]) -> list[Held]:
         """Decides which blocks the ids of a mini-batch hold. Changes nothing until `commit`.
 
+        Ids come in the order of the interactions, a user before the item of the same one. The threshold is that before the mini-batch.
+        So what an id gets depends on ids of interactions that are not later, and on nothing else of the mini-batch.
+
         Args:
-            sides: users and items: n ids, [n, N] what they hold, [n, N] what each block is worth.
+            sides: users and items.
 
         Returns:
             For each side [n, N].
         """
         used, self._admitted = self.bytes, []
-        result = []
-        for plan, (ids, held, worth) in zip(self._plans, sides, strict=True):
-            now = held.copy()
-            for row, block in zip(*np.nonzero(~held), strict=True):
-                cost = self._cost(plan, int(block), ids[row])
-                enough = worth[row, block] >= self._pressure(used) and now[row, block - 1] if block else True
-                if enough and used + cost <= self._limit:
-                    now[row, block] = True
+        pressure, unreserved = self._pressure(used), self._limit * (1.0 - RESERVED)
+        result = [side.held.copy() for side in sides]
+        asking = [side.worth >= pressure for side in sides]
+        for k, row in _in_order(sides):
+            plan, identifier = self._plans[k], sides[k].ids[row]
+            for block in np.flatnonzero(~sides[k].held[row]).tolist():
+                cost = self._cost(plan, block, identifier)
+                enough = asking[k][row, block] and result[k][row, block - 1] if block else True
+                if enough and used + cost <= (unreserved if block else self._limit):
+                    result[k][row, block] = True
                     used += cost
-                    self._admitted.append((plan.table(int(block)), ids[row], cost))
-            result.append(now)
+                    self._admitted.append((plan.table(block), identifier, cost))
         return result
 
     def commit(self) -> None:
         """Enters what the last `admit` decided, its rows having been scattered, and ends the mini-batch."""
         self.step += 1
         for table, identifier, cost in self._admitted:
-            insort(self._index[table], identifier)
+            self._index[table].add(identifier)
             self.bytes += cost
         self._admitted = []
 
@@ -113,11 +137,10 @@ class MemoryBudget:
     def _sweep(self, plan: SidePlan, block: int) -> None:
         table = plan.table(block)
         index = self._index[table]
-        start = bisect_right(index, self._cursor[table])
-        visited = index[start : start + SWEPT_AT_ONCE]
+        visited = index.after(self._cursor[table], SWEPT_AT_ONCE)
         self._cursor[table] = visited[-1] if len(visited) == SWEPT_AT_ONCE else ""
         if block + 1 < len(plan.blocks.dims):
-            visited = [i for i in visited if not _contains(self._index[plan.table(block + 1)], i)]
+            visited = [i for i in visited if i not in self._index[plan.table(block + 1)]]
         if not visited:
             return
         worth, seen = self._store.gather(table, visited)[:, -2:].astype(np.float64).T
@@ -126,7 +149,7 @@ class MemoryBudget:
         poor = [i for i, w in zip(visited, worth, strict=True) if w < least]
         self._store.remove(table, poor)
         for identifier in poor:
-            del index[bisect_left(index, identifier)]
+            index.remove(identifier)
             self.bytes -= self._cost(plan, block, identifier)
         self.evicted += len(poor)
 
@@ -140,11 +163,13 @@ class MemoryBudget:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores what `state_dict` gave; the store was read already."""
         self._cursor = dict(zip(self._tables, unpack_strings("budget/cursors", state), strict=True))
-        self._index = {table: [identifier for identifier, _ in self._store.items(table)] for table in self._tables}
+        self._index = {table: OrderedIds(identifier for identifier, _ in self._store.items(table)) for table in self._tables}
         self.bytes, self.evicted, self.step = (int(n) for n in state["budget/counters"].tolist())
         self._admitted = []
 
 
-def _contains(index: list[str], identifier: str) -> bool:
-    at = bisect_left(index, identifier)
-    return at < len(index) and index[at] == identifier
+def _in_order(sides: tuple[SideDemand, SideDemand]) -> list[tuple[int, int]]:
+    """(side, row) of the ids that lack a block, by first interaction, users first."""
+    lacking = [np.flatnonzero(~side.held.all(axis=1)) for side in sides]
+    order = [(int(side.first[row]), k, int(row)) for k, side in enumerate(sides) for row in lacking[k]]
+    return [(k, row) for _, k, row in sorted(order)]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import AutoembError, CheckpointError
-from pipeline.learners.budget import MemoryBudget
+from pipeline.learners.budget import MemoryBudget, SideDemand
 from pipeline.learners.encoding import distinct
 from pipeline.learners.gates import Gate
 from pipeline.learners.kalman import Beliefs, Index, KalmanConfig, learn, products
@@ -143,20 +143,26 @@ class ProductLearner:
     def _ration(
         self, inputs: LearnerInputs, ids: tuple[tuple[str, ...], ...], index: tuple[Index, Index], sides: tuple[Beliefs, Beliefs]
     ) -> list[FloatArray | None]:
-        """Lets ids have blocks as the budget allows, and clears the means of those they do not have. Returns what blocks are worth."""
-        parts = self._parts
-        if parts.budget is None:
+        """Lets ids have blocks as the budget allows, and clears the means of those they do not have. Returns what blocks are worth.
+
+        Worth is that at an id's first interaction of the mini-batch: what it is at later ones, the earlier ones may not know.
+        """
+        parts, budget = self._parts, self._parts.budget
+        if budget is None:
             return [None, None]
-        counts, worth = (inputs.users.count, inputs.items.count), []
-        for side in range(2):
-            first = np.unique(index[side], return_index=True)[1]
-            plan = (parts.users, parts.items)[side].plan
-            worth.append(parts.budget.worth(plan, counts[side][first], parts.gate.uses[side][first]))
-        held = parts.budget.admit([(ids[k], sides[k].held, worth[k]) for k in range(2)])
+        counts = (inputs.users.count, inputs.items.count)
+
+        def demand(k: int) -> SideDemand:
+            first = np.unique(index[k], return_index=True)[1]
+            worth = budget.worth((parts.users, parts.items)[k].plan, counts[k][first], parts.gate.uses[k][first])
+            return SideDemand(ids=ids[k], first=first, held=sides[k].held, worth=worth)
+
+        demands = (demand(0), demand(1))
+        held = budget.admit(demands)
         for beliefs, now in zip(sides, held, strict=True):
             beliefs.held = now
             beliefs.means *= parts.kalman.blocks.spread(now.astype(np.float64))
-        return list(worth)
+        return [side.worth for side in demands]
 
     def predict_part(self, rows: Index) -> FloatArray:
         """Predicts the named interactions of the open mini-batch with the rows as they stand.

@@ -34,6 +34,8 @@ def test_the_bound_holds_at_every_step_and_bytes_are_what_is_held(budget, admiss
         tables = held(by, store, of)
         counted = by._learner._parts.budget.bytes
         assert counted == true_bytes(tables, of.learner) <= budget + 1
+        later = {name: ids for name, ids in tables.items() if name[-1] != "1"}
+        assert true_bytes(later, of.learner) <= 0.9 * (budget + 1)
         for side in ("user", "item"):
             assert set(tables[f"embedding.{side}.3"]) <= set(tables[f"embedding.{side}.2"]) <= set(tables[f"embedding.{side}.1"])
 

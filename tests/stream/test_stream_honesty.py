@@ -60,6 +60,21 @@ def test_no_prediction_depends_on_later_ids(mode: str, options: dict[str, Any]) 
     assert (before[cut:] != after[cut:]).any()
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("admission", [0.0, 2.0])
+@pytest.mark.parametrize("budget", [400, 1500, 4000])
+def test_under_a_memory_budget_no_prediction_depends_on_later_ids_either(budget: int, admission: float, mode: str) -> None:
+    """New ids that want a block each, so that they would take earlier ones' room if they came first."""
+    of = config(context=mode, memory_budget=budget, admission=admission, half_life=2.0)
+    before = steps(trainer(of)[0], STREAM, SIZE)
+    for cut in (7, SIZE + 1, SIZE + 17, 3 * SIZE + 30):
+        for side in ("user_id", "item_id"):
+            others = [r._replace(**{side: f"a new id that is longer {k}"}) for k, r in enumerate(STREAM[cut:])]
+            after = steps(trainer(of)[0], STREAM[:cut] + others, SIZE)
+            np.testing.assert_allclose(before[:cut], after[:cut], rtol=0, atol=1e-12)
+            assert (before[cut:] != after[cut:]).any()
+
+
 def test_fresh_rows_make_a_difference() -> None:
     """Otherwise micro-batches would be tested on nothing."""
     event, late = (steps(trainer(config(micro_batch=size))[0], STREAM, SIZE) for size in (1, SIZE))
