@@ -162,13 +162,7 @@ def replay(
         )
     reader = TopicReader(kafka, config.topic, decode)
     try:
-        partitions = reader.partitions()
-        if config.partitions is not None and partitions != config.partitions:
-            raise TopicError(
-                f"topic {config.topic} has {partitions} partitions, not {config.partitions}",
-                why="the users of a topic cannot be moved to other partitions",
-                remedy=f"give --partitions {partitions}, or another topic with --topic",
-            )
+        partitions = _partitions(reader, config)
         points = resume_points(reader, dataset, selection, partitions)
         sender = _Sender(dataset, config, selection, partitions, points, kafka, encode or dataset_encoder(dataset.name))
         if not points.following:
@@ -185,6 +179,17 @@ def replay(
         return sender.result("complete")
     finally:
         reader.close()
+
+
+def _partitions(reader: TopicReader, config: ReplayConfig) -> int:
+    partitions = reader.partitions()
+    if config.partitions is not None and partitions != config.partitions:
+        raise TopicError(
+            f"topic {config.topic} has {partitions} partitions, not {config.partitions}",
+            why="the users of a topic cannot be moved to other partitions",
+            remedy=f"give --partitions {partitions}, or another topic with --topic",
+        )
+    return partitions
 
 
 def _span(dataset: SortedDataset) -> str:

@@ -94,27 +94,19 @@ def _connect(
     outputs: OutputTopics,
     resumed: Resumed,
 ) -> Parts:
-    run_id, learner = resumed.identity.run_id, config.trainer.learner
+    run_id = resumed.identity.run_id
     rows, trainer = _restore(config, closing, store, resumed)
     source = closing.enter_context(_source(config, ports, resumed, resumed.position))
     epochs = _epochs(config, resumed, trainer.examples)
     passes = epochs.passes(source, lambda position: _source(replace(config, until_end=True), ports, resumed, position))
     closing.callback(passes.close)
-    predictions = PredictionLog(config.state_dir / "predictions", dims=learner.dims, task=learner.task, limit=config.predictions_kept)
-    predictions.truncate_to(resumed.step)
-    emitter = Emitter(
-        producer,
-        MetricsSink(producer, config.metrics_topic, form=config.metrics_format, registry=ports.registry),
-        DeadLetterSink(producer, config.dead_letter_topic),
-        run_id=run_id,
-        last_step=resumed.last_step,
-        known_letters=resumed.known_letters,
-    )
+    predictions = _predictions(config, resumed)
+    emitter = _emitter(config, ports, producer, resumed)
     keeper = CheckpointKeeper(
         every=config.checkpoint_every,
         state_dir=config.state_dir,
         resumed=resumed,
-        device=learner.device,
+        device=config.trainer.learner.device,
         writer=_writer(closing, store),
         trainer=trainer,
         rows=rows,
@@ -125,12 +117,10 @@ def _connect(
         outputs=outputs,
     )
     meter = Meter()
-    runtime = RuntimeSink(ports.kafka, config.runtime_topic, form=config.metrics_format, registry=ports.registry)
-    closing.callback(runtime.close)
     housekeeping = Housekeeping(
         run_id=run_id,
         meter=meter,
-        runtime=runtime,
+        runtime=_runtime(config, ports, closing),
         keeper=keeper,
         emitter=emitter,
         source=source,
@@ -149,6 +139,30 @@ def _connect(
         housekeeping=housekeeping,
         meter=meter,
     )
+
+
+def _emitter(config: RunConfig, ports: Ports, producer: RecordProducer, resumed: Resumed) -> Emitter:
+    return Emitter(
+        producer,
+        MetricsSink(producer, config.metrics_topic, form=config.metrics_format, registry=ports.registry),
+        DeadLetterSink(producer, config.dead_letter_topic),
+        run_id=resumed.identity.run_id,
+        last_step=resumed.last_step,
+        known_letters=resumed.known_letters,
+    )
+
+
+def _runtime(config: RunConfig, ports: Ports, closing: ExitStack) -> RuntimeSink:
+    runtime = RuntimeSink(ports.kafka, config.runtime_topic, form=config.metrics_format, registry=ports.registry)
+    closing.callback(runtime.close)
+    return runtime
+
+
+def _predictions(config: RunConfig, resumed: Resumed) -> PredictionLog:
+    learner = config.trainer.learner
+    predictions = PredictionLog(config.state_dir / "predictions", dims=learner.dims, task=learner.task, limit=config.predictions_kept)
+    predictions.truncate_to(resumed.step)
+    return predictions
 
 
 def _restore(config: RunConfig, closing: ExitStack, store: CheckpointStore, resumed: Resumed) -> tuple[RocksRowStore, Trainer]:

@@ -114,7 +114,7 @@ def command(dataset: str | None, limit: int | None, data_dir: Path | None, **opt
         ensure_interactions_topic(kafka, TOPIC, 1)
         with progress_bar(console, "replay") as show:
             result = replay(data, ReplayConfig(topic=TOPIC, limit=limit), kafka=kafka, progress=show, stop=stopping.is_set)
-        console.print(f"replay     {describe_replay(result)}", highlight=False, soft_wrap=True)
+        console.print(f"replay     {describe_replay(result, data.length)}", highlight=False, soft_wrap=True)
         if stopping.is_set():
             return 130
         summary = _train(scratch / "state", kafka, console, stopping.is_set, options)

@@ -150,16 +150,21 @@ def progress_bar(console: Console, description: str) -> Iterator[Callable[[Repla
         yield show
 
 
-def describe(result: ReplayResult) -> str:
-    """How the replay ended, for people."""
-    what = f"{result.dataset} ({result.total:,} interactions)"
+def describe(result: ReplayResult, length: int) -> str:
+    """How the replay ended, for people; length: of the whole dataset."""
+    whole = result.total == length
+    what = (
+        f"all of {result.dataset} ({length:,} interactions)"
+        if whole
+        else f"the {result.total:,} interactions asked for of {result.dataset}"
+    )
     where = f"topic {result.topic}, {result.partitions} partition{'s' if result.partitions > 1 else ''}"
     if result.status == "already-complete":
-        return f"nothing to do: {where}, already holds all of {what}"
+        return f"nothing to do: {where}, already holds {what}"
     if result.status == "complete":
         rate = f"{result.sent / result.seconds:,.0f}/s" if result.seconds > 0 else "-"
         before = f", {result.already:,} were there before" if result.already else ""
-        return f"done: {where}, holds all of {what}; sent {result.sent:,} in {result.seconds:.1f} s ({rate}){before}"
+        return f"done: {where}, holds {what}; sent {result.sent:,} in {result.seconds:.1f} s ({rate}){before}"
     waiting = f"; {result.unacknowledged:,} more were sent but not acknowledged" if result.unacknowledged else ""
     return (
         f"stopped: {result.already + result.sent:,} of {result.total:,} interactions are in {where}{waiting}\n"
@@ -226,6 +231,6 @@ def command(
             encode=encode,
             decode=InteractionDecoder(registry=registry),
         )
-    click.echo(describe(result))
+    click.echo(describe(result, data.length))
     sys.stdout.flush()
     return 130 if result.status == "stopped" else 0

@@ -171,6 +171,19 @@ def train_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where a step computes."
         ),
         click.option("--positive-above", type=float, default=3.5, show_default=True, help="Ratings above it are positive."),
+        *_stream_options(),
+        click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A learner setting of docs/algorithm.md; repeatable."),
+        click.option("--window", type=click.IntRange(min=1), default=5000, show_default=True, help="Interactions of the metrics' window."),
+        click.option("--fading", type=float, default=0.999, show_default=True, help="Factor per interaction of the fading metrics."),
+        click.option("--threads", type=click.IntRange(min=1), help="Of torch. Default: the checkpoint's, else torch's own."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _stream_options() -> list[Callable[..., Any]]:
+    return [
         click.option(
             "--micro-batch",
             type=click.IntRange(min=1),
@@ -182,14 +195,7 @@ def train_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="BYTES",
             help="Bound on embeddings, optimiser state and index (preset stream). Default: 0, none.",
         ),
-        click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A learner setting of docs/algorithm.md; repeatable."),
-        click.option("--window", type=click.IntRange(min=1), default=5000, show_default=True, help="Interactions of the metrics' window."),
-        click.option("--fading", type=float, default=0.999, show_default=True, help="Factor per interaction of the fading metrics."),
-        click.option("--threads", type=click.IntRange(min=1), help="Of torch. Default: the checkpoint's, else torch's own."),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def storage_options(command: Callable[..., Any]) -> Callable[..., Any]:

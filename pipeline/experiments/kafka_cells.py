@@ -65,19 +65,7 @@ def run_kafka_cell(
         folder.mkdir(parents=True)
         settings.write_text(json.dumps(wanted, sort_keys=True), encoding="utf-8")
     started = time.perf_counter()
-    run = RunConfig(
-        topic=topic.name,
-        state_dir=folder,
-        trainer=config,
-        batch_size=batch_size,
-        run_id=_run_id(folder.name),
-        metrics_topic=f"{topic.name}.metrics",
-        runtime_topic=f"{topic.name}.runtime",
-        dead_letter_topic=f"{topic.name}.dlq",
-        until_end=True,
-        predictions_kept=1 << 62,
-        threads=torch.get_num_threads(),
-    )
+    run = _run_config(folder, config, topic, batch_size)
     observers = (lambda metrics, _runtime: progress(int(metrics.get("examples", 0))),)
     summary = train(run, Ports(kafka=topic.kafka, decoder=decode_interaction, topic_id=topic.id, observers=observers))
     if summary.examples != stream.length:
@@ -90,6 +78,22 @@ def run_kafka_cell(
         shutil.rmtree(folder)
         return run_kafka_cell(folder, config, stream, topic, batch_size=batch_size, progress=progress)
     return write_done(folder, {**summary.metrics, "seconds": time.perf_counter() - started})
+
+
+def _run_config(folder: Path, config: TrainerConfig, topic: Topic, batch_size: int) -> RunConfig:
+    return RunConfig(
+        topic=topic.name,
+        state_dir=folder,
+        trainer=config,
+        batch_size=batch_size,
+        run_id=_run_id(folder.name),
+        metrics_topic=f"{topic.name}.metrics",
+        runtime_topic=f"{topic.name}.runtime",
+        dead_letter_topic=f"{topic.name}.dlq",
+        until_end=True,
+        predictions_kept=1 << 62,
+        threads=torch.get_num_threads(),
+    )
 
 
 def _run_id(name: str) -> str:

@@ -67,10 +67,7 @@ def run_river_cell(
     if (folder / DONE).exists() and noted.exists() and json.loads(noted.read_text(encoding="utf-8")) == settings:
         result: dict[str, Any] = json.loads((folder / DONE).read_text(encoding="utf-8"))
         return result
-    (folder / DONE).unlink(missing_ok=True)
-    (folder / "predictions").mkdir(parents=True, exist_ok=True)
-    for old in (folder / "predictions").glob("*.parquet"):
-        old.unlink()
+    _empty(folder)
     noted.write_text(json.dumps(settings), encoding="utf-8")
     started = told = time.perf_counter()
     log = _Log(folder / "predictions")
@@ -84,6 +81,13 @@ def run_river_cell(
             progress(examples)
     log.close()
     return write_done(folder, {"examples": examples, "mse": log.loss / max(1, examples), "seconds": time.perf_counter() - started})
+
+
+def _empty(folder: Path) -> None:
+    (folder / DONE).unlink(missing_ok=True)
+    (folder / "predictions").mkdir(parents=True, exist_ok=True)
+    for old in (folder / "predictions").glob("*.parquet"):
+        old.unlink()
 
 
 def _predictions(batches: Iterator[MiniBatch], mode: ContextMode, positive_above: float) -> Iterator[tuple[MiniBatch, list[float]]]:

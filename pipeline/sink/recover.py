@@ -127,32 +127,42 @@ def read_run(
         BrokerError: the broker or the registry does not answer, or a transaction stays open.
         ConfigurationError: the run's records are in the registry's format and no registry was given.
     """
-    prefix = f"{run_id}:".encode()
-    found: dict[int, dict[int, int]] = {}
-    rereads: set[int] = set()
-    online: set[int] = set()
+    found = _Found(topic, run_id, registry)
+    _read(kafka_config, topic, from_offset, found.take, patience)
+    beyond = found.rereads | found.online
+    return RecordedRun(next_offsets=found.next_offsets, rereads=frozenset(found.rereads), paused_at=min(beyond) - 1 if beyond else None)
 
-    def take(key: bytes | None, value: bytes | None) -> None:
-        if key is None or not key.startswith(prefix) or not key[len(prefix) :].isdigit():
+
+class _Found:
+    """What `read_run` has met of the run so far."""
+
+    def __init__(self, topic: str, run_id: str, registry: RegistryCodec | None) -> None:
+        self.next_offsets: dict[int, dict[int, int]] = {}
+        self.rereads: set[int] = set()
+        self.online: set[int] = set()
+        self._topic = topic
+        self._run_id = run_id
+        self._registry = registry
+        self._prefix = f"{run_id}:".encode()
+
+    def take(self, key: bytes | None, value: bytes | None) -> None:
+        """One record of the topic. Raises StateError where a step stands twice with different boundaries."""
+        if key is None or not key.startswith(self._prefix) or not key[len(self._prefix) :].isdigit():
             return
-        entry = _boundary(value, run_id, registry)
+        entry = _boundary(value, self._run_id, self._registry)
         if entry is None:
             return
         step, next_offsets, record = entry
         if record["epoch"] > 1:
-            rereads.add(step)
+            self.rereads.add(step)
         elif record["stage"] == "online":
-            online.add(step)
-        if found.setdefault(step, next_offsets) != next_offsets:
+            self.online.add(step)
+        if self.next_offsets.setdefault(step, next_offsets) != next_offsets:
             raise StateError(
-                f"Step {step} of run {run_id} stands twice in {topic}, ending at different offsets.",
+                f"Step {step} of run {self._run_id} stands twice in {self._topic}, ending at different offsets.",
                 why="Two trainers ran under one run id.",
                 remedy="Start a new run: autoemb-pipeline train --new-run",
             )
-
-    _read(kafka_config, topic, from_offset, take, patience)
-    beyond = rereads | online
-    return RecordedRun(next_offsets=found, rereads=frozenset(rereads), paused_at=min(beyond) - 1 if beyond else None)
 
 
 def read_dead_letter_keys(
