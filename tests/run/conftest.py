@@ -21,10 +21,12 @@ from schemas.codec import decode_interaction, encode_interaction
 from tests.conftest import TestBroker
 
 
-def trainer_config(method: str = "fse", *, task: str = "binary", context: str = "event", **learner: Any) -> TrainerConfig:
+def trainer_config(
+    method: str = "fse", *, task: str = "binary", context: str = "event", preset: str = "paper", **learner: Any
+) -> TrainerConfig:
     """Small layers: the path is under test here, not the model."""
     small = {"hidden": (16,), "controller_hidden": (8,), "dims": (2, 4, 8), **learner}
-    config = LearnerConfig.from_preset("paper", method=method, task=task, **small)
+    config = LearnerConfig.from_preset(preset, method=method, task=task, **small)
     return TrainerConfig(
         learner=config,
         context=ContextConfig(mode=context, spaces=len(config.dims), with_classes=task == "rating"),

@@ -92,10 +92,10 @@ class Zygote:
 
 
 def run_config(fields: Mapping[str, Any]) -> RunConfig:
-    """From JSON: `method`, `context`, `offline_count` and `offline_epochs` choose the trainer, the rest are RunConfig's fields."""
+    """From JSON: `method`, `context`, `learner` (preset, task, settings), `offline_count`, `offline_epochs`; else RunConfig's fields."""
     rest = dict(fields)
     stream = Stream({}, rest.pop("topic"), Path())
-    trainer = trainer_config(rest.pop("method", "autoemb"), context=rest.pop("context", "event"))
+    trainer = trainer_config(rest.pop("method", "autoemb"), context=rest.pop("context", "event"), **rest.pop("learner", {}))
     count = rest.pop("offline_count", None)
     if count is not None:
         trainer = replace(trainer, offline=OfflineStage(count=count), offline_epochs=rest.pop("offline_epochs", 1))

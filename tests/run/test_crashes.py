@@ -131,6 +131,25 @@ def test_killed_with_transactions(scene: Scene, undisturbed: dict[str, Any], nam
     assert_same(scene.finish(config), undisturbed)
 
 
+STREAM_PRESET = {
+    "default": {},
+    "rating": {"task": "rating"},
+    "trace": {"validation": "trace"},
+    "budget": {"memory_budget": 9_000},
+    "micro-batch": {"micro_batch": 7},
+}
+
+
+@pytest.mark.parametrize("name", STREAM_PRESET)
+def test_the_stream_preset_killed_again_and_again(scene: Scene, name: str) -> None:
+    learner = {"preset": "stream", **STREAM_PRESET[name]}
+    undisturbed = scene.finish(scene.config(f"stream-{name}", learner=learner))
+    config = scene.config(f"stream-{name}-killed", learner=learner, context="event")
+    for failpoint in ("emit:7", "rename-before:1", "rename-after:2", "step:3"):
+        assert scene.start(config, failpoint=failpoint) == -signal.SIGKILL
+    assert_same(scene.finish(config), undisturbed)
+
+
 @pytest.mark.parametrize("run", range(-(-KILLS // KILLS_PER_RUN)))
 def test_killed_at_random_instants(scene: Scene, undisturbed: dict[str, Any], life_seconds: float, run: int) -> None:
     config = scene.config(f"random-{run}", exactly_once=run % 4 == 3)

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from pipeline.errors import CheckpointError, StateError
+from pipeline.learners.config import METHODS, STREAM_METHODS
 from pipeline.sink.prediction_log import read_predictions
 from pipeline.state.readonly import ReadOnlyRows
 from producers.catalogue import DatasetOptions, load_dataset
@@ -88,15 +89,18 @@ def test_undecodable_records_are_dead_letters_and_change_nothing_else(make_strea
 
 
 @pytest.mark.parametrize("task", ["binary", "rating"])
-def test_a_run_in_pieces_is_the_run_in_one(make_stream: MakeStream, task: str) -> None:
-    records = synthetic_stream(3_000, seed=3)
+@pytest.mark.parametrize(
+    ("preset", "method"), [*(("paper", m) for m in METHODS), *(("stream", m) for m in METHODS + STREAM_METHODS)], ids=lambda v: v
+)
+def test_a_run_in_pieces_is_the_run_in_one(make_stream: MakeStream, preset: str, method: str, task: str) -> None:
+    records = synthetic_stream(1_200, seed=3)
     stream = make_stream(2)
     stream.send(records, 2)
-    trainer = trainer_config("autoemb", task=task)
+    trainer = trainer_config(method, task=task, preset=preset)
     whole, pieces = stream.config("whole", trainer=trainer), stream.config("pieces", trainer=trainer)
     stream.train(whole)
     done = 0
-    while done < 3_000:
+    while done < 1_200:
         calls = iter(range(4 + done // 200))
         summary = stream.train(pieces, stop=lambda calls=calls: next(calls, None) is None)
         assert summary.examples > done
