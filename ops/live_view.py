@@ -48,8 +48,10 @@ def live_view(history: RunHistory, *, width: int, now: float | None = None, ramp
     parts: list[RenderableType] = [_head(history.run_id, metrics, silent)]
     if metrics:
         parts += [Text(), _errors(history, metrics, width, ramp)]
-        if metrics.get("user_weight"):
-            parts += [Text(), _weights(metrics, width, ramp)]
+        # A step that scored nothing (dead letters behind the last whole batch) has none of its own.
+        weighted = next((record for record in reversed(history.metrics) if record.get("user_weight")), None)
+        if weighted is not None:
+            parts += [Text(), _weights(weighted, width, ramp)]
         parts += [Text(), _popularity(metrics, ramp)]
     else:
         parts.append(Text("no interactions yet"))
