@@ -52,7 +52,7 @@ class Histories:
             (history.metrics if kind == "metrics" else history.runtime).append(record)
             self._newest[kind] = run_id
             # Not the current run: reading the runtime topic from afar meets many older runs again after the metrics were read.
-            if len(self._runs) > RUNS_KEPT:  # never the current one: runs older than it come again with the second topic
+            if len(self._runs) > RUNS_KEPT:
                 del self._runs[next(other for other, kept in self._runs.items() if kept is not self.current)]
             if self.current is history:
                 watched.append(record)
