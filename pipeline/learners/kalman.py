@@ -6,6 +6,9 @@ S = 1/h + v_bu + v_bi + Σ_j g_j² (V_pj |q_j|² + V_qj |p_j|²), and the step i
 So a row's rate is large while little is known of it and falls with what it has learnt. The block's variance falls by
 V_pj² g_j² |q_j|² / (S · min(d_j, r)): spread over the r directions that carry signal, not over all d_j.
 
+A bias is a block of one number whose partner is the constant 1, so it learns by the same formulas, without drift. Both sides' rows
+lie in one array: a wave holds one or two interactions, and the calls cost more than the arithmetic.
+
 Interactions learnt together (a micro-batch) count each row's occurrences m in S, so that m observations through one row cannot
 overshoot as m separate full steps would. m = 1 is the plain step.
 
@@ -13,7 +16,7 @@ Shape legend: m interactions of a part, n rows, N blocks, D numbers of a row.
 """
 
 from dataclasses import dataclass
-from typing import Self
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +49,7 @@ class Beliefs:
     held: NDArray[np.bool_]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class KalmanConfig:
     """Attributes.
 
@@ -59,75 +62,93 @@ class KalmanConfig:
     rank: float
     drift: float
 
+    @cached_property
+    def with_bias(self) -> Blocks:
+        """The blocks, and the bias as one more of one number."""
+        return Blocks(dims=(*self.blocks.dims, self.blocks.dims[-1] + 1))
 
-def products(users: Beliefs, items: Beliefs, user: Index, item: Index, blocks: Blocks) -> FloatArray:
-    """⟨p_j, q_j⟩ per block: [m, N]."""
-    return blocks.sums(users.means[user] * items.means[item])
+    @cached_property
+    def directions(self) -> FloatArray:
+        """[N + 1] over how many directions each block's variance falls."""
+        return np.minimum(self.with_bias.sizes, self.rank)
+
+    @cached_property
+    def drifts(self) -> FloatArray:
+        """[N + 1] what is added to each block's variance."""
+        return np.array([self.drift] * len(self.blocks.dims) + [0.0])
 
 
-def learn(
-    config: KalmanConfig,
-    users: Beliefs,
-    items: Beliefs,
-    user: Index,
-    item: Index,
-    gates: FloatArray,
-    error: FloatArray,
-    curvature: FloatArray,
-) -> None:
+class Pair:
+    """Both sides' rows in one array, users before items. The sides' own arrays become views of it.
+
+    Args:
+        users, items: beliefs about a mini-batch's distinct ids.
+
+    Attributes:
+        means: [n, D + 1], the bias last.
+        variances: [n, N + 1], the bias' last.
+        largest: [n, N + 1].
+        users: how many of the n.
+    """
+
+    def __init__(self, users: Beliefs, items: Beliefs) -> None:
+        sides = (users, items)
+        self.users = len(users.bias)
+        self.means = np.concatenate([np.concatenate([s.means, s.bias[:, None]], axis=1) for s in sides])
+        self.variances = np.concatenate([np.concatenate([s.variances, s.bias_variance[:, None]], axis=1) for s in sides])
+        unbounded = [np.concatenate([s.largest, [np.inf]]) for s in sides]
+        self.largest = np.repeat(unbounded, [len(s.bias) for s in sides], axis=0)
+        for side, rows in zip(sides, (slice(None, self.users), slice(self.users, None)), strict=True):
+            side.means, side.bias = self.means[rows, :-1], self.means[rows, -1]
+            side.variances, side.bias_variance = self.variances[rows, :-1], self.variances[rows, -1]
+
+
+def products(config: KalmanConfig, pair: Pair, rows: Index) -> FloatArray:
+    """⟨p_j, q_j⟩ per block, and the sum of both biases: [m, N + 1]. rows: [2, m] of `pair`, users' and items'."""
+    p, q = pair.means[rows]
+    found = config.with_bias.sums(p * q)
+    found[:, -1] = p[:, -1] + q[:, -1]
+    return found
+
+
+def learn(config: KalmanConfig, pair: Pair, rows: Index, gates: FloatArray, error: FloatArray, curvature: FloatArray) -> None:
     """Updates the rows of a part.
 
     Args:
         config: of the steps.
-        users, items: beliefs, changed in place.
-        user, item: [m] rows of each interaction.
-        gates: [m, N] g_j, what each block's product is multiplied by in the logit.
+        pair: beliefs, changed in place.
+        rows: [2, m] of `pair`, each interaction's user and item.
+        gates: [m, N + 1] g_j, what each block's product is multiplied by in the logit; 1 for the biases.
         error: [m] ∂L/∂s, prediction minus label.
         curvature: [m] h.
     """
-    blocks, squared = config.blocks, gates * gates
-    parts = [_Part.of(side, index) for side, index in ((users, user), (items, item))]
-    for part in parts:
-        rows = part.rows
-        part.side.variances[rows] = np.minimum(part.side.variances[rows] + config.drift, part.side.largest)
-    means = [part.side.means[part.index] for part in parts]
-    variances = [part.side.variances[part.index] for part in parts]
-    # the squared slope of s in each side's block is the other side's squared length there
-    seen = [squared * blocks.sums(other * other) for other in reversed(means)]
+    blocks, occurrences = config.with_bias, _occurrences(rows)
+    means = pair.means[rows]
+    variances = np.minimum(pair.variances[rows] + config.drifts, pair.largest[rows])
+    partners = means[::-1].copy()
+    partners[:, :, -1] = 1.0
+    # the squared slope of s in each row's block is the partner's squared length there
+    squares = gates * gates * blocks.sums(partners * partners)
+    uncertainty = np.add.reduce(variances * squares, axis=2)
+    if occurrences is not None:
+        uncertainty *= occurrences
     h = np.maximum(curvature, SMALLEST_CURVATURE)
-    innovation = 1.0 / h
-    for part, variance, square in zip(parts, variances, seen, strict=True):
-        innovation += part.occurrences * (part.side.bias_variance[part.index] + (variance * square).sum(axis=1))
+    innovation = 1.0 / h + uncertainty[0] + uncertainty[1]
     step = -error / (h * innovation)
-    wide_gates = blocks.spread(gates)
-    directions = np.minimum(blocks.sizes, config.rank)
-    for part, variance, square, other in zip(parts, variances, seen, reversed(means), strict=True):
-        bias_variance = part.side.bias_variance[part.index]
-        part.add(part.side.means, blocks.spread(variance) * wide_gates * other * step[:, None])
-        part.add(part.side.variances, -variance * variance * square / (innovation[:, None] * directions))
-        part.add(part.side.bias, bias_variance * step)
-        part.add(part.side.bias_variance, -bias_variance * bias_variance / innovation)
+    partners *= blocks.spread(variances * (gates * step[:, None]))
+    squares *= variances * variances / (innovation[:, None] * config.directions)
+    if occurrences is None:
+        pair.means[rows] = means + partners
+        pair.variances[rows] = variances - squares
+    else:
+        pair.variances[rows] = variances
+        np.add.at(pair.means, rows, partners)
+        np.subtract.at(pair.variances, rows, squares)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One side's rows of a part: `rows` distinct, `index` per interaction, how often each interaction's row occurs."""
-
-    side: Beliefs
-    index: Index
-    rows: Index
-    occurrences: FloatArray
-
-    @classmethod
-    def of(cls, side: Beliefs, index: Index) -> Self:
-        if len(set(index.tolist())) == len(index):  # a wave; many are small, and np.unique is slow on those
-            return cls(side, index, index, np.ones(len(index)))
-        rows, inverse, counts = np.unique(index, return_inverse=True, return_counts=True)
-        return cls(side, index, rows, counts[inverse].astype(np.float64))
-
-    def add(self, target: FloatArray, change: FloatArray) -> None:
-        """Adds each interaction's change to its row, in the interactions' order."""
-        if len(self.rows) == len(self.index):
-            target[self.index] += change
-        else:
-            np.add.at(target, self.index, change)
+def _occurrences(rows: Index) -> FloatArray | None:
+    """[2, m] how often each row occurs; None if all are distinct, as in a wave. Waves are many; np.unique is slow on them."""
+    if len(set(rows.ravel().tolist())) == rows.size:
+        return None
+    _, inverse, counts = np.unique(rows, return_inverse=True, return_counts=True)
+    return counts[inverse].reshape(rows.shape).astype(np.float64)

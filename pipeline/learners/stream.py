@@ -20,7 +20,7 @@ from pipeline.errors import AutoembError, CheckpointError
 from pipeline.learners.budget import MemoryBudget, SideDemand
 from pipeline.learners.encoding import distinct
 from pipeline.learners.gates import Gate
-from pipeline.learners.kalman import Beliefs, Index, KalmanConfig, learn, products
+from pipeline.learners.kalman import Beliefs, Index, KalmanConfig, Pair, learn, products
 from pipeline.learners.newton import OnlineNewton
 from pipeline.learners.stream_rows import SideRows
 from pipeline.learners.stream_trace import Trace
@@ -35,14 +35,17 @@ class _Open:
 
     Attributes:
         inputs: as given.
-        user_ids, item_ids, user, item: distinct ids, and each interaction's row among them.
-        users, items: their beliefs, changed as parts are learnt.
+        user_ids, item_ids: distinct ids.
+        rows: [2, B] each interaction's user and item among the rows of `pair`.
+        users, items: their beliefs, views of `pair`, changed as parts are learnt.
+        pair: both sides' rows; those of items follow those of users.
         dense: [B, Z].
         offsets: [B, C] logits without the embeddings.
-        factors: [B, N] R = A·B.
+        factors: [B, N + 1] R = A·B, and 1 for the biases.
         gains: [N] γ.
-        gates: [B, N] γ·R.
-        products: [B, N] ⟨p_j, q_j⟩ as predicted.
+        gates: [B, N + 1] γ·R, and 1.
+        weights: [N + 1, C] what R·⟨p_j, q_j⟩ and the biases are multiplied by.
+        products: [B, N + 1] ⟨p_j, q_j⟩ and the sum of the biases as predicted.
         predicted: [B, C].
         done: 0 waiting, 1 predicted, 2 learnt.
         worth: [n, N] of users' and items' blocks; None without a budget.
@@ -51,15 +54,16 @@ class _Open:
     inputs: LearnerInputs
     user_ids: tuple[str, ...]
     item_ids: tuple[str, ...]
-    user: Index
-    item: Index
+    rows: Index
     users: Beliefs
     items: Beliefs
+    pair: Pair
     dense: FloatArray
     offsets: FloatArray
     factors: FloatArray
     gains: FloatArray
     gates: FloatArray
+    weights: FloatArray
     products: FloatArray
     predicted: FloatArray
     done: FloatArray
@@ -113,25 +117,29 @@ class ProductLearner:
         factors = parts.gate.open(inputs)
         users, items = parts.users.gather(user_ids), parts.items.gather(item_ids)
         worth = self._ration(inputs, (user_ids, item_ids), (user, item), (users, items))
-        factors = factors * (users.held[user] & items.held[item])
+        opened = factors * (users.held[user] & items.held[item])
         dense = dense_inputs(inputs.features, quadratic=parts.quadratic)
         weights = parts.newton.weights[:, : dense.shape[1]]
+        of_products = parts.newton.weights[:, dense.shape[1] :]
         levels = parts.link.levels
-        gains = levels @ parts.newton.weights[:, dense.shape[1] :] / (levels @ levels)
+        gains = levels @ of_products / (levels @ levels)
         count, outputs = len(user), len(levels)
+        biases = np.ones((count, 1))
+        factors = np.concatenate([opened, biases], axis=1)
         self._open = _Open(
             inputs=inputs,
             user_ids=user_ids,
             item_ids=item_ids,
-            user=user,
-            item=item,
+            rows=np.stack([user, item + len(user_ids)]),
             users=users,
             items=items,
+            pair=Pair(users, items),
             dense=dense,
             offsets=parts.link.offsets(inputs) + dense @ weights.T,
             factors=factors,
             gains=gains,
-            gates=factors * gains,
+            gates=np.concatenate([opened * gains, biases], axis=1),
+            weights=np.concatenate([of_products, levels[:, None]], axis=1).T,
             products=np.zeros_like(factors),
             predicted=np.zeros((count, outputs)),
             done=np.zeros(count),
@@ -171,16 +179,12 @@ class ProductLearner:
             [m] probabilities, or [m, C] for the rating task.
         """
         at, parts = self._opened(), self._parts
-        user, item = at.user[rows], at.item[rows]
-        at.products[rows] = products(at.users, at.items, user, item, parts.kalman.blocks)
-        bias = at.users.bias[user] + at.items.bias[item]
-        weights = parts.newton.weights[:, at.dense.shape[1] :]
-        logits = at.offsets[rows] + np.outer(bias, parts.link.levels) + (at.factors[rows] * at.products[rows]) @ weights.T
-        if not np.isfinite(logits).all():
-            raise AutoembError("the predictions are not finite", why="the parameters diverged", remedy="lower the variances of new rows")
-        at.predicted[rows] = parts.link.predict(logits)
+        found = products(parts.kalman, at.pair, at.rows[:, rows])
+        at.products[rows] = found
+        predicted = parts.link.predict(at.offsets[rows] + (at.factors[rows] * found) @ at.weights)
+        at.predicted[rows] = predicted
         at.done[rows] = 1
-        return at.predicted[rows][:, 0] if parts.link.task == "binary" else at.predicted[rows]
+        return predicted[:, 0] if parts.link.task == "binary" else predicted
 
     def learn_part(self, rows: Index, labels: Labels) -> None:
         """Updates the rows of interactions that were predicted. labels: of these m interactions, in the order of `rows`."""
@@ -189,25 +193,29 @@ class ProductLearner:
             raise AutoembError("labels came for interactions that were not predicted, or were learnt already")
         at.done[rows] = 2
         predicted = at.predicted[rows]
-        wanted = parts.link.wanted(labels, np.arange(len(rows)))
-        error, user, item = parts.link.error(predicted, wanted), at.user[rows], at.item[rows]
-        if parts.trace is not None:
-            before = (at.users.means[user].copy(), at.items.means[item].copy())
-            parts.trace.validate(rows, (user, item), at.gates[rows], error, before)
-        learn(parts.kalman, at.users, at.items, user, item, at.gates[rows], error, parts.link.curvature(predicted))
-        if parts.trace is not None:
-            changes = (at.users.means[user] - before[0], at.items.means[item] - before[1])
-            parts.trace.remember(rows, (user, item), changes, parts.gate)
+        error = parts.link.error(predicted, parts.link.wanted(labels))
+        of, gates, pair = at.rows[:, rows], at.gates[rows], at.pair
+        if parts.trace is None:
+            learn(parts.kalman, pair, of, gates, error, parts.link.curvature(predicted))
+            return
+        index = (of[0], of[1] - pair.users)
+        before = pair.means[of, :-1]
+        parts.trace.validate(rows, index, gates[:, :-1], error, (before[0], before[1]))
+        learn(parts.kalman, pair, of, gates, error, parts.link.curvature(predicted))
+        users, items = pair.means[of, :-1] - before
+        parts.trace.remember(rows, index, (users, items), parts.gate)
 
     def predictions(self) -> Predictions:
         """All of the open mini-batch's predictions, each as it was made.
 
         Raises:
-            AutoembError: some were not made.
+            AutoembError: some were not made, or are no numbers.
         """
         at = self._opened()
         if not at.done.all():
             raise AutoembError(f"{int((at.done == 0).sum())} interactions of the mini-batch were not predicted")
+        if not np.isfinite(at.predicted).all():
+            raise AutoembError("the predictions are not finite", why="the parameters diverged", remedy="lower the variances of new rows")
         alpha, beta = self._parts.gate.weights or (None, None)
         predicted = at.predicted[:, 0] if self._parts.link.task == "binary" else at.predicted
         return Predictions(probabilities=predicted.copy(), user_weights=alpha, item_weights=beta)
@@ -225,15 +233,15 @@ class ProductLearner:
             [B] losses of the predictions.
         """
         predictions, at, parts = self.predictions(), self._opened(), self._parts
-        if len(labels.binary) != len(at.user):
-            raise AutoembError(f"{len(labels.binary)} labels came for {len(at.user)} predictions")
+        if len(labels.binary) != len(at.done):
+            raise AutoembError(f"{len(labels.binary)} labels came for {len(at.done)} predictions")
         rest = np.flatnonzero(at.done == 1)
         if len(rest):
             self.learn_part(rest, Labels(binary=labels.binary[rest], classes=labels.classes[rest]))
-        every = np.arange(len(at.user))
-        wanted = parts.link.wanted(labels, every)
-        slopes = parts.link.error(at.predicted, wanted)[:, None] * at.products
-        parts.newton.step(np.concatenate([at.dense, at.factors * at.products], axis=1), at.predicted, wanted)
+        wanted = parts.link.wanted(labels)
+        inner = at.products[:, :-1]
+        slopes = parts.link.error(at.predicted, wanted)[:, None] * inner
+        parts.newton.step(np.concatenate([at.dense, at.factors[:, :-1] * inner], axis=1), at.predicted, wanted)
         if parts.trace is not None:
             parts.trace.learn(slopes * at.gains, parts.gate)
         else:

@@ -6,7 +6,6 @@ Shape legend: B interactions, F context features, N blocks, C outputs.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.records import RATING_CLASSES, FloatArray, Labels, LearnerInputs, Task
 
@@ -59,15 +58,16 @@ class Link:
         shifted = np.exp(logits_BC - logits_BC.max(axis=1, keepdims=True))
         return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), dtype=np.float64)
 
-    def wanted(self, labels: Labels, rows: NDArray[np.int64]) -> FloatArray:
-        """[m, C] targets of the named interactions."""
+    def wanted(self, labels: Labels) -> FloatArray:
+        """[m, C] targets."""
         if self.task == "binary":
-            return labels.binary[rows][:, None]
-        return np.eye(RATING_CLASSES)[labels.classes[rows]]
+            return labels.binary[:, None]
+        return np.eye(RATING_CLASSES)[labels.classes]
 
     def error(self, predicted_BC: FloatArray, wanted_BC: FloatArray) -> FloatArray:
         """[B] ∂L/∂s of the cross-entropy."""
-        return (predicted_BC - wanted_BC) @ self.levels
+        difference = predicted_BC - wanted_BC
+        return difference[:, 0] if self.task == "binary" else difference @ self.levels
 
     def curvature(self, predicted_BC: FloatArray) -> FloatArray:
         """[B] ∂²L/∂s²: p(1-p), or the variance of κ under the predicted distribution."""

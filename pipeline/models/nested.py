@@ -45,12 +45,12 @@ class Blocks:
         return slice(0 if block == 0 else self.dims[block - 1], self.dims[block])
 
     def sums(self, values_BD: FloatArray) -> FloatArray:
-        """[B, N] sums over each block's columns; one row's sums do not depend on the other rows."""
-        return np.add.reduceat(values_BD, self.starts, axis=1)
+        """[..., B, N] sums over each block's columns; one row's sums do not depend on the other rows."""
+        return np.add.reduceat(values_BD, self.starts, axis=-1)
 
     def spread(self, values_BN: FloatArray) -> FloatArray:
-        """[B, D]: each block's number at all its columns."""
-        return values_BN[:, self._block_of_column]
+        """[..., B, D]: each block's number at all its columns."""
+        return np.take(values_BN, self._block_of_column, axis=-1)
 
 
 def use_of(weights_BN: FloatArray) -> FloatArray:

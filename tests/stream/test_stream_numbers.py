@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.learners.gates import SearchedGate
-from pipeline.learners.kalman import Beliefs, KalmanConfig, learn
+from pipeline.learners.kalman import Beliefs, KalmanConfig, Pair, learn
 from pipeline.learners.newton import OnlineNewton
 from pipeline.models.interactions import Link, dense_inputs
 from pipeline.models.nested import Blocks, use_of, weights_gradient
@@ -58,7 +58,9 @@ def test_kalman_step_equals_its_formulas():
     g = gates[0]
     innovation = 1 / 0.2 + vb + wb + sum(g[j] ** 2 * (v[j] * q[s] @ q[s] + w[j] * p[s] @ p[s]) for j, s in enumerate(parts))
     untouched = users.means[0].copy()
-    learn(KalmanConfig(blocks=BLOCKS, rank=rank, drift=drift), users, items, np.array([1]), np.array([0]), gates, error, h)
+    pair, ones = Pair(users, items), np.ones((1, 1))
+    of = KalmanConfig(blocks=BLOCKS, rank=rank, drift=drift)
+    learn(of, pair, np.array([[1], [2]]), np.concatenate([gates, ones], axis=1), error, h)
     for j, s in enumerate(parts):
         np.testing.assert_allclose(users.means[1, s], p[s] + v[j] * g[j] * q[s] * -0.4 / (0.2 * innovation))
         np.testing.assert_allclose(items.means[0, s], q[s] + w[j] * g[j] * p[s] * -0.4 / (0.2 * innovation))
@@ -76,8 +78,8 @@ def test_many_occurrences_in_one_part_do_not_overshoot():
     items.means[:] = items.means[0]
     before = float(users.means[0] @ items.means[0] + users.bias[0])
     learn(
-        KalmanConfig(blocks=BLOCKS, rank=2.0, drift=0.0), users, items, np.zeros(500, dtype=np.int64), np.arange(500),
-        np.ones((500, 3)), np.full(500, 0.5), np.full(500, 0.25),
+        KalmanConfig(blocks=BLOCKS, rank=2.0, drift=0.0), Pair(users, items), np.stack([np.zeros(500, dtype=np.int64), np.arange(1, 501)]),
+        np.ones((500, 4)), np.full(500, 0.5), np.full(500, 0.25),
     )  # fmt: skip
     after = float(users.means[0] @ items.means[0] + users.bias[0])
     assert before - 1.5 * 0.5 / 0.25 < after < before
@@ -124,7 +126,7 @@ def test_error_and_curvature_are_the_derivatives_in_the_score(task):
     rng = np.random.default_rng(5)
     offsets = rng.normal(size=(6, len(link.levels)))
     labels = Labels(binary=rng.integers(0, 2, 6).astype(float), classes=rng.integers(0, 5, 6))
-    wanted = link.wanted(labels, np.arange(6))
+    wanted = link.wanted(labels)
 
     def loss(s):
         p = link.predict(offsets + np.outer(s, link.levels))
