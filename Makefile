@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 N ?= 20
+# Test files run side by side, each process with a broker of its own: brokers' waits are most of the suite's time. WORKERS=0: one by one.
+WORKERS ?= 3
 # The stamp is newer than what it was made from: setup does nothing until packaging changes.
 STAMP := $(VENV)/.installed
 
@@ -20,7 +22,7 @@ demo: setup
 	$(BIN)/autoemb-pipeline demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

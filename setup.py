@@ -30,6 +30,7 @@ EXTRAS = {
         "matplotlib>=3.9",  # as in `report`
         "river>=0.22",  # as in `experiments`
         "pytest>=8",  # test runner
+        "pytest-xdist>=3.6",  # test files side by side: most of the suite's time is waiting for brokers
         "pytest-timeout>=2.3",  # a hanging broker test fails instead of stopping CI
         "pyyaml>=6",  # reads docker-compose.yml in tests
         "testcontainers>=4.15",  # a broker from Docker where an engine answers

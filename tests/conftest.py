@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -187,7 +188,11 @@ def ml_100k() -> Path:
 
 
 def _unpack_recbole_ml_100k(target: Path) -> None:
-    wheels = CACHE / "wheels"
+    with tempfile.TemporaryDirectory() as folder:
+        _unpack_from(Path(folder), target)
+
+
+def _unpack_from(wheels: Path, target: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(wheels), "recbole"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, stdin=subprocess.DEVNULL)

@@ -184,9 +184,10 @@ def run_cell(folder: Path, stream: Sequence[Interaction], rung: str, seed: int, 
     (folder / "cell.json").write_text(json.dumps(summary))
 
 
-def cells(out: Path, stream: str, rungs: Iterable[str], seeds: int) -> Iterator[tuple[Path, str, int]]:
+def cells(out: Path, stream: str, rungs: Iterable[str], seeds: int, once: Iterable[str] = ()) -> Iterator[tuple[Path, str, int]]:
+    """Folder, rung and seed of each cell; of the rungs of `once` the first seed alone."""
     for seed in range(seeds):
-        for rung in rungs:
+        for rung in (*rungs, *(once if seed == 0 else ())):
             yield out / stream.replace(":", "_") / rung / str(seed), rung, seed
 
 
@@ -195,7 +196,9 @@ def run(arguments: argparse.Namespace) -> None:
     options = {name: _value(text) for name, _, text in (s.partition("=") for s in arguments.set)}
     for name in arguments.streams.split("+"):
         stream: list[Interaction] = []
-        for folder, rung, seed in cells(arguments.out, name, arguments.rungs.split(","), arguments.seeds):
+        for folder, rung, seed in cells(
+            arguments.out, name, arguments.rungs.split(","), arguments.seeds, filter(None, arguments.once.split(","))
+        ):
             if (folder / "cell.json").exists():
                 continue
             stream = stream or load(name, arguments.limit)
@@ -257,6 +260,7 @@ def main() -> None:
     parser.add_argument("--streams", required=True, help="With + between them.")
     parser.add_argument("--rungs", default=",".join(RUNGS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--once", default="", help="run: further rungs, of which the first seed alone is run.")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--set", action="append", default=[], help="NAME=VALUE of the learner, for every rung.")
     parser.add_argument("--against", default="fse-146")
