@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import AutoembError, CheckpointError
@@ -246,6 +247,9 @@ class ProductLearner:
             parts.trace.learn(slopes * at.gains, parts.gate)
         else:
             parts.gate.learn(slopes * at.gains)
+        if parts.budget is None:
+            _keep_used(at.users.held, at.rows[0], parts.gate.uses[0])
+            _keep_used(at.items.held, at.rows[1] - at.pair.users, parts.gate.uses[1])
         step = parts.budget.step if parts.budget is not None else 0
         parts.users.scatter(at.user_ids, at.users, at.worth[0], step)
         parts.items.scatter(at.item_ids, at.items, at.worth[1], step)
@@ -285,3 +289,11 @@ class ProductLearner:
         if self._open is None:
             raise AutoembError("a part or an update came without a mini-batch", why="a learner predicts before it sees labels")
         return self._open
+
+
+def _keep_used(held: NDArray[np.bool_], index: Index, uses: FloatArray) -> None:
+    """Leaves the blocks that some interaction used; an unused one is as it was, so it need not be stored. The first holds the bias."""
+    used = np.zeros_like(held)
+    used[:, 0] = True
+    np.logical_or.at(used, index, uses > 0)
+    held &= used

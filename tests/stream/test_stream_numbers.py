@@ -1,5 +1,7 @@
 """Each formula of the stream preset against a plain version of it, in float64."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -190,6 +192,17 @@ def test_a_restored_run_goes_on_to_the_same_bits(options):
     assert mine.keys() == theirs.keys()
     for name, value in mine.items():
         np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+
+
+def test_a_block_is_stored_only_for_ids_that_used_it():
+    of = config("count-thresholds")
+    by, store = trainer(of)
+    steps(by, STREAM, 40)
+    for side, ids in (("user", [r.user_id for r in STREAM]), ("item", [r.item_id for r in STREAM])):
+        counts = Counter(ids)
+        for block, least in ((1, 1), (2, 4), (3, 10)):  # used from the interaction after the threshold's 3 or 9
+            expected = sorted(i for i, n in counts.items() if n >= least)
+            assert [i for i, _ in store.items(f"embedding.{side}.{block}")] == expected
 
 
 def test_a_large_cost_drives_ids_to_small_spaces():
