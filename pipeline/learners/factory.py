@@ -12,12 +12,11 @@ from pipeline.learners.optimisers import make_optimiser
 from pipeline.learners.passes import Parts
 from pipeline.learners.recommender import Recommender
 from pipeline.learners.reservoir import Reservoir
-from pipeline.learners.selectors import Controllers, EqualWeights, FreeLogits, NoSelection, Selector
+from pipeline.learners.selector_factory import make_selector, selector_tables
 from pipeline.learners.strategies import Bilevel, Joint, Strategy, TrainOnly
 from pipeline.learners.stream_factory import make_stream_learner, stream_tables
 from pipeline.learners.tables import EmbeddingTable, TablePlan
 from pipeline.learners.validation import AfterTraining, Holdout, Replay
-from pipeline.models.controller import Controller
 from pipeline.models.embedding import EmbeddingSpaces
 from pipeline.models.losses import outputs
 from pipeline.models.networks import FixedSizeNetwork, Network, SelectingNetwork
@@ -26,17 +25,13 @@ from pipeline.rows import RowStore, TableSpec
 __all__ = ["METHODS", "PRESETS", "LearnerConfig", "learner_tables", "make_learner", "make_parts"]
 
 EMBEDDING_TABLES = ("embedding.user", "embedding.item")
-LOGIT_TABLES = ("logits.user", "logits.item")
 
 
 def learner_tables(config: LearnerConfig) -> tuple[TableSpec, ...]:
     """The tables the learner of this configuration keeps its rows in: its row store must be made with them."""
     if config.architecture == "stream":
-        return stream_tables(config, _logit_plans(config))
-    plans = [_plan(config, name) for name in EMBEDDING_TABLES]
-    if config.method == "darts":
-        plans += _logit_plans(config)
-    return tuple(plan.spec() for plan in plans)
+        return stream_tables(config)
+    return (*(_plan(config, name).spec() for name in EMBEDDING_TABLES), *selector_tables(config))
 
 
 def make_learner(config: LearnerConfig, store: RowStore) -> Learner:
@@ -50,7 +45,7 @@ def make_learner(config: LearnerConfig, store: RowStore) -> Learner:
         ConfigurationError: the device is not there.
     """
     if config.architecture == "stream":
-        return make_stream_learner(config, store, _device(config.device), _logit_plans(config))
+        return make_stream_learner(config, store, _device(config.device))
     parts = make_parts(config, store)
     return StreamLearner(parts, _strategy(config, parts))
 
@@ -73,7 +68,7 @@ def make_parts(config: LearnerConfig, store: RowStore) -> Parts:
     users, items = (EmbeddingTable(_plan(config, name), store, device) for name in EMBEDDING_TABLES)
     return Parts(
         recommender=Recommender(network, dense, users, items),
-        selector=_selector(config, store, device),
+        selector=make_selector(config, store, device),
         selection=config.selection,
         task=config.task,
         reduction=config.reduction,
@@ -87,15 +82,6 @@ def _plan(config: LearnerConfig, name: str) -> TablePlan:
     return TablePlan(name=name, width=config.width, std=config.embedding_std, optimiser=optimiser, seed=config.seed, dtype=config.dtype)
 
 
-def _logit_plan(config: LearnerConfig, name: str) -> TablePlan:
-    optimiser = make_optimiser(config.logit_optimiser, config.logit_rate)
-    return TablePlan(name=name, width=len(config.dims), std=0.0, optimiser=optimiser, seed=config.seed, dtype=config.dtype)
-
-
-def _logit_plans(config: LearnerConfig) -> tuple[TablePlan, ...]:
-    return tuple(_logit_plan(config, name) for name in LOGIT_TABLES)
-
-
 def _network(config: LearnerConfig) -> Network:
     if config.method == "fse":
         return FixedSizeNetwork(dims=config.dims, hidden=config.hidden, outputs=outputs(config.task))
@@ -107,28 +93,6 @@ def _network(config: LearnerConfig) -> Network:
         outputs=outputs(config.task),
         scale=config.soft_scale,
     )
-
-
-def _selector(config: LearnerConfig, store: RowStore, device: torch.device) -> Selector:
-    if config.method == "fse":
-        return NoSelection()
-    if config.method == "fse-uniform":
-        return EqualWeights(len(config.dims))
-    if config.method == "darts":
-        logits = [EmbeddingTable(_logit_plan(config, name), store, device) for name in LOGIT_TABLES]
-        return FreeLogits(logits[0], logits[1])
-    users, items = (
-        Controller(name=name, spaces=len(config.dims), hidden=config.controller_hidden, activation=config.controller_activation)
-        for name in ("user_controller", "item_controller")
-    )
-    parameters = DenseParameters(
-        "controllers",
-        users.initial(config.seed) | items.initial(config.seed),
-        make_optimiser(config.controller_optimiser, config.controller_rate),
-        dtype=config.dtype,
-        device=device,
-    )
-    return Controllers(users, items, parameters)
 
 
 def _strategy(config: LearnerConfig, parts: Parts) -> Strategy:

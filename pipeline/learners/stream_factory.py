@@ -10,12 +10,11 @@ from pipeline.learners.gates import ClosedGate, CountGate, EqualGate, Gate, Open
 from pipeline.learners.kalman import KalmanConfig
 from pipeline.learners.newton import OnlineNewton
 from pipeline.learners.optimisers import make_optimiser
-from pipeline.learners.selectors import Controllers, FreeLogits, Selector
+from pipeline.learners.selector_factory import make_selector, selector_tables
 from pipeline.learners.stream import ProductLearner, StreamParts
 from pipeline.learners.stream_rows import SidePlan, SideRows
 from pipeline.learners.stream_trace import Trace, trace_tables
-from pipeline.learners.tables import EmbeddingTable, TablePlan
-from pipeline.models.controller import Controller, controller_width
+from pipeline.models.controller import controller_width
 from pipeline.models.interactions import Link, dense_width
 from pipeline.models.nested import Blocks
 from pipeline.rows import RowStore, TableSpec
@@ -36,17 +35,16 @@ def blocks_of(config: LearnerConfig) -> Blocks:
     return Blocks(dims=(1,) if config.method == "context-only" else config.dims)
 
 
-def stream_tables(config: LearnerConfig, logit_plans: tuple[TablePlan, ...]) -> tuple[TableSpec, ...]:
-    """Tables of `make_stream_learner`. logit_plans: of `darts`."""
+def stream_tables(config: LearnerConfig) -> tuple[TableSpec, ...]:
+    """Tables of `make_stream_learner`."""
     specs = [spec for plan in _plans(config) for spec in plan.specs()]
-    if config.method == "darts":
-        specs += [plan.spec() for plan in logit_plans]
+    specs += selector_tables(config)
     if config.validation == "trace":
         specs += trace_tables(blocks_of(config), controller_width(len(config.dims)))
     return tuple(specs)
 
 
-def make_stream_learner(config: LearnerConfig, store: RowStore, device: torch.device, logit_plans: tuple[TablePlan, ...]) -> ProductLearner:
+def make_stream_learner(config: LearnerConfig, store: RowStore, device: torch.device) -> ProductLearner:
     """A new learner with its initial parameters. store: holds `stream_tables`."""
     users, items = (SideRows(plan, store) for plan in _plans(config))
     blocks, link = blocks_of(config), Link(task=config.task)
@@ -62,7 +60,7 @@ def make_stream_learner(config: LearnerConfig, store: RowStore, device: torch.de
             users=users,
             items=items,
             kalman=KalmanConfig(blocks=blocks, rank=config.rank, drift=config.drift),
-            gate=_gate(config, store, device, logit_plans),
+            gate=_gate(config, store, device),
             newton=_newton(config, link, len(blocks.dims), quadratic=quadratic),
             link=link,
             quadratic=quadratic,
@@ -103,7 +101,7 @@ def _newton(config: LearnerConfig, link: Link, blocks: int, *, quadratic: bool) 
     return OnlineNewton(start, ridge)
 
 
-def _gate(config: LearnerConfig, store: RowStore, device: torch.device, logit_plans: tuple[TablePlan, ...]) -> Gate:
+def _gate(config: LearnerConfig, store: RowStore, device: torch.device) -> Gate:
     if config.method == "context-only":
         return ClosedGate(1)
     if config.method == "fse":
@@ -117,7 +115,7 @@ def _gate(config: LearnerConfig, store: RowStore, device: torch.device, logit_pl
         parameters = DenseParameters("count_gate", start, make_optimiser("adam", config.gate_rate), dtype=config.dtype, device=device)
         return CountGate(parameters)
     return SearchedGate(
-        _selector(config, store, device, logit_plans),
+        make_selector(config, store, device, start=config.start),
         dims=config.dims,
         cost=config.cost,
         amortised=config.amortised,
@@ -126,19 +124,3 @@ def _gate(config: LearnerConfig, store: RowStore, device: torch.device, logit_pl
         dtype=config.dtype,
         device=device,
     )
-
-
-def _selector(config: LearnerConfig, store: RowStore, device: torch.device, logit_plans: tuple[TablePlan, ...]) -> Selector:
-    if config.method == "darts":
-        logits = [EmbeddingTable(plan, store, device) for plan in logit_plans]
-        return FreeLogits(logits[0], logits[1])
-    controllers = [
-        Controller(name=name, spaces=len(config.dims), hidden=config.controller_hidden, activation=config.controller_activation)
-        for name in ("user_controller", "item_controller")
-    ]
-    initial = controllers[0].initial(config.seed) | controllers[1].initial(config.seed)
-    for controller in controllers:
-        initial[f"{controller.name}.{len(config.controller_hidden)}.bias"][-1] = config.start
-    optimiser = make_optimiser(config.controller_optimiser, config.controller_rate)
-    users, items = controllers
-    return Controllers(users, items, DenseParameters("controllers", initial, optimiser, dtype=config.dtype, device=device))

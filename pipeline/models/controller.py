@@ -63,19 +63,21 @@ def controller_inputs(side: SideContext, global_loss: float) -> FloatArray:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Controller:
-    """One side's controller: K → hidden layers → N, softmax (paper, Fig. 4). Its zero output layer makes the first weights 1/N.
+    """One side's controller: K → hidden layers → N, softmax (paper, Fig. 4). The output layer begins at zero but for `start`.
 
     Attributes:
         name: prefix of the parameters' names.
         spaces: N.
         hidden: widths of the hidden layers; (512, 512) in the paper.
         activation: of the hidden layers; the paper names none, tanh is the rest of its network's.
+        start: logit of the largest space before the first step; 0 makes the first weights 1/N.
     """
 
     name: str
     spaces: int
     hidden: tuple[int, ...]
     activation: Activation = "tanh"
+    start: float = 0.0
 
     @property
     def _network(self) -> Mlp:
@@ -83,7 +85,9 @@ class Controller:
 
     def initial(self, seed: int) -> Parameters:
         """Initial parameters; float64, CPU."""
-        return self._network.initial(seed)
+        parameters = self._network.initial(seed)
+        parameters[f"{self.name}.{len(self.hidden)}.bias"][-1] = self.start
+        return parameters
 
     def __call__(self, parameters: ParametersView, inputs_BK: Tensor) -> Tensor:
         """α (or β): [B, K] to [B, N], rows sum to 1."""

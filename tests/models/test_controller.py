@@ -82,6 +82,13 @@ def test_a_controller_starts_with_equal_weights_and_returns_distributions():
     np.testing.assert_allclose(weights.numpy(), h, rtol=1e-9)
 
 
+def test_start_is_the_first_logit_of_the_largest_space():
+    controller = Controller(name="c", spaces=3, hidden=(8, 8), start=4.0)
+    weights = controller(controller.initial(0), torch.as_tensor(controller_inputs(side([0, 900]), 0.2)))
+    expected = torch.softmax(torch.tensor([0.0, 0.0, 4.0], dtype=torch.float64), dim=0)
+    torch.testing.assert_close(weights, expected.expand(2, 3))
+
+
 def test_paper_sizes_of_a_controller():
     shapes = [tuple(v.shape) for k, v in Controller(name="c", spaces=3, hidden=(512, 512)).initial(0).items() if k.endswith("weight")]
     assert shapes == [(38, 512), (512, 512), (512, 3)]
