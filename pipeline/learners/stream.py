@@ -22,11 +22,11 @@ from pipeline.learners.budget import MemoryBudget, SideDemand
 from pipeline.learners.encoding import distinct
 from pipeline.learners.gates import Gate
 from pipeline.learners.kalman import Beliefs, Index, KalmanConfig, Pair, learn, products
-from pipeline.learners.newton import OnlineNewton
 from pipeline.learners.stream_rows import SideRows
 from pipeline.learners.stream_trace import Trace
 from pipeline.models.interactions import Link, dense_inputs
 from pipeline.models.losses import prediction_losses
+from pipeline.newton import OnlineNewton
 from pipeline.records import FloatArray, Labels, LearnerInputs, Predictions
 
 

@@ -8,7 +8,6 @@ from pipeline.learners.config import LearnerConfig
 from pipeline.learners.dense import DenseParameters
 from pipeline.learners.gates import ClosedGate, CountGate, EqualGate, Gate, OpenGate, SearchedGate, ThresholdGate
 from pipeline.learners.kalman import KalmanConfig
-from pipeline.learners.newton import OnlineNewton
 from pipeline.learners.optimisers import make_optimiser
 from pipeline.learners.selector_factory import make_selector, selector_tables
 from pipeline.learners.stream import ProductLearner, StreamParts
@@ -17,6 +16,7 @@ from pipeline.learners.stream_trace import Trace, trace_tables
 from pipeline.models.controller import controller_width
 from pipeline.models.interactions import Link, dense_width
 from pipeline.models.nested import Blocks
+from pipeline.newton import OnlineNewton
 from pipeline.rows import RowStore, TableSpec
 
 TABLE_PREFIXES = ("embedding.user", "embedding.item")

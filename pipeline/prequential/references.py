@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from pipeline.newton import OnlineNewton
 from pipeline.records import RATING_CLASSES, FloatArray, Labels, LearnerInputs, Task
 
 NEWTON_EVERY = 500
@@ -37,28 +38,25 @@ class RunningMean:
 class Logistic:
     """Logistic (rating: softmax) regression on x0..x15, with the running mean as offset, by online Newton steps.
 
-    w = 0 and H = 10·I at the start; once per 500 events H += Σ p(1-p)·xxᵀ and w -= H⁻¹ Σ (p-y)·x, both sums with the w of the
-    predictions. The rating task is the multinomial form of the same: offset log p of the Dirichlet estimate, block matrices
-    p_c([c=d] - p_d)·xxᵀ. Steps happen between mini-batches only, so a larger mini-batch makes fewer.
+    w = 0 and H = 10·I at the start; a step once per 500 events. The rating task's offset is log p of the Dirichlet estimate. Steps happen
+    between mini-batches only, so a larger mini-batch makes fewer.
     """
 
     def __init__(self, task: Task, features: int) -> None:
         self._task = task
-        self._outputs = 1 if task == "binary" else RATING_CLASSES
-        size = features * self._outputs
-        self._weights = np.zeros(size)
-        self._hessian = RIDGE * np.eye(size)
-        self._gradient = np.zeros(size)
+        start = np.zeros((1 if task == "binary" else RATING_CLASSES, features))
+        self._newton = OnlineNewton(start, np.full(features, RIDGE))
+        self._gradient = np.zeros_like(start)
         self._events = 0
 
     def predict(self, inputs: LearnerInputs) -> FloatArray:
         """[B] probabilities, or [B, C] for the rating task."""
-        x = inputs.features
+        scores = self._newton.scores(inputs.features)
         if self._task == "binary":
-            return sigmoid(x[:, 0] + x @ self._weights)
+            return sigmoid(inputs.features[:, 0] + scores[:, 0])
         if inputs.class_probabilities is None:
             raise ValueError("the rating task needs class probabilities from the context")
-        scores = np.log(inputs.class_probabilities) + x @ self._weights.reshape(self._outputs, -1).T
+        scores += np.log(inputs.class_probabilities)
         scores -= scores.max(axis=1, keepdims=True)
         exponentials = np.exp(scores)
         distribution: FloatArray = exponentials / exponentials.sum(axis=1, keepdims=True)
@@ -69,39 +67,27 @@ class Logistic:
         keep = slice(None) if inputs.held_out is None else ~inputs.held_out
         x, p = inputs.features[keep], predicted[keep]
         if self._task == "binary":
-            self._hessian += (x * (p * (1.0 - p))[:, None]).T @ x
-            self._gradient += x.T @ (p - labels.binary[keep])
+            self._gradient += self._newton.observe(x, p[:, None], labels.binary[keep, None])
         else:
-            self._hessian += _softmax_hessian(x, p)
-            error = p - np.eye(RATING_CLASSES)[labels.classes[keep]]
-            self._gradient += (error.T @ x).ravel()
+            self._gradient += self._newton.observe(x, p, np.eye(RATING_CLASSES)[labels.classes[keep]])
         self._events += len(x)
         if self._events >= NEWTON_EVERY:
-            self._weights -= np.linalg.solve(self._hessian, self._gradient)
+            self._newton.descend(self._gradient)
             self._gradient[:] = 0.0
             self._events = 0
 
     def state(self) -> Mapping[str, FloatArray]:
-        """Arrays for the checkpoint."""
+        """Arrays for the checkpoint: [C·F] weights and gradient, [C·F, C·F] H, [1] events since the last step."""
+        newton = self._newton.state()
         return {
-            "weights": self._weights.copy(),
-            "hessian": self._hessian.copy(),
-            "gradient": self._gradient.copy(),
+            "weights": newton["weights"].ravel(),
+            "hessian": newton["precision"],
+            "gradient": self._gradient.ravel().copy(),
             "events": np.array([float(self._events)]),
         }
 
     def load_state(self, state: Mapping[str, FloatArray]) -> None:
         """Restores what `state` returned."""
-        self._weights, self._hessian = state["weights"].copy(), state["hessian"].copy()
-        self._gradient, self._events = state["gradient"].copy(), int(state["events"][0])
-
-
-def _softmax_hessian(x: FloatArray, p: FloatArray) -> FloatArray:
-    """Σ over events of (diag(p) - ppᵀ) ⊗ xxᵀ: [C·F, C·F]."""
-    classes, features = p.shape[1], x.shape[1]
-    blocks = np.empty((classes, features, classes, features))
-    for c in range(classes):
-        for d in range(classes):
-            weight = p[:, c] * ((1.0 if c == d else 0.0) - p[:, d])
-            blocks[c, :, d, :] = (x * weight[:, None]).T @ x
-    return blocks.reshape(classes * features, classes * features)
+        shape = self._gradient.shape
+        self._newton.load_state({"weights": state["weights"].reshape(shape), "precision": state["hessian"]})
+        self._gradient, self._events = state["gradient"].reshape(shape).copy(), int(state["events"][0])

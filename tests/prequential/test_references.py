@@ -109,6 +109,11 @@ def test_restored_logistic_goes_on_to_the_same_bits() -> None:
         context.record(np.zeros(len(batch)), None, None)
 
 
+def test_checkpoints_keep_their_names_and_shapes() -> None:
+    shapes = {name: array.shape for name, array in Logistic("rating", 4).state().items()}
+    assert shapes == {"weights": (20,), "hessian": (20, 20), "gradient": (20,), "events": (1,)}
+
+
 def test_rating_task_needs_class_probabilities() -> None:
     for model in (RunningMean("rating"), Logistic("rating", 4)):
         with pytest.raises(ValueError, match="class probabilities"):

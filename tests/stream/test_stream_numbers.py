@@ -8,9 +8,9 @@ import torch
 
 from pipeline.learners.gates import SearchedGate
 from pipeline.learners.kalman import Beliefs, KalmanConfig, Pair, learn
-from pipeline.learners.newton import OnlineNewton
 from pipeline.models.interactions import Link, dense_inputs
 from pipeline.models.nested import Blocks, use_of, weights_gradient
+from pipeline.newton import OnlineNewton
 from pipeline.prequential.references import Logistic
 from pipeline.records import Labels, LearnerInputs
 from tests.stream.running import config, everything, steps, trainer

@@ -1,7 +1,7 @@
-"""The stream preset's dense part: logistic (rating: softmax) regression by online Newton steps, one per mini-batch.
+"""Logistic (rating: softmax) regression by online Newton steps: the reference "logistic", and the stream preset's dense part.
 
-The quasi-Newton update of online Bayesian logistic regression: H += Σ p(1-p)·zzᵀ, w -= H⁻¹ Σ (p-y)·z, both with the w of the
-predictions. It is the reference "logistic" with more inputs: products of the context features, and the embeddings' products.
+The quasi-Newton update of online Bayesian logistic regression: H += Σ p(1-p)·zzᵀ, w -= H⁻¹ Σ (p-y)·z, both sums with the w of the
+predictions. The softmax form has block matrices p_c([c=d] - p_d)·zzᵀ.
 
 Shape legend: B interactions, Z inputs, C outputs (1 for the binary task).
 """
@@ -14,7 +14,7 @@ from pipeline.records import FloatArray
 
 
 class OnlineNewton:
-    """Weights [C, Z] with their precision.
+    """Weights [C, Z] with their precision H.
 
     Args:
         start: [C, Z] weights before the first step, the mean of their prior.
@@ -31,19 +31,28 @@ class OnlineNewton:
         return inputs @ self.weights.T
 
     def step(self, inputs: FloatArray, predicted: FloatArray, wanted: FloatArray) -> None:
-        """One Newton step from a mini-batch.
+        """One Newton step from a mini-batch. Arguments as of `observe`."""
+        self.descend(self.observe(inputs, predicted, wanted))
+
+    def observe(self, inputs: FloatArray, predicted: FloatArray, wanted: FloatArray) -> FloatArray:
+        """Adds the curvature of a mini-batch to H; leaves the weights.
 
         Args:
             inputs: [B, Z].
             predicted, wanted: [B, C] probabilities (binary: C = 1, P(positive)) and targets.
+
+        Returns:
+            [C, Z] gradient of the summed cross-entropy.
         """
-        error = predicted - wanted
         if self._outputs == 1:
             self._precision += (inputs * (predicted * (1.0 - predicted))).T @ inputs
         else:
             self._add_softmax(inputs, predicted)
-        gradient = (error.T @ inputs).ravel()
-        self.weights = self.weights - np.linalg.solve(self._precision, gradient).reshape(self._outputs, self._inputs)
+        return (predicted - wanted).T @ inputs
+
+    def descend(self, gradient: FloatArray) -> None:
+        """w -= H⁻¹ gradient. gradient: [C, Z], a sum of what `observe` returned."""
+        self.weights = self.weights - np.linalg.solve(self._precision, gradient.ravel()).reshape(self._outputs, self._inputs)
 
     def _add_softmax(self, inputs: FloatArray, predicted: FloatArray) -> None:
         """Σ over interactions of (diag(p) - ppᵀ) ⊗ zzᵀ."""
