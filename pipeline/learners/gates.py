@@ -3,7 +3,7 @@
 Shape legend: B interactions, N blocks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from pipeline.models.nested import use_of, weights_gradient
 from pipeline.records import FloatArray, LearnerInputs
 
 SideArrays = tuple[FloatArray, FloatArray]
+NOT_OPENED: SideArrays = (np.zeros((0, 0)), np.zeros((0, 0)))
 COUNT_COLUMNS = (3, 4)  # x3 and x4, the logarithms of both counts
 
 
@@ -51,24 +52,23 @@ class Gate(Protocol):
         ...
 
 
-class OpenGate:
-    """Every block counts in full (FSE).
+class FixedGate:
+    """Uses that follow from the inputs alone: nothing is searched.
 
     Args:
-        blocks: N.
+        uses: from a mini-batch to A and B, see `same_use` and `threshold_use`.
     """
 
     weights: SideArrays | None = None
 
-    def __init__(self, blocks: int) -> None:
-        self._blocks = blocks
-        self.uses: SideArrays = (np.zeros((0, blocks)), np.zeros((0, blocks)))
+    def __init__(self, uses: Callable[[LearnerInputs], SideArrays]) -> None:
+        self._uses_of = uses
+        self.uses = NOT_OPENED
 
     def open(self, inputs: LearnerInputs) -> FloatArray:
-        """Ones."""
-        ones = np.ones((len(inputs.user_ids), self._blocks))
-        self.uses = (ones, ones)
-        return ones
+        """The product of both sides' uses."""
+        self.uses = self._uses_of(inputs)
+        return self.uses[0] * self.uses[1]
 
     def learn(self, gradient: FloatArray) -> None:
         """Nothing to learn."""
@@ -81,58 +81,38 @@ class OpenGate:
         """Nothing to restore."""
 
 
-class ClosedGate(OpenGate):
-    """No block counts: context features and biases alone."""
+def same_use(use: FloatArray) -> Callable[[LearnerInputs], SideArrays]:
+    """The same uses for every id of both sides: ones for FSE, zeros for context features and biases alone. use: [N]."""
 
-    def open(self, inputs: LearnerInputs) -> FloatArray:
-        """Zeros."""
-        zeros = np.zeros((len(inputs.user_ids), self._blocks))
-        self.uses = (zeros, zeros)
-        return zeros
+    def uses(inputs: LearnerInputs) -> SideArrays:
+        every = np.tile(use, (len(inputs.user_ids), 1))
+        return every, every
 
-
-class EqualGate(OpenGate):
-    """Weights 1/N for every space."""
-
-    def open(self, inputs: LearnerInputs) -> FloatArray:
-        """The product of both sides' uses."""
-        use = use_of(np.full((len(inputs.user_ids), self._blocks), 1.0 / self._blocks))
-        self.uses = (use, use)
-        return use * use
+    return uses
 
 
-class ThresholdGate(OpenGate):
-    """An id's space follows from its count alone: one more per threshold reached.
+def threshold_use(thresholds: Sequence[int]) -> Callable[[LearnerInputs], SideArrays]:
+    """An id's space follows from its count alone: one more per threshold reached. thresholds: N - 1 increasing counts."""
+    of_block = np.array((-np.inf, *thresholds))
 
-    Args:
-        thresholds: N - 1 increasing counts.
-    """
+    def uses(inputs: LearnerInputs) -> SideArrays:
+        users, items = ((side.count[:, None] >= of_block).astype(np.float64) for side in (inputs.users, inputs.items))
+        return users, items
 
-    def __init__(self, thresholds: tuple[int, ...]) -> None:
-        super().__init__(len(thresholds) + 1)
-        self._thresholds = np.array(thresholds, dtype=np.float64)
-
-    def open(self, inputs: LearnerInputs) -> FloatArray:
-        """Ones for the blocks that both ids use."""
-        steps = np.arange(self._blocks)
-        users, items = (
-            ((side.count[:, None] >= self._thresholds).sum(axis=1)[:, None] >= steps).astype(np.float64)
-            for side in (inputs.users, inputs.items)
-        )
-        self.uses = (users, items)
-        opened: FloatArray = users * items
-        return opened
+    return uses
 
 
-class CountGate(OpenGate):
+class CountGate:
     """FSE's product times σ(w · (1, x3, x4, x3 x4)): what counts alone can bring, without dimensions.
 
     Args:
         parameters: one tensor of four weights.
     """
 
+    weights: SideArrays | None = None
+
     def __init__(self, parameters: DenseParameters) -> None:
-        super().__init__(1)
+        self.uses = NOT_OPENED
         self._parameters = parameters
         self._inputs = np.zeros((0, 4))
         self._open = np.zeros((0, 1))
@@ -195,7 +175,7 @@ class SearchedGate:
         self._steps = 0
         self._opened: tuple[EncodedBatch, Theta, tuple[Tensor, Tensor], SideArrays] | None = None
         self.weights: SideArrays | None = None
-        self.uses: SideArrays = (np.zeros((0, len(dims))), np.zeros((0, len(dims))))
+        self.uses = NOT_OPENED
         self.batch: EncodedBatch | None = None
 
     def open(self, inputs: LearnerInputs) -> FloatArray:

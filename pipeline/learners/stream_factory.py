@@ -6,7 +6,7 @@ import torch
 from pipeline.learners.budget import MemoryBudget
 from pipeline.learners.config import LearnerConfig
 from pipeline.learners.dense import DenseParameters
-from pipeline.learners.gates import ClosedGate, CountGate, EqualGate, Gate, OpenGate, SearchedGate, ThresholdGate
+from pipeline.learners.gates import CountGate, FixedGate, Gate, SearchedGate, same_use, threshold_use
 from pipeline.learners.kalman import KalmanConfig
 from pipeline.learners.optimisers import make_optimiser
 from pipeline.learners.selector_factory import make_selector, selector_tables
@@ -15,7 +15,7 @@ from pipeline.learners.stream_rows import SidePlan, SideRows
 from pipeline.learners.stream_trace import Trace, trace_tables
 from pipeline.models.controller import controller_width
 from pipeline.models.interactions import Link, dense_width
-from pipeline.models.nested import Blocks
+from pipeline.models.nested import Blocks, use_of
 from pipeline.newton import OnlineNewton
 from pipeline.rows import RowStore, TableSpec
 
@@ -103,13 +103,14 @@ def _newton(config: LearnerConfig, link: Link, blocks: int, *, quadratic: bool) 
 
 def _gate(config: LearnerConfig, store: RowStore, device: torch.device) -> Gate:
     if config.method == "context-only":
-        return ClosedGate(1)
+        return FixedGate(same_use(np.zeros(1)))
     if config.method == "fse":
-        return OpenGate(1)
+        return FixedGate(same_use(np.ones(1)))
     if config.method == "fse-uniform":
-        return EqualGate(len(config.dims))
+        equal = np.full((1, len(config.dims)), 1.0 / len(config.dims))
+        return FixedGate(same_use(use_of(equal)[0]))
     if config.method == "count-thresholds":
-        return ThresholdGate(config.thresholds)
+        return FixedGate(threshold_use(config.thresholds))
     if config.method == "count-gate":
         start = {"weights": torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)}
         parameters = DenseParameters("count_gate", start, make_optimiser("adam", config.gate_rate), dtype=config.dtype, device=device)
