@@ -7,7 +7,7 @@ from pipeline.learners.base import Learner
 from pipeline.learners.config import METHODS, PRESETS, LearnerConfig
 from pipeline.learners.dense import DenseParameters
 from pipeline.learners.hypergradient import Hypergradient
-from pipeline.learners.learner import StreamLearner
+from pipeline.learners.learner import NetworkLearner
 from pipeline.learners.optimisers import make_optimiser
 from pipeline.learners.passes import Parts
 from pipeline.learners.recommender import Recommender
@@ -47,7 +47,7 @@ def make_learner(config: LearnerConfig, store: RowStore) -> Learner:
     if config.architecture == "stream":
         return make_stream_learner(config, store, _device(config.device))
     parts = make_parts(config, store)
-    return StreamLearner(parts, _strategy(config, parts))
+    return NetworkLearner(parts, _strategy(config, parts))
 
 
 def make_parts(config: LearnerConfig, store: RowStore) -> Parts:

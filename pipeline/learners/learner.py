@@ -1,4 +1,4 @@
-"""The one learner behind every method: predict, remember the graph, learn from it when the labels come.
+"""The paper's network under any of its methods: predict, remember the graph, learn from it when the labels come.
 
 Shape legend: B interactions, N spaces, C outputs.
 """
@@ -15,8 +15,8 @@ from pipeline.models.losses import prediction_losses, probabilities
 from pipeline.records import FloatArray, Labels, LearnerInputs, Predictions
 
 
-class StreamLearner:
-    """A method under prequential evaluation (`pipeline.learners.base.Learner`).
+class NetworkLearner:
+    """`pipeline.learners.base.Learner` of the paper's architecture.
 
     Args:
         parts: W and Θ.

@@ -73,7 +73,7 @@ class _Open:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamParts:
-    """What a `ProductLearner` is made of.
+    """What a `StreamLearner` is made of.
 
     Attributes:
         users, items: the rows.
@@ -97,7 +97,7 @@ class StreamParts:
     budget: MemoryBudget | None = None
 
 
-class ProductLearner:
+class StreamLearner:
     """`pipeline.learners.base.MicroBatchLearner` of the stream architecture.
 
     Args:

@@ -10,7 +10,7 @@ from pipeline.learners.gates import CountGate, FixedGate, Gate, SearchedGate, sa
 from pipeline.learners.kalman import KalmanConfig
 from pipeline.learners.optimisers import make_optimiser
 from pipeline.learners.selector_factory import make_selector, selector_tables
-from pipeline.learners.stream import ProductLearner, StreamParts
+from pipeline.learners.stream import StreamLearner, StreamParts
 from pipeline.learners.stream_rows import SidePlan, SideRows
 from pipeline.learners.stream_trace import Trace, trace_tables
 from pipeline.models.controller import controller_width
@@ -44,7 +44,7 @@ def stream_tables(config: LearnerConfig) -> tuple[TableSpec, ...]:
     return tuple(specs)
 
 
-def make_stream_learner(config: LearnerConfig, store: RowStore, device: torch.device) -> ProductLearner:
+def make_stream_learner(config: LearnerConfig, store: RowStore, device: torch.device) -> StreamLearner:
     """A new learner with its initial parameters. store: holds `stream_tables`."""
     users, items = (SideRows(plan, store) for plan in _plans(config))
     blocks, link = blocks_of(config), Link(task=config.task)
@@ -55,7 +55,7 @@ def make_stream_learner(config: LearnerConfig, store: RowStore, device: torch.de
     budget = None
     if config.memory_budget:
         budget = MemoryBudget(config.memory_budget, config.admission, config.half_life, _plans(config), store)
-    return ProductLearner(
+    return StreamLearner(
         StreamParts(
             users=users,
             items=items,
