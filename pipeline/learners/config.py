@@ -154,6 +154,12 @@ class LearnerConfig(StreamOptions):
             )
         if self.method == "count-thresholds" and len(self.thresholds) != len(self.dims) - 1:
             raise ConfigurationError(f"{len(self.thresholds)} thresholds for {len(self.dims)} dims", remedy="give one less than dims")
+        if self.memory_budget and not self.nested:
+            raise ConfigurationError(
+                "a memory budget needs nested spaces",
+                why="an id's space grows block by block",
+                remedy="use nested true, or no memory budget",
+            )
 
     def _check_search(self) -> None:
         if self.reservoir < 1 or self.validation_size < 1:

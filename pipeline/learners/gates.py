@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.learners.dense import DenseParameters
 from pipeline.learners.encoding import EncodedBatch, encode
 from pipeline.learners.selectors import Selector, Theta
-from pipeline.models.nested import use_of, weights_gradient
+from pipeline.models.nested import Blocks
 from pipeline.records import FloatArray, LearnerInputs
 
 SideArrays = tuple[FloatArray, FloatArray]
@@ -91,13 +91,13 @@ def same_use(use: FloatArray) -> Callable[[LearnerInputs], SideArrays]:
     return uses
 
 
-def threshold_use(thresholds: Sequence[int]) -> Callable[[LearnerInputs], SideArrays]:
+def threshold_use(thresholds: Sequence[int], blocks: Blocks) -> Callable[[LearnerInputs], SideArrays]:
     """An id's space follows from its count alone: one more per threshold reached. thresholds: N - 1 increasing counts."""
-    of_block = np.array((-np.inf, *thresholds))
+    spaces = np.eye(len(blocks.dims))
 
     def uses(inputs: LearnerInputs) -> SideArrays:
-        users, items = ((side.count[:, None] >= of_block).astype(np.float64) for side in (inputs.users, inputs.items))
-        return users, items
+        users, items = (spaces[np.searchsorted(thresholds, side.count, side="right")] for side in (inputs.users, inputs.items))
+        return blocks.use_of(users), blocks.use_of(items)
 
     return uses
 
@@ -142,7 +142,7 @@ class CountGate:
 
 
 class SearchedGate:
-    """Nested soft selection by weights that are searched: controllers (AutoEmb, SAM) or free logits per id (DARTS).
+    """Soft selection by weights that are searched: controllers (AutoEmb, SAM) or free logits per id (DARTS).
 
     Θ learns from ∂L/∂α of the loss of predictions made before the rows learnt their labels: each interaction is the validation of the
     rows trained on all earlier ones (first order). In first order SAM's gradient is the same.
@@ -150,6 +150,7 @@ class SearchedGate:
     Args:
         selector: Θ.
         dims: of the spaces.
+        blocks: theirs.
         cost, amortised: λ and its exponent, see `StreamOptions.cost`.
         entropy, entropy_steps: see `StreamOptions`.
         dtype, device: of Θ's arithmetic.
@@ -160,6 +161,7 @@ class SearchedGate:
         selector: Selector,
         *,
         dims: tuple[int, ...],
+        blocks: Blocks,
         cost: float,
         amortised: float,
         entropy: float,
@@ -168,7 +170,7 @@ class SearchedGate:
         device: torch.device,
     ) -> None:
         self.selector = selector
-        self._dims = np.array(dims, dtype=np.float64)
+        self._dims, self._blocks = np.array(dims, dtype=np.float64), blocks
         self._cost, self._amortised = cost, amortised
         self._entropy, self._entropy_steps = entropy, entropy_steps
         self._dtype, self._device = dtype, device
@@ -189,7 +191,7 @@ class SearchedGate:
         self._opened = (batch, theta, weights, (inputs.users.count, inputs.items.count))
         self.batch = batch
         self.weights = (alpha, beta)
-        self.uses = (use_of(alpha), use_of(beta))
+        self.uses = (self._blocks.use_of(alpha), self._blocks.use_of(beta))
         return self.uses[0] * self.uses[1]
 
     def learn(self, gradient: FloatArray, extra: Tensor | None = None) -> None:
@@ -200,7 +202,7 @@ class SearchedGate:
         self._steps += 1
         terms = []
         for own, other, count in zip(weights, reversed(self.uses), counts, strict=True):
-            slope = weights_gradient(gradient * other) + self._cost * self._dims / ((1.0 + count) ** self._amortised)[:, None]
+            slope = self._blocks.weights_gradient(gradient * other) + self._cost * self._dims / ((1.0 + count) ** self._amortised)[:, None]
             terms.append((own * torch.as_tensor(slope, dtype=own.dtype, device=own.device)).sum())
             if self._entropy:
                 strength = self._entropy * (1.0 - np.exp(-self._steps / self._entropy_steps))

@@ -13,6 +13,7 @@ class StreamOptions:
     """Fields of `LearnerConfig` that only the stream architecture uses.
 
     Attributes:
+        nested: one table whose prefixes are the spaces; false: a table per space, each multiplied with the other side's same space.
         micro_batch: interactions after which rows are updated inside a mini-batch (contexts `event` and `strict`); 1: after each.
         user_variance, item_variance: of a new row's numbers; the larger, the faster a new row learns.
         user_std, item_std: standard deviation of a new row's initial numbers.
@@ -34,6 +35,7 @@ class StreamOptions:
         half_life: mini-batches in which an id that is not seen loses half of its worth.
     """
 
+    nested: bool = True
     micro_batch: int = 1
     user_variance: float = 1.0
     item_variance: float = 0.2

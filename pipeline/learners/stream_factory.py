@@ -15,7 +15,7 @@ from pipeline.learners.stream_rows import SidePlan, SideRows
 from pipeline.learners.stream_trace import Trace, trace_tables
 from pipeline.models.controller import controller_width
 from pipeline.models.interactions import Link, dense_width
-from pipeline.models.nested import Blocks, use_of
+from pipeline.models.nested import Blocks
 from pipeline.newton import OnlineNewton
 from pipeline.rows import RowStore, TableSpec
 
@@ -32,7 +32,9 @@ def blocks_of(config: LearnerConfig) -> Blocks:
         return Blocks(dims=(config.width,))
     if config.method == "count-gate":
         return Blocks(dims=config.dims[-1:])
-    return Blocks(dims=(1,) if config.method == "context-only" else config.dims)
+    if config.method == "context-only":
+        return Blocks(dims=(1,))
+    return Blocks.of_spaces(config.dims, nested=config.nested)
 
 
 def stream_tables(config: LearnerConfig) -> tuple[TableSpec, ...]:
@@ -108,9 +110,9 @@ def _gate(config: LearnerConfig, store: RowStore, device: torch.device) -> Gate:
         return FixedGate(same_use(np.ones(1)))
     if config.method == "fse-uniform":
         equal = np.full((1, len(config.dims)), 1.0 / len(config.dims))
-        return FixedGate(same_use(use_of(equal)[0]))
+        return FixedGate(same_use(blocks_of(config).use_of(equal)[0]))
     if config.method == "count-thresholds":
-        return FixedGate(threshold_use(config.thresholds))
+        return FixedGate(threshold_use(config.thresholds, blocks_of(config)))
     if config.method == "count-gate":
         start = {"weights": torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)}
         parameters = DenseParameters("count_gate", start, make_optimiser("adam", config.gate_rate), dtype=config.dtype, device=device)
@@ -118,6 +120,7 @@ def _gate(config: LearnerConfig, store: RowStore, device: torch.device) -> Gate:
     return SearchedGate(
         make_selector(config, store, device, start=config.start),
         dims=config.dims,
+        blocks=blocks_of(config),
         cost=config.cost,
         amortised=config.amortised,
         entropy=config.entropy,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.learners.gates import Gate, SearchedGate
 from pipeline.learners.kalman import Index
-from pipeline.models.nested import Blocks, weights_gradient
+from pipeline.models.nested import Blocks
 from pipeline.records import FloatArray
 from pipeline.rows import RowStore, TableSpec
 
@@ -94,7 +94,7 @@ class Trace:
             raise TypeError("trace needs a searched gate")
         self._step += 1
         weights = gate.weights_at(self._inputs_then[0], self._inputs_then[1])
-        slopes = [weights_gradient(c) for c in self._coefficients]
+        slopes = [self._blocks.weights_gradient(c) for c in self._coefficients]
         terms = [(w * torch.as_tensor(s, dtype=w.dtype, device=w.device)).sum() for w, s in zip(weights, slopes, strict=True)]
         for side, use in enumerate(reversed(gate.uses)):
             self.first_order[side] += np.square(gradient * use).sum()

@@ -4,11 +4,16 @@ Every space is padded with zeros to the common width (Eq. 1 with that constant m
 block j, the dimensions between d_(j-1) and d_j, by A_j = Σ_{n ≥ j} α_n: the probability that the dimension is used when a space is
 drawn by α. The product of two sides is Σ_j A_j B_j ⟨p_j, q_j⟩: a small space of one side meets the prefix of a large one of the other.
 
-Shape legend: B interactions, N spaces and blocks, D = d_N numbers of a row.
+Separate tables (`nested` false) are the other layout: a block is a whole space of d_n numbers, side by side in the row, and meets only the
+same space of the other side: A_n = α_n, and the product is Σ_n α_n β_n ⟨p_n, q_n⟩.
+
+Shape legend: B interactions, N spaces and blocks, D numbers of a row: d_N nested, Σ d_n separate.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +23,20 @@ from pipeline.records import FloatArray
 
 @dataclass(frozen=True, kw_only=True)
 class Blocks:
-    """Where each block of a row begins.
+    """Where each block of a row begins, and how weights of spaces become uses of blocks.
 
     Attributes:
-        dims: d_1 < … < d_N.
+        dims: [N] columns before the end of each block; nested: d_1 < … < d_N.
+        nested: whether a space is a prefix, or a block.
     """
 
     dims: tuple[int, ...]
+    nested: bool = True
+
+    @classmethod
+    def of_spaces(cls, dims: tuple[int, ...], *, nested: bool) -> Self:
+        """The blocks of spaces with these dimensions."""
+        return cls(dims=dims if nested else tuple(accumulate(dims)), nested=nested)
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
@@ -52,12 +64,12 @@ class Blocks:
         """[..., B, D]: each block's number at all its columns."""
         return np.take(values_BN, self._block_of_column, axis=-1)
 
+    def use_of(self, weights_BN: FloatArray) -> FloatArray:
+        """[B, N] weights of spaces to uses of blocks: A_j = Σ_{n ≥ j} α_n, so that A_1 = 1; separate: A_n = α_n."""
+        if not self.nested:
+            return weights_BN
+        return np.ascontiguousarray(np.cumsum(weights_BN[:, ::-1], axis=1)[:, ::-1])
 
-def use_of(weights_BN: FloatArray) -> FloatArray:
-    """A_j = Σ_{n ≥ j} α_n: [B, N] to [B, N]; A_1 = 1."""
-    return np.ascontiguousarray(np.cumsum(weights_BN[:, ::-1], axis=1)[:, ::-1])
-
-
-def weights_gradient(use_gradient_BN: FloatArray) -> FloatArray:
-    """∂L/∂α_n = Σ_{j ≤ n} ∂L/∂A_j, the transpose of `use_of`."""
-    return np.cumsum(use_gradient_BN, axis=1)
+    def weights_gradient(self, use_gradient_BN: FloatArray) -> FloatArray:
+        """∂L/∂α_n = Σ_{j ≤ n} ∂L/∂A_j, the transpose of `use_of`; separate: ∂L/∂A_n."""
+        return np.cumsum(use_gradient_BN, axis=1) if self.nested else use_gradient_BN

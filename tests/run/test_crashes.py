@@ -137,6 +137,7 @@ STREAM_PRESET = {
     "trace": {"validation": "trace"},
     "budget": {"memory_budget": 9_000},
     "micro-batch": {"micro_batch": 7},
+    "separate": {"nested": False},
 }
 
 

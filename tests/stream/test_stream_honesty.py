@@ -42,14 +42,22 @@ def test_a_flipped_label_is_seen_by_later_events_only(method: str, task: str, mo
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     "options",
-    [{"micro_batch": 7}, {"validation": "trace"}, {"cost": 0.1, "entropy": 0.1}, {"memory_budget": 1500, "admission": 2.0}],
+    [
+        {"micro_batch": 7},
+        {"nested": False},
+        {"validation": "trace"},
+        {"cost": 0.1, "entropy": 0.1},
+        {"memory_budget": 1500, "admission": 2.0},
+    ],
     ids=str,
 )
 def test_every_option_is_honest(options: dict[str, Any], mode: str) -> None:
     check_honest(mode, **options)
 
 
-@pytest.mark.parametrize("options", [{}, {"micro_batch": 5}, {"validation": "trace"}, {"cost": 0.1, "entropy": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"micro_batch": 5}, {"nested": False}, {"validation": "trace"}, {"cost": 0.1, "entropy": 0.1}], ids=str
+)
 @pytest.mark.parametrize("mode", MODES)
 def test_no_prediction_depends_on_later_ids(mode: str, options: dict[str, Any]) -> None:
     of = config(context=mode, **options)

@@ -9,7 +9,7 @@ import torch
 from pipeline.learners.gates import SearchedGate
 from pipeline.learners.kalman import Beliefs, KalmanConfig, Pair, learn
 from pipeline.models.interactions import Link, dense_inputs
-from pipeline.models.nested import Blocks, use_of, weights_gradient
+from pipeline.models.nested import Blocks
 from pipeline.newton import OnlineNewton
 from pipeline.prequential.references import Logistic
 from pipeline.records import Labels, LearnerInputs
@@ -32,9 +32,9 @@ def beliefs(rng: np.random.Generator, rows: int) -> Beliefs:
 
 def test_use_is_the_chance_that_a_dimension_is_used():
     weights = np.array([[0.5, 0.3, 0.2], [0.0, 0.0, 1.0]])
-    np.testing.assert_allclose(use_of(weights), [[1.0, 0.5, 0.2], [1.0, 1.0, 1.0]])
+    np.testing.assert_allclose(BLOCKS.use_of(weights), [[1.0, 0.5, 0.2], [1.0, 1.0, 1.0]])
     slopes = np.array([[1.0, 10.0, 100.0]])
-    np.testing.assert_allclose(weights_gradient(slopes), [[1.0, 11.0, 111.0]])
+    np.testing.assert_allclose(BLOCKS.weights_gradient(slopes), [[1.0, 11.0, 111.0]])
 
 
 def test_nested_product_is_the_expected_product_of_drawn_prefixes():
@@ -46,7 +46,17 @@ def test_nested_product_is_the_expected_product_of_drawn_prefixes():
         for n, d in enumerate(BLOCKS.dims)
         for m, e in enumerate(BLOCKS.dims)
     )
-    assert (use_of(alpha) * use_of(beta) * BLOCKS.sums(p * q)).sum() == pytest.approx(expected)
+    assert (BLOCKS.use_of(alpha) * BLOCKS.use_of(beta) * BLOCKS.sums(p * q)).sum() == pytest.approx(expected)
+
+
+def test_separate_spaces_meet_their_own_alone():
+    separate = Blocks.of_spaces((2, 3, 6), nested=False)
+    rng = np.random.default_rng(7)
+    p, q = rng.normal(size=(1, 11)), rng.normal(size=(1, 11))
+    alpha, beta = np.array([[0.5, 0.3, 0.2]]), np.array([[0.1, 0.2, 0.7]])
+    expected = sum(alpha[0, n] * beta[0, n] * (p[0, s] @ q[0, s]) for n, s in enumerate([slice(0, 2), slice(2, 5), slice(5, 11)]))
+    assert (separate.use_of(alpha) * separate.use_of(beta) * separate.sums(p * q)).sum() == pytest.approx(expected)
+    np.testing.assert_array_equal(separate.weights_gradient(alpha), alpha)
 
 
 def test_kalman_step_equals_its_formulas():
@@ -174,6 +184,7 @@ def test_waves_give_what_one_by_one_gives(monkeypatch):
         {"method": "count-gate"},
         {"task": "rating"},
         {"micro_batch": 9},
+        {"nested": False},
         {"memory_budget": 1500, "admission": 2.0},
     ],
     ids=str,

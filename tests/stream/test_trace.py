@@ -8,7 +8,7 @@ import torch
 
 from pipeline.learners.gates import SearchedGate
 from pipeline.learners.stream_trace import Trace, trace_tables
-from pipeline.models.nested import Blocks, use_of
+from pipeline.models.nested import Blocks
 from pipeline.state.memory import MemoryRowStore
 from tests.stream.running import config, steps, trainer
 from tests.streams import synthetic_stream
@@ -21,7 +21,7 @@ class Opened(SearchedGate):
     """A gate as far as the trace sees it."""
 
     def __init__(self, alpha: np.ndarray, beta: np.ndarray, inputs: np.ndarray) -> None:
-        self.uses = (use_of(alpha), use_of(beta))
+        self.uses = (BLOCKS.use_of(alpha), BLOCKS.use_of(beta))
         self.batch = SimpleNamespace(user_inputs=torch.as_tensor(inputs), item_inputs=torch.as_tensor(inputs))
 
 
@@ -35,7 +35,7 @@ def test_the_coefficient_is_the_slope_of_the_next_loss_in_the_use_of_the_last_st
     user, first, second = np.array([0]), np.array([0]), np.array([1])
     # the first interaction changed the user by A_j · direction, from `start` to `now`
     start, direction = rng.normal(size=6), rng.normal(size=6)
-    use = use_of(alpha)[0]
+    use = BLOCKS.use_of(alpha)[0]
     change = BLOCKS.spread(use[None, :])[0] * direction
     nothing = np.zeros((1, 6))
     trace.validate(np.array([0]), (user, first), np.ones((1, 3)), np.array([0.3]), (start[None, :], rng.normal(size=(1, 6))))
