@@ -5,7 +5,8 @@
     python -m tests.benchmarks.ladder_bytes table|picture --out DIR --stream ... [--picture FILE.png]
 
 A share is of the bytes of FSE-146: rows (means, variances) and index of all ids of the stream. AutoEmb knows its budget only. Fixed
-dimensions and count thresholds (t and 8t) are fitted to the share with the whole stream in hindsight, which favours them. Where not even
+dimensions and count thresholds (t and 8t; 1 and 4 or 2 where those leave room) are fitted to the share with the whole stream in hindsight,
+which favours them. Where not even
 two dimensions of every id fit, FSE-2 has the same budget: who comes first is served.
 """
 
@@ -47,10 +48,10 @@ class Sizes:
         """FSE: one row of means, variance, bias and its variance per id."""
         return float((4.0 * (dimension + 3) + self._index).sum())
 
-    def thresholds(self, first: int, dims: Sequence[int] = (2, 16, 128)) -> float:
-        """A row per space that an id reaches: it is used from the interaction after `first` on, the largest after 8 times that."""
+    def thresholds(self, first: int, ratio: int, dims: Sequence[int] = (2, 16, 128)) -> float:
+        """A row per space that an id reaches: it is used from the interaction after `first` on, the largest after `ratio` times that."""
         total = self.fixed(dims[0])
-        for least, width in ((first, dims[1] - dims[0]), (first * RATIO, dims[2] - dims[1])):
+        for least, width in ((first, dims[1] - dims[0]), (first * ratio, dims[2] - dims[1])):
             total += float((4.0 * (width + 1) + self._index)[self._counts > least].sum())
         return total
 
@@ -59,10 +60,11 @@ class Sizes:
         limit = share / 100.0 * self.fixed(FULL)
         fits = [d for d in range(2, FULL + 1) if self.fixed(d) <= limit]
         fixed = {"dims": (fits[-1],)} if fits else {"dims": (2,), "memory_budget": int(limit)}
-        first = next((t for t in range(1, 5000) if self.thresholds(t) <= limit), None)
+        smallest = [(t, RATIO) for t in range(1, 5000)] if self.thresholds(1, RATIO) > limit else [(1, 2), (1, 4), (1, RATIO)]
+        first, ratio = next(((t, r) for t, r in smallest if self.thresholds(t, r) <= limit), (None, RATIO))
         cells: dict[str, tuple[str, Mapping[str, Any]]] = {"fse": ("fse-2", fixed)}
         if first is not None:
-            cells["count-thresholds"] = ("count-thresholds", {"thresholds": (first, first * RATIO)})
+            cells["count-thresholds"] = ("count-thresholds", {"thresholds": (first, first * ratio)})
         cells["autoemb"] = ("autoemb", {"memory_budget": int(limit)})
         return cells
 

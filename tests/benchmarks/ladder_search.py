@@ -2,6 +2,7 @@
 """Random search for the ladder: the same number of trials for every rung, scored on the first 40% of both MovieLens sets and on nothing else.
 
     python -m tests.benchmarks.ladder_search run --log FILE.csv [--rungs autoemb-tuned,fse-146] [--trials 30] [--part 0/2]
+    python -m tests.benchmarks.ladder_search run --log IDEA.csv --rungs autoemb --trials 0 --set entropy=0.01
     python -m tests.benchmarks.ladder_search best --log FILE.csv > tuned.json
 
 Trial k draws the same shared hyperparameters for every rung, so rungs differ by what they are, not by luck. A trial's score is the mean of
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.benchmarks.ladder import RUNGS, load, train
+from tests.benchmarks.ladder import RUNGS, load, train, value_of
 
 SETS = ("ml-latest-small", "ml-100k")
 PART = 0.4
@@ -65,12 +66,13 @@ def run(arguments: argparse.Namespace) -> None:
     done = {(row["rung"], int(row["trial"])) for row in _rows(arguments.log)}
     streams = {name: load(name, None) for name in SETS}
     streams = {name: stream[: int(PART * len(stream))] for name, stream in streams.items()}
+    everywhere = {name: value_of(text) for name, _, text in (s.partition("=") for s in arguments.set)}
     part, parts = (int(n) for n in arguments.part.split("/"))
     for trial in range(-1, arguments.trials):
         for rung in arguments.rungs.split(","):
             if (rung, trial) in done or trial % parts != part:
                 continue
-            options = drawn(rung, trial) if trial >= 0 else {}
+            options = {**(drawn(rung, trial) if trial >= 0 else {}), **everywhere}
             scores = {}
             for name, stream in streams.items():
                 cell = train(stream, rung, 0, options)
@@ -120,6 +122,7 @@ def main() -> None:
     parser.add_argument("--rungs", default=",".join(SEARCHED))
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--part", default="0/1", help="K/N: the trials whose number leaves K when divided by N.")
+    parser.add_argument("--set", action="append", default=[], help="NAME=VALUE of the learner, in every trial.")
     arguments = parser.parse_args()
     {"run": run, "best": best, "table": table}[arguments.command](arguments)
 
