@@ -215,9 +215,9 @@ def command(
     """Publish a dataset's interactions to a topic in event-time order; go on where an interrupted replay stopped."""
     configure_logging(log_format)
     console = Console(stderr=True)
+    config = ReplayConfig(topic=topic, partitions=partitions, speed=speed, limit=limit, from_ms=from_ms, until_ms=until_ms)
     kafka = kafka_settings(bootstrap_servers, kafka_config)
     data = load_dataset(dataset, dataset_options(data_dir, console, **reading))
-    config = ReplayConfig(topic=topic, partitions=partitions, speed=speed, limit=limit, from_ms=from_ms, until_ms=until_ms)
     ensure_interactions_topic(kafka, topic, partitions)
     registry = RegistryCodec(schema_registry) if schema_registry else None
     encode = registry.interaction_encoder(topic) if registry else None

@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import polars as pl
 import torch
 
 from pipeline.experiments.statistics import Interval, clustered_interval, holm
+from pipeline.learners.budget import INDEX_ENTRY_BYTES
 from pipeline.learners.config import LearnerConfig
 from pipeline.prequential.metrics import PrequentialConfig
 from pipeline.records import FloatArray, Interaction, LearnerInputs, MiniBatch, SideContext
@@ -44,6 +45,7 @@ RUNGS: Mapping[str, Mapping[str, Any]] = {
     "autoemb": {"method": "autoemb"},
     "unrolled": {"method": "autoemb", "validation": "trace", "horizon": 1},
     "trace": {"method": "autoemb", "validation": "trace"},
+    "autoemb-tuned": {"method": "autoemb"},  # the best of the random search alone; `autoemb` is the preset as it is
 }
 
 
@@ -145,19 +147,29 @@ def spearman(a: FloatArray, b: FloatArray) -> float:
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
-def run_cell(folder: Path, stream: Sequence[Interaction], rung: str, seed: int, options: Mapping[str, Any]) -> None:
-    """Trains one cell and keeps what came of it. A cell with `cell.json` is finished."""
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What became of one cell: [n] losses of the method and of the logistic reference on the same events, and a summary."""
+
+    losses: FloatArray
+    references: FloatArray
+    summary: Mapping[str, Any]
+
+
+def train(stream: Sequence[Interaction], rung: str, seed: int, options: Mapping[str, Any]) -> Trained:
+    """One rung over one stream, in context mode `event`, mini-batches of 500."""
+    began = time.monotonic()
     config = LearnerConfig.from_preset("stream", **{**RUNGS[rung], **options, "seed": seed})
     trained = TrainerConfig(
         learner=config,
         context=ContextConfig(mode="event", spaces=len(config.dims)),
         prequential=PrequentialConfig(task="binary", window=5000),
     )
-    trainer = Trainer(trained, MemoryRowStore(trainer_tables(trained)))
+    store = MemoryRowStore(trainer_tables(trained))
+    trainer = Trainer(trained, store)
     if rung == "shuffled":
         trainer._context = ShuffledPopularity(trainer._context, seed)  # type: ignore[assignment]
     popularity, losses, references = Popularity(config.dims), [], []
-    began = time.monotonic()
     for start in range(0, len(stream), BATCH):
         records = stream[start : start + BATCH]
         result = trainer.step(MiniBatch(step=start // BATCH + 1, records=records, next_offsets={0: start + len(records)}))
@@ -169,9 +181,6 @@ def run_cell(folder: Path, stream: Sequence[Interaction], rung: str, seed: int, 
             predictions, inputs = result.predictions, result.inputs
             counts = getattr(trainer._context, "true_counts", (inputs.users.count, inputs.items.count))
             popularity.add((predictions.user_weights, predictions.item_weights), counts)
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "losses.npy", np.concatenate(losses).astype(np.float32))
-    np.save(folder / "reference.npy", np.concatenate(references).astype(np.float32))
     trace = trainer._learner._parts.trace if config.validation == "trace" else None  # type: ignore[attr-defined]
     summary = {
         "rung": rung,
@@ -179,9 +188,25 @@ def run_cell(folder: Path, stream: Sequence[Interaction], rung: str, seed: int, 
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
         "seconds": round(time.monotonic() - began, 1),
         "popularity": popularity.summary(),
+        "bytes": embedding_bytes(trained, store),
         "second_to_first_order": trace.ratio.tolist() if trace else None,
     }
-    (folder / "cell.json").write_text(json.dumps(summary))
+    return Trained(losses=np.concatenate(losses), references=np.concatenate(references), summary=summary)
+
+
+def run_cell(folder: Path, stream: Sequence[Interaction], rung: str, seed: int, options: Mapping[str, Any]) -> None:
+    """Trains one cell and keeps what came of it. A cell with `cell.json` is finished."""
+    done = train(stream, rung, seed, options)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "losses.npy", done.losses.astype(np.float32))
+    np.save(folder / "reference.npy", done.references.astype(np.float32))
+    (folder / "cell.json").write_text(json.dumps(done.summary))
+
+
+def embedding_bytes(of: TrainerConfig, store: MemoryRowStore) -> int:
+    """Rows of the embedding tables (means, variances, bookkeeping) and an index entry with the id for each."""
+    specs = [spec for spec in trainer_tables(of) if spec.name.startswith("embedding")]
+    return sum(4 * spec.width + INDEX_ENTRY_BYTES + len(i.encode()) for spec in specs for i, _ in store.items(spec.name))
 
 
 def cells(out: Path, stream: str, rungs: Iterable[str], seeds: int, once: Iterable[str] = ()) -> Iterator[tuple[Path, str, int]]:
@@ -193,7 +218,8 @@ def cells(out: Path, stream: str, rungs: Iterable[str], seeds: int, once: Iterab
 
 def run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    options = {name: _value(text) for name, _, text in (s.partition("=") for s in arguments.set)}
+    everywhere = {name: value_of(text) for name, _, text in (s.partition("=") for s in arguments.set)}
+    tuned = json.loads(arguments.tuned.read_text()) if arguments.tuned else {}
     for name in arguments.streams.split("+"):
         stream: list[Interaction] = []
         for folder, rung, seed in cells(
@@ -202,15 +228,19 @@ def run(arguments: argparse.Namespace) -> None:
             if (folder / "cell.json").exists():
                 continue
             stream = stream or load(name, arguments.limit)
-            run_cell(folder, stream, rung, seed, options)
+            own = {name: tuple(value) if isinstance(value, list) else value for name, value in tuned.get(rung, {}).items()}
+            run_cell(folder, stream, rung, seed, {**own, **everywhere})
             losses = np.load(folder / "losses.npy").astype(np.float64)
             print(f"{name} {rung} seed {seed}: {losses.mean():.5f} / {losses[int(0.7 * len(losses)) :].mean():.5f}", flush=True)
 
 
-def _value(text: str) -> Any:
+def value_of(text: str) -> Any:
+    """A command line's value: whole numbers by commas, true, false, a number, or the text."""
     if "," in text:
         return tuple(int(part) for part in text.split(","))
-    return float(text) if any(c in text for c in ".e") else int(text) if text.isdigit() else text
+    if text in ("true", "false"):
+        return text == "true"
+    return float(text) if any(c in text for c in ".e") and text[0] in "0123456789." else int(text) if text.isdigit() else text
 
 
 def table(arguments: argparse.Namespace) -> None:
@@ -263,6 +293,7 @@ def main() -> None:
     parser.add_argument("--once", default="", help="run: further rungs, of which the first seed alone is run.")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--set", action="append", default=[], help="NAME=VALUE of the learner, for every rung.")
+    parser.add_argument("--tuned", type=Path, help="Options by rung, as `ladder_search best` writes them.")
     parser.add_argument("--against", default="fse-146")
     arguments = parser.parse_args()
     {"run": run, "table": table}[arguments.command](arguments)
