@@ -18,6 +18,7 @@ ContextMode = Literal["batch", "event", "strict"]
 MergeKey = tuple[int, str, int, int, int]
 
 RATING_CLASSES = 5
+CONTEXT_FEATURES = 16  # x0..x15 of docs/algorithm.md
 
 
 class Interaction(NamedTuple):

@@ -13,10 +13,9 @@ from pipeline.learners.schedule import micro_batches
 from pipeline.prequential.labels import labels_of
 from pipeline.prequential.metrics import Prequential, PrequentialConfig
 from pipeline.prequential.references import Logistic, RunningMean
-from pipeline.records import FloatArray, Interaction, Labels, LearnerInputs, MiniBatch, OfflineStage, Predictions
+from pipeline.records import CONTEXT_FEATURES, FloatArray, Interaction, Labels, LearnerInputs, MiniBatch, OfflineStage, Predictions
 from pipeline.rows import RowStore, TableSpec
 from pipeline.state.context import ContextConfig, ContextTracker, context_tables
-from pipeline.state.label_statistics import FEATURES
 
 COUNTERS = ("late", "duplicates", "dead_letters")
 
@@ -99,7 +98,7 @@ class Trainer:
         self._context = ContextTracker(config.context, store)
         self._learner = make_learner(config.learner, store)
         self._running_mean = RunningMean(task)
-        self._logistic = Logistic(task, FEATURES)
+        self._logistic = Logistic(task, CONTEXT_FEATURES)
         self._prequential = self._fresh_metrics()
         self._online = config.offline is None
         self._examples = 0

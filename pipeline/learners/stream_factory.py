@@ -17,10 +17,10 @@ from pipeline.models.controller import controller_width
 from pipeline.models.interactions import Link, dense_width
 from pipeline.models.nested import Blocks
 from pipeline.newton import OnlineNewton
+from pipeline.records import CONTEXT_FEATURES
 from pipeline.rows import RowStore, TableSpec
 
 TABLE_PREFIXES = ("embedding.user", "embedding.item")
-CONTEXT_FEATURES = 16
 
 
 def blocks_of(config: LearnerConfig) -> Blocks:

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigurationError
-from pipeline.records import RATING_CLASSES, ContextMode, FloatArray, Interaction, Labels, LearnerInputs, SideContext
+from pipeline.records import CONTEXT_FEATURES, RATING_CLASSES, ContextMode, FloatArray, Interaction, Labels, LearnerInputs, SideContext
 from pipeline.rows import Rows, RowStore, TableSpec
-from pipeline.state.label_statistics import FEATURES, ITEM_LABEL_WIDTH, USER_LABEL_WIDTH, Globals, features_of, learn
+from pipeline.state.label_statistics import ITEM_LABEL_WIDTH, USER_LABEL_WIDTH, Globals, features_of, learn
 
 USER_TABLE = "context.user"
 ITEM_TABLE = "context.item"
@@ -157,7 +157,7 @@ class ContextTracker:
         return LearnerInputs(
             user_ids=[r.user_id for r in records],
             item_ids=[r.item_id for r in records],
-            features=np.full((len(records), FEATURES), np.nan),
+            features=np.full((len(records), CONTEXT_FEATURES), np.nan),
             users=self._side_context(users, USER_LABEL_WIDTH),
             items=self._side_context(items, ITEM_LABEL_WIDTH),
             global_loss=self._global_loss,
@@ -222,7 +222,7 @@ class ContextTracker:
                 self._pending.append((record.timestamp, record.user_id, record.item_id, float(labels.binary[i]), int(labels.classes[i])))
         if self._config.mode == "batch":
             self._learn_before(None, users, items)
-        array = np.array(features, dtype=np.float64).reshape(len(records), FEATURES)
+        array = np.array(features, dtype=np.float64).reshape(len(records), CONTEXT_FEATURES)
         return array, (np.array(classes, dtype=np.float64).reshape(len(records), -1) if self._config.with_classes else None)
 
     def _learn_before(self, timestamp: int | None, users: _Side, items: _Side) -> None:

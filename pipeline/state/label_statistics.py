@@ -7,8 +7,6 @@ Formulas: docs/algorithm.md, "Context features". y is the binary label, n counts
 from dataclasses import dataclass
 from math import log, log1p
 
-FEATURES = 16
-
 # Columns of a row. 0..3 belong to the tracker (count, last time, previous and fading loss); label statistics start at 4.
 _COUNT, _LAST_TIME = 0, 1
 (
