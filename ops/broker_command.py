@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from ops.broker_process import Broker
 from ops.embedded import EmbeddedBroker, EmbeddedConfig
 from ops.local_kafka import LocalKafka, LocalKafkaConfig
-from ops.process import Broker
 from pipeline.errors import BrokerError
 
 DEFAULT_PORT = 9092

@@ -9,11 +9,10 @@ import tempfile
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
-from ops.metadata import is_ready
-from ops.process import LOOPBACK, ServerProcess, answers_tcp, free_port, port_is_free
+from ops.broker_process import Broker
+from ops.process import LOOPBACK, ServerProcess, free_port, port_is_free
 from pipeline.errors import BrokerError, ConfigurationError
 
 _MAX_PORT = 65_535
@@ -38,8 +37,8 @@ class EmbeddedConfig:
             raise ConfigurationError(f"The port {self.port} is not a TCP port", remedy="choose one from 1 to 65535")
 
 
-class EmbeddedBroker:
-    """Tansu as a child process; see `ops.process.Broker`. `kill()` and `stop()` alike lose all data: it lives in memory only."""
+class EmbeddedBroker(Broker):
+    """Tansu. `kill()` and `stop()` alike lose all data: it lives in memory only."""
 
     kind = "tansu"
 
@@ -48,17 +47,8 @@ class EmbeddedBroker:
         self._log_dir = self.config.log_dir or Path(tempfile.gettempdir()) / f"autoemb-tansu-{uuid.uuid4().hex[:12]}"
         url = f"tcp://{LOOPBACK}:{self.config.port}"
         command = [_tansu(), "broker", "--listener-url", url, "--advertised-listener-url", url, "--storage-engine", "memory://tansu/"]
-        self._server = ServerProcess(command, log=self._log_dir / "tansu.log", name="The embedded broker (Tansu)")
-
-    @property
-    def bootstrap_servers(self) -> str:
-        """``127.0.0.1:port``."""
-        return f"{LOOPBACK}:{self.config.port}"
-
-    @property
-    def pid(self) -> int | None:
-        """The server's process id; None when it is not running."""
-        return self._server.pid
+        server = ServerProcess(command, log=self._log_dir / "tansu.log", name="The embedded broker (Tansu)")
+        super().__init__(server, port=self.config.port)
 
     def start(self) -> Self:
         """Starts the broker; ready in milliseconds. Raises BrokerError when its port is taken or it ended."""
@@ -82,28 +72,6 @@ class EmbeddedBroker:
         self._server.kill()
         if self.config.log_dir is None:
             shutil.rmtree(self._log_dir, ignore_errors=True)
-
-    def kill(self) -> None:
-        """SIGKILL. The data is gone."""
-        self._server.kill()
-
-    def restart(self) -> None:
-        """Stops it if it runs, and starts an empty one on the same port."""
-        self.stop()
-        self.start()
-
-    def log_tail(self) -> str:
-        """The server's last log lines."""
-        return self._server.log_tail()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
-
-    def _ready(self) -> bool:
-        return answers_tcp(LOOPBACK, self.config.port) and is_ready(self.bootstrap_servers)
 
 
 def embedded_available() -> bool:

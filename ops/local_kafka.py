@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
-from ops.metadata import is_ready
-from ops.process import LOG_TAIL_LINES, LOOPBACK, ServerProcess, answers_tcp, free_port, port_is_free
+from ops.broker_process import Broker
+from ops.process import LOG_TAIL_LINES, LOOPBACK, ServerProcess, free_port, port_is_free
 from pipeline.errors import BrokerError, ConfigurationError
 
 _MAX_PORT = 65_535
@@ -112,8 +111,8 @@ class LocalKafkaConfig:
         return "".join(f"{key}={value}\n" for key, value in settings.items())
 
 
-class LocalKafka:
-    """Apache Kafka as a child process. A context manager: started on entry, stopped on exit; see `ops.process.Broker`."""
+class LocalKafka(Broker):
+    """Apache Kafka. `stop()` and `kill()` alike keep its data."""
 
     kind = "apache"
 
@@ -134,17 +133,7 @@ class LocalKafka:
             str(config.properties_file.absolute()),
         ]
         self._log4j2 = log4j2
-        self._server = ServerProcess(command, log=config.data_dir / "kafka.log", name="Apache Kafka")
-
-    @property
-    def bootstrap_servers(self) -> str:
-        """``127.0.0.1:port``."""
-        return f"{LOOPBACK}:{self.config.port}"
-
-    @property
-    def pid(self) -> int | None:
-        """The JVM's process id; None when it is not running."""
-        return self._server.pid
+        super().__init__(ServerProcess(command, log=config.data_dir / "kafka.log", name="Apache Kafka"), port=config.port)
 
     def start(self) -> Self:
         """Formats the storage on first use, starts the broker, returns when every partition has a leader.
@@ -174,28 +163,6 @@ class LocalKafka:
     def stop(self) -> None:
         """SIGTERM: half a second. Does nothing when it is not running."""
         self._server.stop()
-
-    def kill(self) -> None:
-        """SIGKILL: the broker gets no chance to close anything."""
-        self._server.kill()
-
-    def restart(self) -> None:
-        """Stops it if it runs, and starts it on the same ports and data."""
-        self.stop()
-        self.start()
-
-    def log_tail(self) -> str:
-        """The server's last log lines."""
-        return self._server.log_tail()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
-
-    def _ready(self) -> bool:
-        return answers_tcp(LOOPBACK, self.config.port) and is_ready(self.bootstrap_servers)
 
     def _format_storage(self) -> None:
         if (self.config.data_dir / "data" / "meta.properties").exists():

@@ -12,8 +12,6 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
 
 from pipeline.errors import BrokerError
 
@@ -22,46 +20,6 @@ LOG_TAIL_LINES = 15
 _POLL_SECONDS = 0.05
 # TERM first: Kafka then closes its segments and the next start needs no log recovery.
 _WATCHDOG = 'cat >/dev/null; kill "$1"; for i in 1 2 3 4 5 6 7 8 9; do sleep 0.5; kill -0 "$1" || exit; done; kill -9 "$1"'
-
-
-class Broker(Protocol):
-    """A broker that this process runs."""
-
-    kind: str
-
-    @property
-    def bootstrap_servers(self) -> str:
-        """``host:port`` for clients."""
-        ...
-
-    @property
-    def pid(self) -> int | None:
-        """The server's process id; None when it is not running."""
-        ...
-
-    def start(self) -> Self:
-        """Starts the server and returns when it serves requests. Raises BrokerError with the last log lines if it does not."""
-        ...
-
-    def stop(self) -> None:
-        """Stops it cleanly (SIGTERM). Does nothing when it is not running."""
-        ...
-
-    def kill(self) -> None:
-        """Kills it as a power cut would (SIGKILL). Does nothing when it is not running."""
-        ...
-
-    def restart(self) -> None:
-        """Stops it if it runs, then starts it on the same port and the same data."""
-        ...
-
-    def log_tail(self) -> str:
-        """The server's last log lines since its latest start."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
 
 def free_port() -> int:

@@ -5,6 +5,7 @@ All of the sink's topics are written and read at partition 0: a step's metrics h
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from pipeline.errors import ConfigurationError, DeliveryError
+from pipeline.errors import AutoembError, ConfigurationError, DeliveryError
 
 PARTITION = 0
 Headers = Sequence[tuple[str, bytes]]
@@ -153,7 +154,44 @@ class Complaint:
             self.begin()
 
 
-class IdempotentProducer:
+class ClientProducer(ABC):
+    """How both producers begin and end: on one librdkafka client, flushed, or let go of after a failure.
+
+    Args:
+        settings: librdkafka's, from `producer_settings`.
+
+    Raises:
+        ConfigurationError: librdkafka refuses a setting.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._complaint = Complaint()
+        self._producer = open_producer_client({**settings, "error_cb": self._complaint.on_error})
+        self._failure: AutoembError | None = None
+
+    @abstractmethod
+    def flush(self) -> None:
+        """See `RecordProducer.flush`."""
+
+    def close(self) -> None:
+        """See `RecordProducer.close`."""
+        if self._failure is None:
+            self.flush()
+        else:
+            self.discard()
+
+    def discard(self) -> None:
+        """See `RecordProducer.discard`."""
+        let_go(self._producer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close() if kind is None else self.discard()
+
+
+class IdempotentProducer(ClientProducer):
     """Acknowledged records are in the topic once and in order; after a crash the tail may be missing, never a middle.
 
     Args:
@@ -164,11 +202,8 @@ class IdempotentProducer:
     """
 
     def __init__(self, kafka_config: Mapping[str, str]) -> None:
-        self._complaint = Complaint()
         # Gapless: when one batch fails for good, librdkafka also stops those behind it instead of sending them.
-        settings = producer_settings(kafka_config, enable_gapless_guarantee="true")
-        self._producer = open_producer_client({**settings, "error_cb": self._complaint.on_error})
-        self._failure: DeliveryError | None = None
+        super().__init__(producer_settings(kafka_config, enable_gapless_guarantee="true"))
 
     def send(self, record: Outgoing) -> None:
         """See `RecordProducer.send`."""
@@ -200,27 +235,10 @@ class IdempotentProducer:
             self._complaint.waiting(self.buffered)
         self._raise_failure()
 
-    def close(self) -> None:
-        """See `RecordProducer.close`."""
-        if self._failure is None:
-            self.flush()
-        else:
-            self.discard()
-
-    def discard(self) -> None:
-        """See `RecordProducer.discard`."""
-        let_go(self._producer)
-
     @property
     def buffered(self) -> int:
         """See `RecordProducer.buffered`."""
         return len(self._producer)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close() if kind is None else self.discard()
 
     def _delivered(self, error: KafkaError | None, message: Any) -> None:
         if error is not None and self._failure is None:

@@ -5,13 +5,12 @@ A transaction is closed every second and at every flush. Its records are kept un
 
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
 from pipeline.errors import AutoembError, BrokerError, DeliveryError, StateError
-from pipeline.sink.producer import Complaint, Outgoing, delivery_error, hand_over, let_go, open_producer_client, producer_settings
+from pipeline.sink.producer import ClientProducer, Outgoing, delivery_error, hand_over, producer_settings
 
 TRANSACTION_SECONDS = 1.0
 _MOST_RECORDS = 10_000
@@ -37,7 +36,7 @@ class _AbortNeededError(Exception):
     """The transaction cannot be committed; its records must be written again."""
 
 
-class TransactionalProducer:
+class TransactionalProducer(ClientProducer):
     """A `RecordProducer` whose records become visible together, and which only one trainer of a run can hold.
 
     Opening it ends (aborts) what an earlier trainer of the run had left open and shuts that trainer out: open it before reading how far the
@@ -54,14 +53,12 @@ class TransactionalProducer:
 
     def __init__(self, kafka_config: Mapping[str, str], *, run_id: str) -> None:
         self._run_id = run_id
-        self._complaint = Complaint()
         settings = producer_settings(kafka_config, transactional_id=f"autoemb-{run_id}")
         self._limit = float(settings.get("transaction.timeout.ms", _BROKER_LIMIT_SECONDS * 1000)) / 1000
-        self._producer = open_producer_client({**settings, "error_cb": self._complaint.on_error})
+        super().__init__(settings)
         self._open: list[Outgoing] = []
         self._opened_at = 0.0
         self._refusal: tuple[str, KafkaError] | None = None
-        self._failure: AutoembError | None = None
         self._start()
 
     def send(self, record: Outgoing) -> None:
@@ -88,28 +85,15 @@ class TransactionalProducer:
         if self._open:
             self._commit()
 
-    def close(self) -> None:
-        """See `RecordProducer.close`."""
-        if self._failure is None:
-            self.flush()
-        else:
-            self.discard()
-
     def discard(self) -> None:
         """See `RecordProducer.discard`. An open transaction is left to the broker's timeout, or to the next trainer of this run."""
-        let_go(self._producer)
+        super().discard()
         self._open.clear()
 
     @property
     def buffered(self) -> int:
         """See `RecordProducer.buffered`."""
         return len(self._open)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close() if kind is None else self.discard()
 
     def _start(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
