@@ -82,3 +82,7 @@ def step(learner, config, seed, **shape):
 def snapshot(store, config):
     """Every row of every table, as bytes."""
     return {spec.name: {i: row.tobytes() for i, row in store.items(spec.name)} for spec in learner_tables(config)}
+
+
+def state_bytes(learner):
+    return {name: tensor.numpy().tobytes() for name, tensor in learner.state_dict().items()}
