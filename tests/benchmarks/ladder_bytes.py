@@ -23,13 +23,14 @@ import torch
 from pipeline.experiments.statistics import holm
 from pipeline.learners.budget import INDEX_ENTRY_BYTES
 from pipeline.records import FloatArray, Interaction
-from tests.benchmarks.ladder import _shown, _wider, load, run_cell
+from tests.benchmarks.ladder import FIXED, _shown, _wider, load, run_cell
 from tests.benchmarks.ladder_report import Tail
 
 SHARES = (5, 10, 20, 40, 100)
 FULL, LARGEST = 146, 128
 RATIO = 8
-METHODS = ("fse", "count-thresholds", "autoemb")
+METHODS = ("fse", "fse-tuned", "count-thresholds", "count-thresholds-tuned", "autoemb")
+OTHERS = METHODS[:-1]
 
 
 class Sizes:
@@ -55,8 +56,8 @@ class Sizes:
             total += float((4.0 * (width + 1) + self._index)[self._counts > least].sum())
         return total
 
-    def fitted(self, share: int) -> dict[str, tuple[str, Mapping[str, Any]]]:
-        """Rung and options of each method at a share in percent."""
+    def fitted(self, share: int, tuned: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, Mapping[str, Any]]]:
+        """Rung and options of each method at a share in percent; tuned: options by rung, for the methods of that name."""
         limit = share / 100.0 * self.fixed(FULL)
         fits = [d for d in range(2, FULL + 1) if self.fixed(d) <= limit]
         fixed = {"dims": (fits[-1],)} if fits else {"dims": (2,), "memory_budget": int(limit)}
@@ -65,18 +66,26 @@ class Sizes:
         cells: dict[str, tuple[str, Mapping[str, Any]]] = {"fse": ("fse-2", fixed)}
         if first is not None:
             cells["count-thresholds"] = ("count-thresholds", {"thresholds": (first, first * ratio)})
+        for method, like in (("fse", f"fse-{_nearest(fixed['dims'][0])}"), ("count-thresholds", "count-thresholds")):
+            if method in cells and like in tuned:
+                cells[f"{method}-tuned"] = (cells[method][0], {**tuned[like], **cells[method][1]})
         cells["autoemb"] = ("autoemb", {"memory_budget": int(limit)})
         return cells
 
 
+def _nearest(dimension: int) -> int:
+    return min(FIXED, key=lambda d: abs(np.log(d / dimension)))
+
+
 def run(arguments: argparse.Namespace) -> None:
+    tuned = json.loads(arguments.tuned.read_text()) if arguments.tuned else {}
     torch.set_num_threads(1)
     stream = load(arguments.stream, None)
     sizes = Sizes(stream)
     base = arguments.out / arguments.stream.replace(":", "_")
     for seed in range(arguments.seeds):
         for share in SHARES:
-            for method, (rung, options) in sizes.fitted(share).items():
+            for method, (rung, options) in sizes.fitted(share, tuned).items():
                 _cell(base / str(share) / method / str(seed), stream, rung, seed, options, sizes)
         _cell(base / "largest" / "fse" / str(seed), stream, f"fse-{LARGEST}", seed, {}, sizes)
 
@@ -110,28 +119,27 @@ def found(arguments: argparse.Namespace) -> dict[tuple[str, str], tuple[float, F
 
 def table(arguments: argparse.Namespace) -> None:
     cells, users = found(arguments), Tail.of(arguments.stream).users
-    pairs = [(str(s), m) for s in SHARES for m in METHODS[:2] if (str(s), m) in cells and (str(s), "autoemb") in cells]
+    pairs = [(str(s), m) for s in SHARES for m in OTHERS if (str(s), m) in cells and (str(s), "autoemb") in cells]
     intervals = {pair: _wider(cells[pair[0], "autoemb"][1] - cells[pair][1], users) for pair in pairs}
     adjusted = dict(zip(pairs, holm([intervals[p].p_value for p in pairs]), strict=True))
-    print("| share | FSE-d | count thresholds | AutoEmb | − FSE-d | − thresholds | − FSE-128 |\n|---|---|---|---|---|---|---|")
+    largest = cells.get(("largest", "fse"))
+    print("| share | method | last 30% | bytes used | AutoEmb − it |\n|---|---|---|---|---|")
     for share in (str(s) for s in SHARES):
-        shown = [_described(cells.get((share, m)), m) for m in METHODS]
-        shown += [_shown(intervals[share, m], adjusted[share, m]) if (share, m) in intervals else "" for m in METHODS[:2]]
-        both = cells.get((share, "autoemb")), cells.get(("largest", "fse"))
-        shown.append(_shown(_wider(both[0][1] - both[1][1], users), 1.0) if both[0] and both[1] else "")
-        print(f"| {share}% | {' | '.join(shown)} |")
-    if ("largest", "fse") in cells:
-        print(f"\nFSE-{LARGEST}: {cells['largest', 'fse'][1].mean():.5f}")
+        for method in METHODS:
+            if (share, method) in cells:
+                used, losses, options = cells[share, method]
+                shown = _shown(intervals[share, method], adjusted[share, method]) if (share, method) in intervals else ""
+                print(f"| {share}% | {_described(method, options)} | {losses.mean():.5f} | {used:.1%} | {shown} |")
+        if largest and (share, "autoemb") in cells:
+            shown = _shown(_wider(cells[share, "autoemb"][1] - largest[1], users), 1.0)
+            print(f"| | FSE-{LARGEST}, no bound | {largest[1].mean():.5f} | {largest[0]:.1%} | {shown} |")
 
 
-def _described(cell: tuple[float, FloatArray, Mapping[str, Any]] | None, method: str) -> str:
-    if cell is None:
-        return ""
-    used, losses, options = cell
-    what = {"fse": f"d = {options['dims'][0]}" if "dims" in options else "", "count-thresholds": f"from {options.get('thresholds')}"}.get(
-        method
-    )
-    return f"{losses.mean():.5f} ({what + ', ' if what else ''}uses {used:.0%})"
+def _described(method: str, options: Mapping[str, Any]) -> str:
+    tuned = ", tuned" if method.endswith("-tuned") else ""
+    if method.startswith("fse"):
+        return f"FSE, d = {options['dims'][0]}{tuned}" + (", first come" if "memory_budget" in options else "")
+    return f"thresholds {', '.join(map(str, options['thresholds']))}{tuned}" if "thresholds" in options else "AutoEmb under a budget"
 
 
 def picture(arguments: argparse.Namespace) -> None:
@@ -142,9 +150,11 @@ def picture(arguments: argparse.Namespace) -> None:
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
     cells = found(arguments)
-    names = {"fse": "FSE-d", "count-thresholds": "count thresholds", "autoemb": "AutoEmb under a budget"}
+    names = dict(
+        zip(METHODS, ("FSE-d", "FSE-d, tuned", "count thresholds", "count thresholds, tuned", "AutoEmb under a budget"), strict=True)
+    )
     figure, axes = plt.subplots(figsize=(6.4, 4.0), dpi=150)
-    for (method, label), mark in zip(names.items(), ("s", "^", "o"), strict=True):
+    for (method, label), mark in zip(names.items(), ("s", "D", "^", "v", "o"), strict=True):
         points = sorted((used, losses.mean()) for (_, m), (used, losses, _) in cells.items() if m == method)
         if points:
             axes.plot(*zip(*points, strict=True), marker=mark, label=label)
@@ -166,6 +176,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--stream", required=True)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--tuned", type=Path, help="run: options by rung, as `ladder_search best` writes them.")
     parser.add_argument("--picture", type=Path, default=Path("bytes.png"))
     arguments = parser.parse_args()
     {"run": run, "table": table, "picture": picture}[arguments.command](arguments)
