@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.checkpoint.durable import replace_synced
+from pipeline.durable import replace_synced
 from pipeline.errors import CheckpointError, StateError
 
 IDENTITY_FILE = "run.json"

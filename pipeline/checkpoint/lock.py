@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.checkpoint.durable import sync
+from pipeline.durable import sync
 from pipeline.errors import StateError
 
 LOCK_NAME = "LOCK"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.checkpoint.durable import replace_synced
+from pipeline.durable import replace_synced
 from pipeline.errors import CheckpointError, StateError
 from pipeline.sink.recover import topic_ranges, wait_for_ranges
 from schemas.registry import RegistryCodec

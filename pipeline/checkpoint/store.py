@@ -18,8 +18,8 @@ from pathlib import Path
 
 from pipeline.checkpoint import manifest as manifests
 from pipeline.checkpoint.contents import LoadedCheckpoint, load_contents
-from pipeline.checkpoint.durable import sha256_of, sync, write_synced
 from pipeline.checkpoint.manifest import MANIFEST_NAME, FileKey, FileRecord, Manifest, ManifestError
+from pipeline.durable import sha256_of, sync, write_synced
 from pipeline.errors import CheckpointError, ConfigurationError
 from pipeline.failpoints import failpoint
 

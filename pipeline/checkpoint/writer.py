@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 
 from pipeline.checkpoint.contents import ROWS, Snapshot
-from pipeline.checkpoint.durable import write_synced
 from pipeline.checkpoint.store import CheckpointStore
+from pipeline.durable import write_synced
 from pipeline.errors import AutoembError, CheckpointError
 
 

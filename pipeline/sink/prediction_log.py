@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from pipeline.durable import sync
 from pipeline.errors import StateError
 from pipeline.records import FloatArray, LearnerInputs, MiniBatch, Predictions, Task
 
@@ -86,7 +87,7 @@ class PredictionLog:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-            _sync(self._folder)
+            sync(self._folder)
         except OSError as error:
             raise StateError(
                 f"The prediction log could not be written to {self._folder}.",
@@ -128,11 +129,3 @@ def read_predictions(folder: Path) -> pl.LazyFrame:
 def _segments(folder: Path) -> list[tuple[Path, tuple[int, int]]]:
     matches = [(path, _SEGMENT.fullmatch(path.name)) for path in folder.glob("steps-*.parquet")]
     return sorted((path, (int(m[1]), int(m[2]))) for path, m in matches if m)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
