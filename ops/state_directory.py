@@ -7,6 +7,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.durable import sync
+
 # The lock's holder and name are those of pipeline.checkpoint.lock.
 _LOCK_NAME = "LOCK"
 _MOUNTS = Path("/proc/self/mounts")
@@ -96,11 +98,7 @@ def _try_operations(existing: Path, directory: Path) -> None:
         doing = "renamed"
         second.rename(first)
         doing = "synced as directories"
-        descriptor = os.open(probe, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(probe)
     except OSError as error:
         remedy = f"mkdir -p {directory} && chown $(id -u) {directory}" if doing == "written" else "give a --state-dir on a local disk"
         raise StateDirectoryProblem(f"files in {existing} cannot be {doing}: {error.strerror}", remedy=remedy) from error

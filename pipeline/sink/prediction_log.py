@@ -6,7 +6,6 @@ when the log holds more than its limit.
 """
 
 import io
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipeline.durable import sync
+from pipeline.durable import replace_synced
 from pipeline.errors import StateError
 from pipeline.records import FloatArray, LearnerInputs, MiniBatch, Predictions, Task
 
@@ -78,16 +77,10 @@ class PredictionLog:
         if not self._frames:
             return
         path = self._folder / f"steps-{self._first:09d}-{step:09d}.parquet"
-        temporary = path.with_suffix(".tmp")
         segment = io.BytesIO()  # Parquet's writer explains a full disk as "Invalid thrift", or not at all
         pl.concat(self._frames).write_parquet(segment, compression="zstd", statistics=False)
         try:
-            with temporary.open("wb") as file:
-                file.write(segment.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            sync(self._folder)
+            replace_synced(path, segment.getvalue())
         except OSError as error:
             raise StateError(
                 f"The prediction log could not be written to {self._folder}.",
