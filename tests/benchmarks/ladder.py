@@ -274,9 +274,9 @@ def _compared(mean: Mapping[str, FloatArray], rung: str, against: str, users: np
 
 
 def _wider(values: FloatArray, users: np.ndarray) -> Interval:
-    """The wider of the user-clustered interval and the one over blocks of 1,000 events."""
+    """The wider of the user-clustered interval and the one over blocks of 1,000 events; NaN where one user or block is all there is."""
     both = [clustered_interval(values, clusters) for clusters in (users, np.arange(len(values)) // 1000)]
-    return max(both, key=lambda i: i.high - i.low)
+    return max(both, key=lambda i: np.nan_to_num(i.high - i.low, nan=-1.0))
 
 
 def _shown(interval: Interval, p_value: float) -> str:

@@ -107,11 +107,14 @@ def _tail(file: Path) -> FloatArray:
     return losses[int(0.7 * len(losses)) :]
 
 
-def pooled(out: Path, streams: Sequence[str], seeds: int, rungs: Sequence[str], against: str) -> None:
-    """Each rung's mean, and `against` less the rung over all streams' users; Holm over the rows."""
+def pooled(out: Path, streams: Sequence[str], seeds: int, rungs: Sequence[str], against: str, *, expected: bool) -> None:
+    """Each rung's mean, and `against` less the rung over all streams' users; Holm over the rows. expected: see `Tail.expected`."""
+    parts = [Tail.of(name) for name in streams]
     every = {name: tails(out, name, rungs, seeds) for name in streams}
+    if expected:
+        every = {name: {r: tail.expected(v) for r, v in every[name].items()} for name, tail in zip(streams, parts, strict=True)}
     common = [r for r in ("logistic", *rungs) if all(r in found for found in every.values())]
-    users = [Tail.of(name).users + k * 10_000_000 for k, name in enumerate(streams)]
+    users = [tail.users + k * 10_000_000 for k, tail in enumerate(parts)]
     others = [r for r in common if r != against]
     differences = {r: [every[name][against] - every[name][r] for name in streams] for r in others}
     intervals = {r: _wider(np.concatenate(d), np.concatenate(users)) for r, d in differences.items()}
@@ -192,10 +195,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--rungs", default=",".join(RUNGS))
     parser.add_argument("--against", default="autoemb")
+    parser.add_argument("--expected", action="store_true", help="pooled: expected losses, where the truth is known.")
     given = parser.parse_args()
     of = (given.out, given.streams.split("+"), given.seeds, given.rungs.split(","))
-    if given.command in ("pooled", "buckets"):
-        {"pooled": pooled, "buckets": buckets}[given.command](*of, given.against)
+    if given.command == "pooled":
+        pooled(*of, given.against, expected=given.expected)
+    elif given.command == "buckets":
+        buckets(*of, given.against)
     else:
         {"hindsight": hindsight, "popularity": popularity}[given.command](*of)
 
