@@ -1,4 +1,4 @@
-"""Options of the stream architecture. docs/algorithm.md, "The stream preset", tells what each does and why its default is what it is."""
+"""Options of the stream architecture. docs/stream.md tells what each does and why its default is what it is."""
 
 from dataclasses import dataclass
 from typing import Literal
