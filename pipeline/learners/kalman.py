@@ -55,7 +55,7 @@ class KalmanConfig:
 
     blocks: of a row.
     rank: r, directions over which a block's variance falls.
-    drift: added to a row's variances per occurrence, so that old rows never stop learning.
+    drift: added to the variance of a row's block per occurrence that uses it, so that old rows never stop learning.
     """
 
     blocks: Blocks
@@ -124,7 +124,7 @@ def learn(config: KalmanConfig, pair: Pair, rows: Index, gates: FloatArray, erro
     """
     blocks, occurrences = config.with_bias, _occurrences(rows)
     means = pair.means[rows]
-    variances = np.minimum(pair.variances[rows] + config.drifts, pair.largest[rows])
+    variances = np.minimum(pair.variances[rows] + config.drifts * (gates != 0.0), pair.largest[rows])
     partners = means[::-1].copy()
     partners[:, :, -1] = 1.0
     # the squared slope of s in each row's block is the partner's squared length there

@@ -18,7 +18,7 @@ class StreamOptions:
         user_variance, item_variance: of a new row's numbers; the larger, the faster a new row learns.
         user_std, item_std: standard deviation of a new row's initial numbers.
         user_bias_variance, item_bias_variance: of a new row's bias.
-        drift: added to a row's variances at each occurrence.
+        drift: added to the variance of a row's block at each occurrence that uses it.
         rank: directions over which a block's variance falls, see `pipeline.learners.kalman`.
         ridge, quadratic_ridge, gain_ridge: precision of the dense weights' prior: context features, their products, embedding products.
         quadratic: whether products of context features are inputs (binary task).

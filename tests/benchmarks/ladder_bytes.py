@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
     sizes = Sizes(stream)
     base = arguments.out / arguments.stream.replace(":", "_")
     for seed in range(arguments.seeds):
-        for share in SHARES:
+        for share in (int(s) for s in arguments.shares.split(",")):
             for method, (rung, options) in sizes.fitted(share, tuned).items():
                 _cell(base / str(share) / method / str(seed), stream, rung, seed, options, sizes)
         _cell(base / "largest" / "fse" / str(seed), stream, f"fse-{LARGEST}", seed, {}, sizes)
@@ -176,6 +176,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--stream", required=True)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--shares", default=",".join(map(str, SHARES)), help="run: in percent.")
     parser.add_argument("--tuned", type=Path, help="run: options by rung, as `ladder_search best` writes them.")
     parser.add_argument("--picture", type=Path, default=Path("bytes.png"))
     arguments = parser.parse_args()

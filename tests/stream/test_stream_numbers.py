@@ -83,6 +83,19 @@ def test_kalman_step_equals_its_formulas():
     np.testing.assert_array_equal(users.means[0], untouched)
 
 
+def test_an_unused_block_stays_as_it_is():
+    rng = np.random.default_rng(8)
+    users, items = beliefs(rng, 2), beliefs(rng, 2)
+    pair = Pair(users, items)
+    before = [(side.means[:, 3:].copy(), side.variances[:, 2].copy()) for side in (users, items)]
+    gates = np.array([[0.9, 0.5, 0.0, 1.0]] * 2)
+    of = KalmanConfig(blocks=BLOCKS, rank=2.0, drift=0.01)
+    learn(of, pair, np.array([[0, 1], [2, 3]]), gates, np.array([0.4, -0.2]), np.array([0.2, 0.2]))
+    for side, (means, variances) in zip((users, items), before, strict=True):
+        np.testing.assert_array_equal(side.means[:, 3:], means)
+        np.testing.assert_array_equal(side.variances[:, 2], variances)
+
+
 def test_many_occurrences_in_one_part_do_not_overshoot():
     """500 equal observations in one part move the score towards the label, not past it, and leave variances positive."""
     rng = np.random.default_rng(2)
