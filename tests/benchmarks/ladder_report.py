@@ -89,30 +89,32 @@ def occurrences_before(ids: NDArray[np.int64]) -> NDArray[np.int64]:
     return before
 
 
-def tails(out: Path, name: str, rungs: Sequence[str], seeds: int) -> dict[str, FloatArray]:
-    """Each finished rung's losses of the last 30%, averaged over its seeds, the logistic reference first."""
+def tails(out: Path, name: str, rungs: Sequence[str], seeds: int, tail: Tail | None = None) -> dict[str, FloatArray]:
+    """Each finished rung's losses of the last 30%, averaged over its seeds, the logistic reference first.
+
+    With a tail they are expected losses, computed run by run: the mean loss of two runs is no run's loss.
+    """
+
+    def losses(file: Path) -> FloatArray:
+        values = np.load(file).astype(np.float64)
+        values = values[int(0.7 * len(values)) :]
+        return values if tail is None else tail.expected(values)
+
     found: dict[str, FloatArray] = {}
     for rung in rungs:
         folders = [f for f, _, _ in cells(out, name, [rung], seeds) if (f / "cell.json").exists()]
         if not folders:
             continue
         if "logistic" not in found:
-            found["logistic"] = _tail(folders[0] / "reference.npy")
-        found[rung] = np.mean([_tail(f / "losses.npy") for f in folders], axis=0)
+            found["logistic"] = losses(folders[0] / "reference.npy")
+        found[rung] = np.mean([losses(f / "losses.npy") for f in folders], axis=0)
     return found
-
-
-def _tail(file: Path) -> FloatArray:
-    losses = np.load(file).astype(np.float64)
-    return losses[int(0.7 * len(losses)) :]
 
 
 def pooled(out: Path, streams: Sequence[str], seeds: int, rungs: Sequence[str], against: str, *, expected: bool) -> None:
     """Each rung's mean, and `against` less the rung over all streams' users; Holm over the rows. expected: see `Tail.expected`."""
     parts = [Tail.of(name) for name in streams]
-    every = {name: tails(out, name, rungs, seeds) for name in streams}
-    if expected:
-        every = {name: {r: tail.expected(v) for r, v in every[name].items()} for name, tail in zip(streams, parts, strict=True)}
+    every = {name: tails(out, name, rungs, seeds, tail if expected else None) for name, tail in zip(streams, parts, strict=True)}
     common = [r for r in ("logistic", *rungs) if all(r in found for found in every.values())]
     users = [tail.users + k * 10_000_000 for k, tail in enumerate(parts)]
     others = [r for r in common if r != against]
@@ -136,7 +138,7 @@ def hindsight(out: Path, streams: Sequence[str], seeds: int, rungs: Sequence[str
     )
     for name in streams:
         tail = Tail.of(name)
-        losses = {r: tail.expected(values) for r, values in tails(out, name, (*FIXED, *searched), seeds).items()}
+        losses = tails(out, name, (*FIXED, *searched), seeds, tail)
         fixed = [r for r in FIXED if r in losses]
         users, items = tail.popularity
         cell = users * 64 + items
