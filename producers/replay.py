@@ -2,7 +2,9 @@
 
 How: an idempotent producer that waits for ever rather than drop a record (``message.timeout.ms=0``), stops at the first delivery error, and
 on resume goes on per partition behind that partition's own last record (`producers.resume`). Idempotence alone would not prevent gaps:
-a record that times out is missing while later ones are accepted.
+a record that times out is missing while later ones are accepted. Nor doubles: a broker that restarts forgets producers whose last record's
+*time* is a day old, as event times are, and accepts a retried batch again. So a lost connection ends the producer, and a new one goes on
+behind what the topic holds.
 
 Record: key = user id, partition = Java's murmur2 of the key, value = the encoded interaction, one header with the dataset's fingerprint,
 timestamp = event time. Event time 0 becomes record time 1 ms, because librdkafka takes 0 as "now"; the value keeps the 0, and order
@@ -13,17 +15,18 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, NoReturn
+from typing import Final, Literal, NoReturn
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
-from pipeline.errors import ConfigurationError, DatasetError, DeliveryError, TopicError
+from pipeline.errors import BrokerError, ConfigurationError, DatasetError, DeliveryError, TopicError
 from pipeline.records import Interaction
 from producers.dataset import SortedDataset
+from producers.delivery import Trouble, producer_settings
 from producers.resume import ResumePoints, resume_points, unsent
-from producers.topic_reader import FINGERPRINT_HEADER, Decode, TopicReader, quiet
+from producers.topic_reader import FINGERPRINT_HEADER, Decode, TopicReader
 from schemas.codec import decode_interaction
 from schemas.fast import dataset_encoder
 
@@ -34,18 +37,8 @@ _STRIDE: Final = 256
 _REPORT_SECONDS: Final = 0.1
 # pause while the buffer is full
 _FULL_SECONDS: Final = 0.01
-# aliases in librdkafka of settings that a replay needs as they are
-_RESERVED: Final = frozenset(
-    {
-        "acks",
-        "request.required.acks",
-        "delivery.timeout.ms",
-        "message.timeout.ms",
-        "enable.idempotence",
-        "enable.gapless.guarantee",
-        "transactional.id",
-    }
-)
+# before the topic's end is read again: what a living broker had received by then is in it
+_SETTLE_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,7 +157,7 @@ def replay(
     try:
         partitions = _partitions(reader, config)
         points = resume_points(reader, dataset, selection, partitions)
-        sender = _Sender(dataset, config, selection, partitions, points, kafka, encode or dataset_encoder(dataset.name))
+        sender = _Sender(dataset, config, selection, partitions, points, kafka, encode or dataset_encoder(dataset.name), reader)
         if not points.following:
             return sender.result("already-complete")
         if not sender.run(progress, stop):
@@ -198,26 +191,6 @@ def _span(dataset: SortedDataset) -> str:
     return f"it begins at {first} and ends at {last}"
 
 
-@dataclass
-class _Trouble:
-    """What librdkafka's callbacks report; read by the sending loop."""
-
-    note: str = ""
-    error: KafkaError | None = None
-    message: Message | None = None
-    discarding: bool = field(default=False)
-
-    def on_error(self, error: KafkaError) -> None:
-        self.note = error.str()
-        if error.fatal() and self.error is None:
-            self.error = error
-
-    def on_delivery(self, error: KafkaError | None, message: Message) -> None:
-        # only failures are reported (delivery.report.only.error); those of discarded records are our own doing
-        if error is not None and not self.discarding and self.error is None:
-            self.error, self.message = error, message
-
-
 class _Sender:
     """One run: from the resume points to the selection's end, or to a stop."""
 
@@ -230,12 +203,14 @@ class _Sender:
         points: ResumePoints,
         kafka: Mapping[str, str],
         encode: Encode,
+        reader: TopicReader,
     ) -> None:
+        self._reader, self._already = reader, points.present
         self._dataset, self._config, self._selection, self._partitions = dataset, config, selection, partitions
         self._points, self._encode = points, encode
-        self._trouble = _Trouble()
+        self._trouble = Trouble()
         self._kafka = kafka
-        self._sent = self._unacknowledged = self._acknowledged = 0
+        self._sent = self._unacknowledged = self._acknowledged = self._began_at = 0
         self._next: int | None = min(points.following.values(), default=None)
         self._event_time: int | None = None
         self._seconds = 0.0
@@ -249,7 +224,7 @@ class _Sender:
             dataset=self._dataset.name,
             fingerprint=self._dataset.fingerprint,
             total=len(self._selection),
-            already=self._points.present,
+            already=self._already,
             sent=self._sent - self._unacknowledged,
             unacknowledged=self._unacknowledged,
             next_sequence=self._next if status == "stopped" else None,
@@ -259,10 +234,28 @@ class _Sender:
 
     def run(self, progress: Callable[[ReplayProgress], None], stop: Callable[[], bool]) -> bool:
         """Sends until the end (True) or a stop (False)."""
-        producer = Producer(self._producer_settings())
         begun = time.monotonic()
         try:
+            while True:
+                finished = self._attempt(progress, stop)
+                if finished is not None:
+                    return finished
+                if not self._look_again(progress, stop):
+                    return False
+        finally:
+            self._seconds = time.monotonic() - begun
+
+    def _attempt(self, progress: Callable[[ReplayProgress], None], stop: Callable[[], bool]) -> bool | None:
+        """One producer's life: to the end (True), a stop (False), or a lost connection (None)."""
+        self._trouble, self._began_at = Trouble(), self._sent
+        producer = Producer(
+            producer_settings(self._kafka, self._trouble, messages=self._config.buffer_messages, kbytes=self._config.buffer_kbytes)
+        )
+        try:
             finished = self._send_all(producer, progress, stop) and self._await_all(producer, progress, stop)
+            if not finished and self._trouble.lost and not stop():
+                self._unacknowledged = len(producer)
+                return None
             if not finished:
                 self._flush_stopped(producer)
         except KafkaException as error:
@@ -276,24 +269,21 @@ class _Sender:
             producer.purge()
             with suppress(KafkaException):
                 producer.flush(1.0)
-            self._seconds = time.monotonic() - begun
 
-    def _producer_settings(self) -> dict[str, Any]:
-        own = {key: value for key, value in self._kafka.items() if key not in _RESERVED}
-        defaults = {"compression.type": "lz4", "linger.ms": 10}
-        required = {
-            "enable.idempotence": True,
-            "acks": "all",
-            "message.timeout.ms": 0,
-            # a failed batch makes the producer fail as a whole, so that librdkafka itself sends nothing behind a gap
-            "enable.gapless.guarantee": True,
-            "queue.buffering.max.messages": self._config.buffer_messages,
-            "queue.buffering.max.kbytes": self._config.buffer_kbytes,
-            "delivery.report.only.error": True,
-            "on_delivery": self._trouble.on_delivery,
-            "error_cb": self._trouble.on_error,
-        }
-        return {**quiet(defaults), **own, **required}
+    def _look_again(self, progress: Callable[[ReplayProgress], None], stop: Callable[[], bool]) -> bool:
+        """Waits for the broker and finds out what of the sent arrived. False: stopped meanwhile."""
+        while not stop():
+            self._show(progress)
+            time.sleep(_SETTLE_SECONDS)
+            try:
+                self._reader.partitions()
+                self._points = resume_points(self._reader, self._dataset, self._selection, self._partitions)
+            except BrokerError:
+                continue
+            self._sent, self._unacknowledged = self._points.present - self._already, 0
+            self._next = min(self._points.following.values(), default=None)
+            return True
+        return False
 
     def _send_all(self, producer: Producer, progress: Callable[[ReplayProgress], None], stop: Callable[[], bool]) -> bool:
         pace = self._pace(self._next or 0)
@@ -338,10 +328,11 @@ class _Sender:
             now = time.monotonic()
             wait = 0.0 if due is None else min(_REPORT_SECONDS, max(0.0, due - now))
             producer.poll(wait)
+            self._trouble.established |= self._sent - len(producer) > self._began_at
             if self._trouble.error is not None:
                 self._raise(self._trouble.error)
             self._report(producer, progress, now=now)
-            if stop():
+            if stop() or self._trouble.lost:
                 return False
             if due is None or time.monotonic() >= due or wait == 0.0:
                 return True
@@ -368,11 +359,14 @@ class _Sender:
         if acknowledged > self._acknowledged:
             self._trouble.note = ""
         self._acknowledged = acknowledged
+        self._show(progress)
+
+    def _show(self, progress: Callable[[ReplayProgress], None]) -> None:
         progress(
             ReplayProgress(
                 total=len(self._selection),
-                already=self._points.present,
-                acknowledged=acknowledged,
+                already=self._already,
+                acknowledged=self._acknowledged,
                 event_time=self._event_time,
                 note=self._trouble.note,
             )
