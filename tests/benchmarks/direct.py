@@ -12,11 +12,11 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from pipeline.cli.train import parse_settings
 from pipeline.learners.factory import LearnerConfig, learner_tables, make_learner
 from pipeline.models.losses import prediction_losses
 from pipeline.prequential.labels import labels_of
@@ -61,16 +61,6 @@ def run(records: Sequence[Interaction], config: LearnerConfig, *, mode: str, bat
     return {name: np.concatenate(parts) if parts else np.zeros(0) for name, parts in out.items()}
 
 
-def parse_value(name: str, text: str) -> Any:
-    """The text as a value of that field's type; tuples as 2,16,128."""
-    default = getattr(LearnerConfig(), name)
-    if isinstance(default, bool):
-        return text == "true"
-    if isinstance(default, tuple):
-        return tuple(int(part) for part in text.split(","))
-    return type(default)(text)
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -85,7 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     records = read_ratings(options.ratings)
-    changes = {name: parse_value(name, value) for name, value in (s.split("=", 1) for s in options.set)}
+    changes = parse_settings(tuple(options.set))
     tail = int(0.7 * len(records))
     figures: list[tuple[float, ...]] = []
     for seed in range(options.seeds):

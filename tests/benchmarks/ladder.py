@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from pipeline.cli.train import parse_settings
 from pipeline.experiments.statistics import Interval, clustered_interval, holm
 from pipeline.learners.budget import INDEX_ENTRY_BYTES
 from pipeline.learners.config import LearnerConfig
@@ -218,7 +219,7 @@ def cells(out: Path, stream: str, rungs: Iterable[str], seeds: int, once: Iterab
 
 def run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    everywhere = {name: value_of(text) for name, _, text in (s.partition("=") for s in arguments.set)}
+    everywhere = parse_settings(tuple(arguments.set))
     tuned = json.loads(arguments.tuned.read_text()) if arguments.tuned else {}
     for name in arguments.streams.split("+"):
         stream: list[Interaction] = []
@@ -232,15 +233,6 @@ def run(arguments: argparse.Namespace) -> None:
             run_cell(folder, stream, rung, seed, {**own, **everywhere})
             losses = np.load(folder / "losses.npy").astype(np.float64)
             print(f"{name} {rung} seed {seed}: {losses.mean():.5f} / {losses[int(0.7 * len(losses)) :].mean():.5f}", flush=True)
-
-
-def value_of(text: str) -> Any:
-    """A command line's value: whole numbers by commas, true, false, a number, or the text."""
-    if "," in text:
-        return tuple(int(part) for part in text.split(","))
-    if text in ("true", "false"):
-        return text == "true"
-    return float(text) if any(c in text for c in ".e") and text[0] in "0123456789." else int(text) if text.isdigit() else text
 
 
 def table(arguments: argparse.Namespace) -> None:

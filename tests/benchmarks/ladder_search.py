@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.benchmarks.ladder import RUNGS, load, train, value_of
+from pipeline.cli.train import parse_settings
+from tests.benchmarks.ladder import RUNGS, load, train
 
 SETS = ("ml-latest-small", "ml-100k")
 PART = 0.4
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
     done = {(row["rung"], int(row["trial"])) for row in _rows(arguments.log)}
     streams = {name: load(name, None) for name in SETS}
     streams = {name: stream[: int(PART * len(stream))] for name, stream in streams.items()}
-    everywhere = {name: value_of(text) for name, _, text in (s.partition("=") for s in arguments.set)}
+    everywhere = parse_settings(tuple(arguments.set))
     part, parts = (int(n) for n in arguments.part.split("/"))
     for trial in range(-1, arguments.trials):
         for rung in arguments.rungs.split(","):
