@@ -7,17 +7,20 @@ runs alike. A finished cell has ``done.json``; an experiment started again goes 
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from pipeline.batching import Batcher, batches
 from pipeline.checkpoint.identity import RunIdentity, flatten, read_identity, write_identity
-from pipeline.records import Interaction, MiniBatch, OfflineStage
+from pipeline.epochs import Epochs
+from pipeline.records import Interaction, MiniBatch, OfflineStage, RunPosition
 from pipeline.rows import RowStore, TableSpec
 from pipeline.sink.prediction_log import PredictionLog, read_predictions
+from pipeline.source.memory import IterableLog, MemorySource
 from pipeline.state.memory import MemoryRowStore
 from pipeline.trainer import Trainer, TrainerConfig, trainer_tables
 
@@ -46,7 +49,7 @@ class Stream:
 def mini_batches(
     read: Callable[[], Iterable[Interaction]], batch_size: int, offline: OfflineStage | None = None, epochs: int = 1
 ) -> Iterator[MiniBatch]:
-    """The mini-batches that `train` makes of the same interactions in one partition: the offline stage's end also ends one.
+    """The mini-batches that `train` makes of the same interactions in one partition, by the same source and batcher.
 
     Args:
         read: begins anew at the first interaction.
@@ -54,40 +57,14 @@ def mini_batches(
         offline: the first stage.
         epochs: passes over it.
     """
-    iterator, step, offset, held = iter(read()), 0, 0, list[Interaction]()
-    is_online = offline is None
-    while True:
-        room = batch_size
-        if not is_online and offline is not None and offline.count is not None and offline.count > offset:
-            room = min(batch_size, offline.count - offset)
-        records = held + list(islice(iterator, room - len(held)))
-        held = []
-        if not is_online and offline is not None:
-            if records:
-                at = next((i for i, r in enumerate(records) if offline.is_over(offset + i, r.timestamp)), None)
-                is_online = at == 0
-                if at:
-                    records, held = records[:at], records[at:]
-            else:  # the stream ends with the stage
-                is_online = offline.until_ms is None and offline.count == offset
-            if is_online:
-                for batch in _rereads(read, batch_size, offset, epochs, step):
-                    step = batch.step
-                    yield batch
-        if not records:
-            return
-        step, offset = step + 1, offset + len(records)
-        yield MiniBatch(step=step, records=records, next_offsets={0: offset})
 
+    def read_again(position: RunPosition) -> AbstractContextManager[MemorySource]:
+        return nullcontext(MemorySource(IterableLog(read), position))
 
-def _rereads(read: Callable[[], Iterable[Interaction]], batch_size: int, end: int, epochs: int, step: int) -> Iterator[MiniBatch]:
-    """The first `end` interactions in mini-batches again, in epochs 2 to `epochs`; the steps follow `step`."""
-    for epoch in range(2, epochs + 1):
-        iterator, offset = iter(read()), 0
-        while offset < end:
-            records = list(islice(iterator, min(batch_size, end - offset)))
-            step, offset = step + 1, offset + len(records)
-            yield MiniBatch(step=step, records=records, next_offsets={0: offset}, epoch=epoch)
+    start = RunPosition()
+    first = Batcher(batch_size=batch_size, position=start, offline=offline, pauses=epochs > 1)
+    for source, batcher in Epochs(first, start, epochs=epochs, batch_size=batch_size).passes(MemorySource(IterableLog(read)), read_again):
+        yield from batches(source, batcher)
 
 
 def run_cell(

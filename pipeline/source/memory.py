@@ -1,8 +1,11 @@
 """The same source over lists in memory: for tests, and for runs that need no broker."""
 
+import sys
 import time
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Protocol
 
 from pipeline.errors import ConfigurationError, DecodeError
 from pipeline.records import Interaction, RunPosition
@@ -11,7 +14,25 @@ from pipeline.source.merged import MergedSource
 from pipeline.source.reader import Fetched
 
 MemoryValue = Interaction | bytes
+MemoryRecord = tuple[int, bytes | None, MemoryValue | None]
 _CHUNK = 500
+
+
+class ReadableLog(Protocol):
+    """Partitions of records by offset, as a `MemorySource` reads them."""
+
+    @property
+    def partitions(self) -> int:
+        """How many there are."""
+        ...
+
+    def end(self, partition: int) -> int:
+        """Offset after the last record."""
+        ...
+
+    def read(self, partition: int, offset: int, limit: int) -> list[MemoryRecord]:
+        """Up to `limit` records from `offset` on."""
+        ...
 
 
 class MemoryLog:
@@ -49,16 +70,48 @@ class MemoryLog:
         """Offset after the last record."""
         return len(self._partitions[partition])
 
-    def read(self, partition: int, offset: int, limit: int) -> list[tuple[int, bytes | None, MemoryValue | None]]:
-        """Up to `limit` records from `offset` on."""
+    def read(self, partition: int, offset: int, limit: int) -> list[MemoryRecord]:
+        """See `ReadableLog`."""
         values = self._partitions[partition][offset : offset + limit]
         return [(offset + i, None, value) for i, value in enumerate(values)]
 
 
-class MemoryFetcher:
-    """Fetches from a MemoryLog, `chunk()` records of each wanted partition at a time; 0 for a fetch that is still under way."""
+class IterableLog:
+    """One partition over an iterable that is never held in memory: a dataset read in order, more than once if need be.
 
-    def __init__(self, log: MemoryLog, start_offsets: Mapping[int, int], chunk: Callable[[], int] = lambda: _CHUNK) -> None:
+    Its end is known only when the iterable is exhausted; until then it lies beyond every offset.
+
+    Args:
+        begin: opens the iterable at its first interaction.
+    """
+
+    partitions = 1
+
+    def __init__(self, begin: Callable[[], Iterable[Interaction]]) -> None:
+        self._begin = begin
+        self._iterator: Iterator[Interaction] | None = None
+        self._position = 0
+        self._end = sys.maxsize
+
+    def end(self, partition: int) -> int:  # noqa: ARG002  # there is one
+        """See `ReadableLog`."""
+        return self._end
+
+    def read(self, partition: int, offset: int, limit: int) -> list[MemoryRecord]:  # noqa: ARG002  # there is one
+        """See `ReadableLog`. Reading on is free; another offset begins anew."""
+        if self._iterator is None or offset != self._position:
+            self._iterator = islice(iter(self._begin()), offset, None)
+        records: list[MemoryRecord] = [(offset + k, None, value) for k, value in enumerate(islice(self._iterator, limit))]
+        self._position = offset + len(records)
+        if len(records) < limit:
+            self._end = self._position
+        return records
+
+
+class MemoryFetcher:
+    """Fetches from a log, `chunk()` records of each wanted partition at a time; 0 for a fetch that is still under way."""
+
+    def __init__(self, log: ReadableLog, start_offsets: Mapping[int, int], chunk: Callable[[], int] = lambda: _CHUNK) -> None:
         self._log = log
         self._offsets = dict(start_offsets)
         self._chunk = chunk
@@ -106,7 +159,7 @@ class MemoryFetcher:
 
 
 class MemorySource(MergedSource[MemoryValue]):
-    """Reads a MemoryLog like a topic.
+    """Reads a log like a topic.
 
     Args:
         log: what to read, or interactions to spread over `partitions`.
@@ -119,7 +172,7 @@ class MemorySource(MergedSource[MemoryValue]):
 
     def __init__(
         self,
-        log: MemoryLog | Sequence[Interaction],
+        log: ReadableLog | Sequence[Interaction],
         position: RunPosition | None = None,
         *,
         partitions: int = 1,
@@ -127,7 +180,7 @@ class MemorySource(MergedSource[MemoryValue]):
         chunk: Callable[[], int] = lambda: _CHUNK,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._log = log if isinstance(log, MemoryLog) else MemoryLog.of(log, partitions)
+        self._log: ReadableLog = MemoryLog.of(log, partitions) if isinstance(log, Sequence) else log
         position = position or RunPosition()
         start_offsets = {p: position.next_offsets.get(p, 0) for p in range(self._log.partitions)}
         super().__init__(

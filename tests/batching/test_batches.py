@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from pipeline.batching import MAX_LOOSE_LETTERS, Batcher, batches
 from pipeline.errors import ConfigurationError, OffsetError
-from pipeline.experiments.cells import mini_batches
 from pipeline.records import ConsumedRecord, Interaction, MiniBatch, OfflineStage, Remainder, RunPosition
 from pipeline.source import MemoryLog, MemorySource, SourceConfig
+from tests.batching.oracle import mini_batches
 from tests.strategies import partition_logs
 
 Values = Sequence[Sequence[Interaction | bytes | None]]

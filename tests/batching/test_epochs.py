@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pipeline.batching import Batcher, batches
 from pipeline.checkpoint.resume import position_from_json, position_to_json
 from pipeline.epochs import Epochs
-from pipeline.experiments.cells import mini_batches
 from pipeline.records import Interaction, MiniBatch, OfflineStage, RunPosition
 from pipeline.source import MemoryLog, MemorySource
+from tests.batching.oracle import mini_batches
 from tests.batching.test_batches import ENDING, Values, batch_sizes, chunks, fetch_sizes, log_of
 from tests.strategies import partition_logs
 
