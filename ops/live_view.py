@@ -143,6 +143,8 @@ def _operation(history: RunHistory, runtime: Record, width: int, ramp: str, sile
     table.add_row("checkpoint", "none yet" if age is None else f"{_duration(age + silent)} old", size)
     memory = runtime.get("rss_bytes")
     table.add_row("memory", "–" if memory is None else f"{memory / 1e6:,.0f} MB", "")
+    if runtime.get("held_back_by"):
+        table.add_row("others wait for", "", runtime["held_back_by"], style="yellow")
     return table
 
 

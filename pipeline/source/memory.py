@@ -168,6 +168,7 @@ class MemorySource(MergedSource[MemoryValue]):
         config: as for Kafka; by default the log's end is the stream's.
         chunk: see MemoryFetcher.
         clock: seconds, monotonic.
+        wall_clock: seconds since the epoch.
     """
 
     def __init__(
@@ -179,6 +180,7 @@ class MemorySource(MergedSource[MemoryValue]):
         config: SourceConfig | None = None,
         chunk: Callable[[], int] = lambda: _CHUNK,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._log: ReadableLog = MemoryLog.of(log, partitions) if isinstance(log, Sequence) else log
         position = position or RunPosition()
@@ -190,6 +192,7 @@ class MemorySource(MergedSource[MemoryValue]):
             start_offsets=start_offsets,
             position=position,
             clock=clock,
+            wall_clock=wall_clock,
         )
 
     def add_partitions(self) -> Mapping[int, int]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.deliveries import Remembered
 from pipeline.records import ConsumedRecord, Interaction, Remainder, RunPosition
 from pipeline.source import EventTimeMerge
 
@@ -14,6 +15,10 @@ def record(
 
 def merge(partitions: int = 2, *, position: RunPosition | None = None, dense: bool = True, idle_timeout: float = 10.0) -> EventTimeMerge:
     return EventTimeMerge(dict.fromkeys(range(partitions), 0), position=position or RunPosition(), idle_timeout=idle_timeout, dense=dense)
+
+
+def at(sequences: dict[int, int]) -> RunPosition:
+    return RunPosition(deliveries={p: (Remembered.up_to("set", sequence, 0),) for p, sequence in sequences.items()})
 
 
 def times(items: list) -> list[int]:
@@ -42,7 +47,7 @@ def test_without_dense_a_missing_head_holds_back_even_the_next_sequence():
 
 
 def test_a_gap_in_the_sequence_waits_but_not_for_ever():
-    merged = merge(position=RunPosition(highest_sequences={("set", 0): 4}))
+    merged = merge(position=at({0: 4}))
     merged.push(0, [record(2, 5), record(9, 7, offset=1)])
     assert times(merged.release(10, now=0.0)) == [2]
     assert merged.release(10, now=0.0) == []
@@ -51,7 +56,7 @@ def test_a_gap_in_the_sequence_waits_but_not_for_ever():
 
 
 def test_the_sequence_goes_on_from_the_position():
-    resumed = merge(position=RunPosition(highest_sequences={("set", 0): 3, ("set", 1): 4}))
+    resumed = merge(position=at({0: 3, 1: 4}))
     resumed.push(0, [record(9, 5), record(10, 7, offset=1)])
     assert times(resumed.release(10, now=0.0)) == [9]
     fresh = merge()
@@ -63,7 +68,7 @@ def test_the_sequence_goes_on_from_the_position():
     "other", [record(50, 8, partition=1, dataset="other"), record(50, None, partition=1), record(50, 8, partition=1, dataset=None)]
 )
 def test_two_datasets_or_unsequenced_records_end_the_dense_rule(other):
-    position = RunPosition(highest_sequences={("set", 0): 4})
+    position = at({0: 4})
     merged = merge(3, position=position)
     merged.push(0, [record(9, 5)])
     merged.push(1, [other])
