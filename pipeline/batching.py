@@ -36,6 +36,10 @@ class Source(Protocol):
         """Nothing will come any more."""
         ...
 
+    def add_partitions(self) -> Mapping[int, int]:
+        """Takes up partitions added since; returns the offsets of their first records, from now on among what it hands out."""
+        ...
+
     def replay_to(self, recorded: Boundaries) -> None:
         """Announces the boundaries that will be given as ceilings."""
         ...
@@ -61,6 +65,8 @@ class Batcher:
         paused_at: the step before the pause, where recorded steps lie behind it: they alone decide then.
         clock: seconds, monotonic.
     """
+
+    grows = True  # whether partitions may join
 
     def __init__(
         self,
@@ -91,6 +97,7 @@ class Batcher:
         self._clock = clock
         self._step = step
         self._offsets = dict(position.next_offsets)
+        self._joining: dict[int, int] = {}
         self._highest = dict(position.highest_sequences)
         self._position = position
         self._records: list[ConsumedRecord] = []
@@ -138,6 +145,7 @@ class Batcher:
     def go_on(self, step: int) -> None:
         """Begins the online stage after a pause, in which the steps up to `step` were done."""
         self._step, self._pauses, self._offline = step, False, None
+        self._join()
         held, self._held = self._held, ()
         self.add(held)
 
@@ -146,11 +154,22 @@ class Batcher:
         return self._position
 
     def start_from(self, offsets: Mapping[int, int]) -> None:
-        """Takes up partitions that the position does not know yet, at these offsets."""
-        for partition, offset in offsets.items():
-            self._offsets.setdefault(partition, offset)
-        position = self._position
-        new = {partition: offset for partition, offset in offsets.items() if partition not in position.next_offsets}
+        """Takes up partitions that the position does not know yet, at these offsets.
+
+        While recorded steps are made again a partition joins in the step whose boundary names it first, as it did then.
+        """
+        self._joining |= {partition: offset for partition, offset in offsets.items() if partition not in self._position.next_offsets}
+        self._join()
+
+    def _join(self) -> None:
+        ceilings, position = self.ceilings, self._position
+        if self.finished and position.next_offsets:  # what would join now is none of the stage that is about to be read again
+            return
+        new = {partition: offset for partition, offset in self._joining.items() if ceilings is None or partition in ceilings}
+        if not new:
+            return
+        self._joining = {partition: offset for partition, offset in self._joining.items() if partition not in new}
+        self._offsets = new | self._offsets
         self._position = replace(position, next_offsets={**position.next_offsets, **new}, first_offsets={**position.first_offsets, **new})
 
     def add(self, items: Iterable[Item]) -> None:
@@ -204,6 +223,7 @@ class Batcher:
         held, self._held = self._held, ()
         if held:
             self.add(held)
+        self._join()
         return batch
 
     def _before_stages_part(self, items: list[Item], offline: OfflineStage) -> list[Item]:
@@ -263,6 +283,8 @@ def batches(source: Source, batcher: Batcher, *, stop: Callable[[], bool] = lamb
     if batcher.recorded:
         source.replay_to(batcher.recorded)
     while not batcher.finished and not stop():
+        if batcher.grows:
+            batcher.start_from(source.add_partitions())
         if not batcher.is_full:  # what a pause held back can be a whole mini-batch
             batcher.add(source.poll_many(batcher.room, patience, batcher.ceilings))
         batch = batcher.close(exhausted=source.exhausted)

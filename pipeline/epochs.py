@@ -28,6 +28,8 @@ class RereadBatcher(Batcher):
         end: partition -> offset where the offline stage ended.
     """
 
+    grows = False
+
     def __init__(self, *, batch_size: int, position: RereadPosition, step: int, end: Mapping[int, int]) -> None:
         start = RunPosition(next_offsets=position.next_offsets, highest_sequences=position.highest_sequences)
         super().__init__(batch_size=batch_size, position=start, step=step)
@@ -98,10 +100,6 @@ class Epochs:
             offline_end=self._end,
             reread=reread.reread_position() if reread is not None and is_between else None,
         )
-
-    def start_from(self, offsets: Mapping[int, int]) -> None:
-        """Takes up partitions that the first reading does not know yet; see `Batcher.start_from`."""
-        self._first.start_from(offsets)
 
     def passes(self, source: S, read_again: Callable[[RunPosition], AbstractContextManager[S]]) -> Generator[tuple[S, Batcher], None, None]:
         """Each pass's source and batcher, in turn; ends where one was not finished: the stream has ended, or the run was told to stop.

@@ -36,6 +36,7 @@ class Resumed:
         recorded: step -> boundaries of the steps c+1..M that read for the first time.
         paused_at: the last step of the first pass over the offline stage, where steps beyond it are recorded; else None.
         last_step: M.
+        recorded_examples: step -> interactions of the run up to it, of the steps recorded.
         known_letters: dead letters the topic holds since the checkpoint.
     """
 
@@ -47,6 +48,7 @@ class Resumed:
     recorded: Mapping[int, Mapping[int, int]] = field(default_factory=dict)
     paused_at: int | None = None
     last_step: int = 0
+    recorded_examples: Mapping[int, int] = field(default_factory=dict)
     known_letters: frozenset[str] = frozenset()
 
 
@@ -113,6 +115,7 @@ def _where(
         recorded={number: offsets for number, offsets in recorded.after(step).items() if number not in recorded.rereads},
         paused_at=recorded.paused_at,
         last_step=max(step, recorded.last_step),
+        recorded_examples=recorded.examples,
         known_letters=letters,
     )
 

@@ -6,7 +6,7 @@ With transactions open the run's `TransactionalProducer` first: it ends the tran
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -37,9 +37,11 @@ class RecordedRun:
         next_offsets: step -> partition -> offset of the first record after it.
         rereads: the steps that read the offline stage again; their offsets are of that pass.
         paused_at: the last step of the first pass over the offline stage, where steps beyond it are recorded; else None.
+        examples: step -> interactions of the run up to it.
     """
 
     next_offsets: Mapping[int, Mapping[int, int]]
+    examples: Mapping[int, int] = field(default_factory=dict)
     rereads: frozenset[int] = frozenset()
     paused_at: int | None = None
 
@@ -130,7 +132,12 @@ def read_run(
     found = _Found(topic, run_id, registry)
     _read(kafka_config, topic, from_offset, found.take, patience)
     beyond = found.rereads | found.online
-    return RecordedRun(next_offsets=found.next_offsets, rereads=frozenset(found.rereads), paused_at=min(beyond) - 1 if beyond else None)
+    return RecordedRun(
+        next_offsets=found.next_offsets,
+        examples=found.examples,
+        rereads=frozenset(found.rereads),
+        paused_at=min(beyond) - 1 if beyond else None,
+    )
 
 
 class _Found:
@@ -138,6 +145,7 @@ class _Found:
 
     def __init__(self, topic: str, run_id: str, registry: RegistryCodec | None) -> None:
         self.next_offsets: dict[int, dict[int, int]] = {}
+        self.examples: dict[int, int] = {}
         self.rereads: set[int] = set()
         self.online: set[int] = set()
         self._topic = topic
@@ -153,6 +161,7 @@ class _Found:
         if entry is None:
             return
         step, next_offsets, record = entry
+        self.examples[step] = record["examples"]
         if record["epoch"] > 1:
             self.rereads.add(step)
         elif record["stage"] == "online":
