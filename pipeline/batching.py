@@ -145,7 +145,6 @@ class Batcher:
     def go_on(self, step: int) -> None:
         """Begins the online stage after a pause, in which the steps up to `step` were done."""
         self._step, self._pauses, self._offline = step, False, None
-        self._join()
         held, self._held = self._held, ()
         self.add(held)
 
@@ -154,20 +153,15 @@ class Batcher:
         return self._position
 
     def start_from(self, offsets: Mapping[int, int]) -> None:
-        """Takes up partitions that the position does not know yet, at these offsets.
+        """Takes up partitions that the position does not know yet, at these offsets. To be called, if with none, before items are added.
 
         While recorded steps are made again a partition joins in the step whose boundary names it first, as it did then.
         """
-        self._joining |= {partition: offset for partition, offset in offsets.items() if partition not in self._position.next_offsets}
-        self._join()
-
-    def _join(self) -> None:
         ceilings, position = self.ceilings, self._position
-        if self.finished and position.next_offsets:  # what would join now is none of the stage that is about to be read again
-            return
+        self._joining |= {partition: offset for partition, offset in offsets.items() if partition not in position.next_offsets}
+        if not self._joining or (self.finished and position.next_offsets):
+            return  # what would join when the offline stage is finished is none of what is about to be read again
         new = {partition: offset for partition, offset in self._joining.items() if ceilings is None or partition in ceilings}
-        if not new:
-            return
         self._joining = {partition: offset for partition, offset in self._joining.items() if partition not in new}
         self._offsets = new | self._offsets
         self._position = replace(position, next_offsets={**position.next_offsets, **new}, first_offsets={**position.first_offsets, **new})
@@ -223,7 +217,6 @@ class Batcher:
         held, self._held = self._held, ()
         if held:
             self.add(held)
-        self._join()
         return batch
 
     def _before_stages_part(self, items: list[Item], offline: OfflineStage) -> list[Item]:
