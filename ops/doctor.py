@@ -5,14 +5,15 @@ import importlib.metadata
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ops.brokers import client_config
 from ops.state_directory import StateDirectoryProblem, examine_state_directory
-from ops.topics import broker_kind, mending_command, partition_count, setting_problems
+from ops.topics import SettingProblem, broker_kind, mending_command, partition_count, setting_problems
+from ops.training_topics import deleting_settings, in_words, kept_for, training_problems
 from pipeline.errors import AutoembError, ConfigurationError
 
 DISTRIBUTION = "autoemb-pipeline"
@@ -48,6 +49,8 @@ class DoctorConfig:
         schema_registry: its URL; None when none is used.
         state_dir: of the trainer; None examines none.
         device: what `train` would be asked for.
+        longest_outage: seconds that a trainer may be away: the interactions are then judged as `train` judges them; None: as `replay` does,
+            for which every retention is too short.
         min_free_bytes: less space than this on the state directory's disk is a problem.
     """
 
@@ -60,6 +63,7 @@ class DoctorConfig:
     schema_registry: str | None = None
     state_dir: Path | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    longest_outage: float | None = None
     min_free_bytes: int = 2 << 30
 
     def __post_init__(self) -> None:
@@ -155,18 +159,23 @@ def _broker_and_topics(config: DoctorConfig, env: Mapping[str, str]) -> Iterator
     yield found
     if not found.ok:
         return
-    yield _guarded(f"topic {config.topic}", lambda: _interactions(kafka, config.topic))
+    yield _guarded(f"topic {config.topic}", lambda: _interactions(kafka, config.topic, config.longest_outage))
     for topic in (config.metrics, config.runtime):
         yield _guarded(f"topic {topic}", lambda name=topic: _output(kafka, name, kept=False))  # type: ignore[misc]
     yield _guarded(f"topic {config.dead_letters}", lambda: _output(kafka, config.dead_letters, kept=True))
 
 
-def _interactions(kafka: Mapping[str, str], topic: str) -> Finding:
+def _interactions(kafka: Mapping[str, str], topic: str, longest_outage: float | None) -> Finding:
     count = partition_count(kafka, topic)
     if count is None:
         remedy = f"autoemb-pipeline replay --dataset ml-latest-small --topic {topic}"
         return Finding(subject=f"topic {topic}", ok=False, text="not there", remedy=remedy)
-    return _kept(kafka, topic, f"{count} partition{'s' if count > 1 else ''}, kept for ever in event time")
+    partitions = f"{count} partition{'s' if count > 1 else ''}"
+    if longest_outage is None:
+        return _kept(kafka, topic, setting_problems(kafka, topic), f"{partitions}, kept for ever in event time")
+    settings = deleting_settings(kafka, topic)
+    problems = training_problems(settings, longest_outage=longest_outage)
+    return _kept(kafka, topic, problems, f"{partitions}, kept {kept_for(settings)}; the longest outage is {in_words(longest_outage)}")
 
 
 def _output(kafka: Mapping[str, str], topic: str, *, kept: bool) -> Finding:
@@ -177,11 +186,12 @@ def _output(kafka: Mapping[str, str], topic: str, *, kept: bool) -> Finding:
         delete = f"kafka-topics.sh --bootstrap-server {kafka['bootstrap.servers']} --delete --topic {topic}"
         remedy = f"name another topic; or, to lose what is in it and let train make it anew: {delete}"
         return Finding(subject=f"topic {topic}", ok=False, text=f"has {count} partitions instead of one: its order is lost", remedy=remedy)
-    return _kept(kafka, topic, "1 partition, kept for ever") if kept else Finding(subject=f"topic {topic}", ok=True, text="1 partition")
+    if not kept:
+        return Finding(subject=f"topic {topic}", ok=True, text="1 partition")
+    return _kept(kafka, topic, setting_problems(kafka, topic), "1 partition, kept for ever")
 
 
-def _kept(kafka: Mapping[str, str], topic: str, well: str) -> Finding:
-    problems = setting_problems(kafka, topic)
+def _kept(kafka: Mapping[str, str], topic: str, problems: Sequence[SettingProblem], well: str) -> Finding:
     if not problems:
         return Finding(subject=f"topic {topic}", ok=True, text=well)
     text = "; ".join(f"{p.setting}={p.value}: {p.harm}" for p in problems)

@@ -40,7 +40,9 @@ _RUNTIME = {**_METRICS, "retention.ms": _WEEK_MS}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Rule:
+class Rule:
+    """A setting that decides whether records stay: what it should be, what is accepted, and what harm the rest does."""
+
     setting: str
     wanted: str
     accepts: Callable[[str], bool]
@@ -61,24 +63,24 @@ class SettingProblem:
     harm: str
 
 
-_KEEP_RULES = (
-    _Rule(setting="cleanup.policy", wanted="delete", accepts=lambda v: v == "delete", harm="compaction drops all but a key's last record"),
-    _Rule(
+KEEP_RULES = (
+    Rule(setting="cleanup.policy", wanted="delete", accepts=lambda v: v == "delete", harm="compaction drops all but a key's last record"),
+    Rule(
         setting="retention.ms",
         wanted="-1",
         accepts=lambda v: v == "-1",
         harm="the broker deletes records whose event time is older than this: a replayed history within minutes",
     ),
-    _Rule(
+    Rule(
         setting="retention.bytes", wanted="-1", accepts=lambda v: v == "-1", harm="the broker deletes the oldest records beyond this size"
     ),
-    _Rule(
+    Rule(
         setting="message.timestamp.type",
         wanted="CreateTime",
         accepts=lambda v: v == "CreateTime",
         harm="the broker overwrites each record's event time with its time of arrival",
     ),
-    _Rule(
+    Rule(
         setting="message.timestamp.before.max.ms",
         wanted=_NEVER,
         accepts=lambda v: int(v) >= int(time.time() * 1000),
@@ -103,7 +105,7 @@ def ensure_interactions_topic(kafka: Mapping[str, str], topic: str, partitions: 
             partitions.
         BrokerError: the broker does not answer or refuses.
     """
-    return _ensure(quiet_admin(kafka), topic, partitions, _FOR_EVER, _KEEP_RULES, servers=kafka["bootstrap.servers"])
+    return _ensure(quiet_admin(kafka), topic, partitions, _FOR_EVER, KEEP_RULES, servers=kafka["bootstrap.servers"])
 
 
 def ensure_metrics_topics(kafka: Mapping[str, str], metrics: str, runtime: str, dead_letters: str) -> None:
@@ -118,7 +120,7 @@ def ensure_metrics_topics(kafka: Mapping[str, str], metrics: str, runtime: str, 
     admin, servers = quiet_admin(kafka), kafka["bootstrap.servers"]
     _ensure(admin, metrics, 1, _METRICS, (), servers=servers)
     _ensure(admin, runtime, 1, _RUNTIME, (), servers=servers)
-    _ensure(admin, dead_letters, 1, _FOR_EVER, _KEEP_RULES, servers=servers)
+    _ensure(admin, dead_letters, 1, _FOR_EVER, KEEP_RULES, servers=servers)
 
 
 def topic_id(kafka: Mapping[str, str], topic: str) -> str:
@@ -128,7 +130,7 @@ def topic_id(kafka: Mapping[str, str], topic: str) -> str:
         TopicError: there is no such topic.
         BrokerError: the broker does not answer or refuses.
     """
-    return str(_existing(quiet_admin(kafka), topic).topic_id)
+    return str(existing_topic(quiet_admin(kafka), topic).topic_id)
 
 
 def partition_count(kafka: Mapping[str, str], topic: str) -> int | None:
@@ -150,7 +152,7 @@ def record_count(kafka: Mapping[str, str], topic: str) -> int:
         BrokerError: the broker does not answer or refuses.
     """
     admin = quiet_admin(kafka)
-    partitions = [TopicPartition(topic, p) for p in range(len(_existing(admin, topic).partitions))]
+    partitions = [TopicPartition(topic, p) for p in range(len(existing_topic(admin, topic).partitions))]
     asked = {}
     for name, spec in (("low", OffsetSpec.earliest()), ("high", OffsetSpec.latest())):
         asked[name] = admin.list_offsets(dict.fromkeys(partitions, spec), request_timeout=_REQUEST_SECONDS)
@@ -218,8 +220,8 @@ def setting_problems(kafka: Mapping[str, str], topic: str) -> list[SettingProble
         BrokerError: the broker does not answer or refuses.
     """
     admin = quiet_admin(kafka)
-    _existing(admin, topic)
-    return _problems(_settings(admin, topic, _KEEP_RULES), _KEEP_RULES)
+    existing_topic(admin, topic)
+    return problems_of(topic_settings(admin, topic, KEEP_RULES), KEEP_RULES)
 
 
 def mending_command(bootstrap_servers: str, topic: str, problems: Sequence[SettingProblem]) -> str:
@@ -231,11 +233,11 @@ def mending_command(bootstrap_servers: str, topic: str, problems: Sequence[Setti
 
 
 def _ensure(
-    admin: AdminClient, topic: str, partitions: int | None, settings: Mapping[str, str], rules: Sequence[_Rule], *, servers: str
+    admin: AdminClient, topic: str, partitions: int | None, settings: Mapping[str, str], rules: Sequence[Rule], *, servers: str
 ) -> int:
     if _describe(admin, topic) is None:
         _create(admin, topic, partitions or 1, settings)
-    description = _existing(admin, topic)
+    description = existing_topic(admin, topic)
     count = len(description.partitions)
     if partitions is not None and count != partitions:
         raise TopicError(
@@ -243,7 +245,13 @@ def _ensure(
             why="a key's records would move to another partition in the middle of the stream",
             remedy=f"use {count} partitions, or another topic",
         )
-    problems = _problems(_settings(admin, topic, rules), rules)
+    problems = problems_of(topic_settings(admin, topic, rules), rules)
+    refuse(servers, topic, problems)
+    return count
+
+
+def refuse(servers: str, topic: str, problems: Sequence[SettingProblem]) -> None:
+    """Raises TopicError, with the command that mends them, where there are problems."""
     if problems:
         raise TopicError(
             f"Topic {topic!r} would lose or reorder data",
@@ -251,7 +259,6 @@ def _ensure(
             remedy=f"{mending_command(servers, topic, problems)}\n(changes these settings of this topic, at once and without a restart; "
             "what was already deleted does not come back: if the topic is not empty, rather replay into a new one)",
         )
-    return count
 
 
 def _create(admin: AdminClient, topic: str, partitions: int, settings: Mapping[str, str]) -> None:
@@ -274,7 +281,8 @@ def _create(admin: AdminClient, topic: str, partitions: int, settings: Mapping[s
         time.sleep(_POLL_SECONDS)
 
 
-def _problems(settings: Mapping[str, str], rules: Sequence[_Rule]) -> list[SettingProblem]:
+def problems_of(settings: Mapping[str, str], rules: Sequence[Rule]) -> list[SettingProblem]:
+    """Settings that the rules do not accept; those that a broker does not report are passed over."""
     return [
         SettingProblem(setting=r.setting, value=settings[r.setting], wanted=r.wanted, harm=r.harm)
         for r in rules
@@ -282,7 +290,7 @@ def _problems(settings: Mapping[str, str], rules: Sequence[_Rule]) -> list[Setti
     ]
 
 
-def _settings(admin: AdminClient, topic: str, rules: Sequence[_Rule]) -> dict[str, str]:
+def topic_settings(admin: AdminClient, topic: str, rules: Sequence[Rule]) -> dict[str, str]:
     """The topic's settings that the broker reports; logs which of the rules' settings it does not, so that they go unchecked."""
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
     found = _result(
@@ -312,7 +320,8 @@ def _describe(admin: AdminClient, topic: str) -> Any | None:
         raise
 
 
-def _existing(admin: AdminClient, topic: str) -> Any:
+def existing_topic(admin: AdminClient, topic: str) -> Any:
+    """The topic's description; raises TopicError where there is none, and BrokerError."""
     description = _describe(admin, topic)
     if description is None:
         raise TopicError(f"There is no topic {topic!r}", remedy=f"autoemb-pipeline replay --dataset ml-latest-small --topic {topic}")

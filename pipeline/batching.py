@@ -37,6 +37,10 @@ class Source(Protocol):
         """Nothing will come any more."""
         ...
 
+    def add_partitions(self) -> Mapping[int, int]:
+        """Takes up partitions added since; returns the offsets of their first records, from now on among what it hands out."""
+        ...
+
     def replay_to(self, recorded: Boundaries) -> None:
         """Announces the boundaries that will be given as ceilings."""
         ...
@@ -62,6 +66,8 @@ class Batcher:
         paused_at: the step before the pause, where recorded steps lie behind it: they alone decide then.
         clock: seconds, monotonic.
     """
+
+    grows = True  # whether partitions may join
 
     def __init__(
         self,
@@ -94,6 +100,7 @@ class Batcher:
         self._offsets = dict(position.next_offsets)
         self._deliveries = {partition: PartitionDeliveries(known) for partition, known in position.deliveries.items()}
         self._refused = {partition: set(offsets) for partition, offsets in position.refused.items()}
+        self._joining: dict[int, int] = {}
         self._position = position
         self._records: list[ConsumedRecord] = []
         self._remainders: list[Remainder] = []
@@ -152,11 +159,17 @@ class Batcher:
         )
 
     def start_from(self, offsets: Mapping[int, int]) -> None:
-        """Takes up partitions that the position does not know yet, at these offsets."""
-        for partition, offset in offsets.items():
-            self._offsets.setdefault(partition, offset)
-        position = self._position
-        new = {partition: offset for partition, offset in offsets.items() if partition not in position.next_offsets}
+        """Takes up partitions that the position does not know yet, at these offsets. To be called, if with none, before items are added.
+
+        While recorded steps are made again a partition joins in the step whose boundary names it first, as it did then.
+        """
+        ceilings, position = self.ceilings, self._position
+        self._joining |= {partition: offset for partition, offset in offsets.items() if partition not in position.next_offsets}
+        if not self._joining or (self.finished and position.next_offsets):
+            return  # what would join when the offline stage is finished is none of what is about to be read again
+        new = {partition: offset for partition, offset in self._joining.items() if ceilings is None or partition in ceilings}
+        self._joining = {partition: offset for partition, offset in self._joining.items() if partition not in new}
+        self._offsets = new | self._offsets
         self._position = replace(position, next_offsets={**position.next_offsets, **new}, first_offsets={**position.first_offsets, **new})
 
     def add(self, items: Iterable[Item]) -> None:
@@ -278,6 +291,8 @@ def batches(source: Source, batcher: Batcher, *, stop: Callable[[], bool] = lamb
     if batcher.recorded:
         source.replay_to(batcher.recorded)
     while not batcher.finished and not stop():
+        if batcher.grows:
+            batcher.start_from(source.add_partitions())
         if not batcher.is_full:  # what a pause held back can be a whole mini-batch
             batcher.add(source.poll_many(batcher.room, patience, batcher.ceilings))
         batch = batcher.close(exhausted=source.exhausted)

@@ -29,6 +29,8 @@ class RereadBatcher(Batcher):
         refused: as `RunPosition`: what the first pass refused by the clock, this one refuses too.
     """
 
+    grows = False
+
     def __init__(
         self, *, batch_size: int, position: RereadPosition, step: int, end: Mapping[int, int], refused: Mapping[int, frozenset[int]]
     ) -> None:
@@ -101,10 +103,6 @@ class Epochs:
             offline_end=self._end,
             reread=reread.reread_position() if reread is not None and is_between else None,
         )
-
-    def start_from(self, offsets: Mapping[int, int]) -> None:
-        """Takes up partitions that the first reading does not know yet; see `Batcher.start_from`."""
-        self._first.start_from(offsets)
 
     def passes(self, source: S, read_again: Callable[[RunPosition], AbstractContextManager[S]]) -> Generator[tuple[S, Batcher], None, None]:
         """Each pass's source and batcher, in turn; ends where one was not finished: the stream has ended, or the run was told to stop.

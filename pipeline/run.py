@@ -7,7 +7,7 @@ once, or in as many passes as the offline stage is to be read: `pipeline.epochs`
 The parts and how they are wired: `pipeline.assembly.parts`. One step: `pipeline.trainer`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ class RunSummary:
         trained: interactions trained by this call, recomputed ones included.
         examples: interactions of the run so far.
         metrics: fields of the last step's metrics record; empty when this call made no step.
+        unread: what the topic holds that could not be read, and why: sentences for people.
     """
 
     run_id: str
@@ -34,6 +35,7 @@ class RunSummary:
     trained: int
     examples: int
     metrics: Mapping[str, Any]
+    unread: Sequence[str] = ()
 
 
 def train(config: RunConfig, ports: Ports) -> RunSummary:
@@ -62,4 +64,5 @@ def train(config: RunConfig, ports: Ports) -> RunSummary:
             trained=parts.meter.total,
             examples=parts.trainer.examples,
             metrics=parts.housekeeping.metrics,
+            unread=parts.housekeeping.unread(),
         )

@@ -1,7 +1,7 @@
 """What must happen beside the steps, also while the stream is silent: acknowledgements, ends of checkpoints, the runtime record."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline.checkpoint.keeper import CheckpointKeeper
@@ -60,6 +60,10 @@ class Housekeeping:
         if self._meter.age >= RUNTIME_SECONDS:
             self.report()
         return self._stop()
+
+    def unread(self) -> Sequence[str]:
+        """What the topic holds that was not read, and why: sentences for people."""
+        return self._source.unread()
 
     def report(self) -> None:
         """Emits a runtime record now and tells the observers."""

@@ -148,6 +148,7 @@ def _emitter(config: RunConfig, ports: Ports, producer: RecordProducer, resumed:
         DeadLetterSink(producer, config.dead_letter_topic),
         run_id=resumed.identity.run_id,
         last_step=resumed.last_step,
+        recorded_examples=resumed.recorded_examples,
         known_letters=resumed.known_letters,
     )
 

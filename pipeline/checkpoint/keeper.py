@@ -111,7 +111,7 @@ class CheckpointKeeper:
         if self._emitter.caught_up(step):
             self._outputs_at = self._outputs.wait_for_ends()
         self._predictions.close_segment(step)
-        self._epochs.start_from(self._source.add_partitions())
+        self._source.verify()
         self._writer.begin(step, self._payload(), self._trainer.tensors(), {}, self._rows)
         self._begun = (step, dict(self._epochs.position().next_offsets))
         self._taken = step

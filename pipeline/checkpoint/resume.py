@@ -38,6 +38,7 @@ class Resumed:
         recorded: step -> boundaries of the steps c+1..M that read for the first time.
         paused_at: the last step of the first pass over the offline stage, where steps beyond it are recorded; else None.
         last_step: M.
+        recorded_examples: step -> interactions of the run up to it, of the steps recorded.
         known_letters: dead letters the topic holds since the checkpoint.
         refused: partition -> offsets of the records since the checkpoint that were refused by the clock: not to be decided anew.
     """
@@ -50,6 +51,7 @@ class Resumed:
     recorded: Mapping[int, Mapping[int, int]] = field(default_factory=dict)
     paused_at: int | None = None
     last_step: int = 0
+    recorded_examples: Mapping[int, int] = field(default_factory=dict)
     known_letters: frozenset[str] = frozenset()
     refused: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
@@ -119,6 +121,7 @@ def _where(
         last_step=max(step, recorded.last_step),
         known_letters=frozenset(letters),
         refused=_refused(recorded, step, letters, identity.configuration["topic"]),
+        recorded_examples=recorded.examples,
     )
 
 

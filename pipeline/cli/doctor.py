@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ops.doctor import DoctorConfig, examine
-from pipeline.cli.options import broker_options, reading_registry_option
+from pipeline.cli.options import broker_options, outage_option, reading_registry_option
 
 _MIB = 1 << 20
 
@@ -22,6 +22,7 @@ _MIB = 1 << 20
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="What train would be asked for."
 )
 @click.option("--min-free-mb", type=click.IntRange(min=0), default=2048, show_default=True, help="Less free disk space is a problem, MiB.")
+@outage_option
 @reading_registry_option
 @broker_options
 @click.pass_context
@@ -40,6 +41,7 @@ def command(context: click.Context, /, topic: str, **options: Any) -> None:
         schema_registry=options["schema_registry"],
         state_dir=options["state_dir"],
         device=options["device"],
+        longest_outage=options["longest_outage"],
         min_free_bytes=options["min_free_mb"] * _MIB,
     )
     well = True

@@ -1,13 +1,14 @@
 """Options that several commands share, and the Kafka settings they add up to."""
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 import structlog
@@ -53,6 +54,29 @@ def logging_options(command: F) -> F:
         default="auto",
         show_default=True,
         help="Log lines on stderr: console on a terminal, JSON otherwise.",
+    )(command)
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, or a number with a unit: 90, 90s, 15m, 12h, 2d."""
+
+    name = "duration"
+    _seconds: ClassVar = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds, above 0."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value).strip())
+        if found is None or float(found[1]) == 0:
+            self.fail(f"{value!r} is no duration above 0 (90, 90s, 15m, 12h, 2d)", param, ctx)
+        return float(found[1]) * self._seconds[found[2]]
+
+
+def outage_option(command: F) -> F:
+    """--longest-outage."""
+    return click.option(
+        "--longest-outage",
+        type=Duration(),
+        help="How long a trainer may be away (12h, 2d, or seconds): a topic that keeps its records for less is refused.",
     )(command)
 
 

@@ -59,7 +59,7 @@ def _rounded(value: float | None) -> float | None:
 
 def describe(summary: RunSummary, *, until_end: bool, stopped: bool) -> str:
     """How the training ended, for people."""
-    notes = _counted(summary.metrics)
+    notes = [*_counted(summary.metrics), *(f"  {text}" for text in summary.unread)]
     if summary.trained == 0:
         if stopped or not until_end:
             head = f"stopped: run {summary.run_id}, step {summary.step}"

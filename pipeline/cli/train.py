@@ -12,10 +12,19 @@ import torch
 
 from ops.prometheus_exporter import PrometheusExporter, parse_address
 from ops.topics import broker_kind, ensure_metrics_topics, partition_count, record_count, topic_id, wait_for_topic
+from ops.training_topics import check_for_training
 from pipeline.assembly.config import Ports, RunConfig
 from pipeline.assembly.housekeeping import Observer
 from pipeline.checkpoint.identity import read_identity
-from pipeline.cli.options import broker_options, configure_logging, kafka_settings, logging_options, registry_option, stop_on_signals
+from pipeline.cli.options import (
+    broker_options,
+    configure_logging,
+    kafka_settings,
+    logging_options,
+    outage_option,
+    registry_option,
+    stop_on_signals,
+)
 from pipeline.cli.progress import ProgressLog, describe
 from pipeline.cli.replay import EventTime
 from pipeline.errors import BrokerError, ConfigurationError
@@ -269,6 +278,7 @@ def storage_options(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="SECONDS",
     help="Records of a live stream whose event time lies further beyond the clock go to the dead-letter topic.",
 )
+@outage_option
 @click.option("--prometheus", metavar="[HOST:]PORT", help="Serve Prometheus metrics there (docs/metrics.md). Without HOST: loopback only.")
 @registry_option
 @broker_options
@@ -290,6 +300,7 @@ def command(topic: str, until_end: bool, **options: Any) -> int:
         if wait_for_topic(kafka, topic, stopping.is_set) is None:
             click.echo("stopped: the topic has not appeared")
             return 0
+        check_for_training(kafka, topic, longest_outage=options["longest_outage"])
         config = with_offline_stage(config, kafka, options["offline_until"], options["offline_fraction"], options["offline_epochs"])
         ensure_metrics_topics(kafka, config.metrics_topic, config.runtime_topic, config.dead_letter_topic)
         summary = train(config, ports(config, kafka, options["schema_registry"], stopping.is_set, (ProgressLog(), *observers)))

@@ -42,9 +42,11 @@ class RecordedRun:
         rereads: the steps that read the offline stage again; their offsets are of that pass.
         paused_at: the last step of the first pass over the offline stage, where steps beyond it are recorded; else None.
         refused: step -> partition -> offsets of its records that were refused by the clock, where there are any.
+        examples: step -> interactions of the run up to it.
     """
 
     next_offsets: Mapping[int, Mapping[int, int]]
+    examples: Mapping[int, int] = field(default_factory=dict)
     rereads: frozenset[int] = frozenset()
     paused_at: int | None = None
     refused: Mapping[int, Mapping[int, frozenset[int]]] = field(default_factory=dict)
@@ -141,6 +143,7 @@ def read_run(
         rereads=frozenset(found.rereads),
         paused_at=min(beyond) - 1 if beyond else None,
         refused=found.refused,
+        examples=found.examples,
     )
 
 
@@ -149,6 +152,7 @@ class _Found:
 
     def __init__(self, topic: str, run_id: str, registry: RegistryCodec | None) -> None:
         self.next_offsets: dict[int, dict[int, int]] = {}
+        self.examples: dict[int, int] = {}
         self.rereads: set[int] = set()
         self.online: set[int] = set()
         self.refused: dict[int, Mapping[int, frozenset[int]]] = {}
@@ -165,6 +169,7 @@ class _Found:
         if entry is None:
             return
         step, next_offsets, refused, record = entry
+        self.examples[step] = record["examples"]
         if refused:
             self.refused[step] = refused
         if record["epoch"] > 1:

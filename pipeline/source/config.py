@@ -12,7 +12,8 @@ class SourceConfig:
     Attributes:
         topic: the interactions topic.
         run_id: names the consumer group, ``autoemb-<run_id>``, under which lag dashboards find the run.
-        until_end: every partition ends at the first end seen of it.
+        until_end: every partition ends at the end first seen of it, records behind an open transaction included; the set of partitions
+            is the one at the start.
         idle_timeout: seconds that the other partitions wait, on a live stream, for one that has reached its end.
         max_ahead: seconds that an event time may lie beyond the clock, on a live stream; a record beyond is refused. None: any.
         topic_id: the id the topic must have (from a checkpoint); None takes it as it is.
@@ -21,9 +22,11 @@ class SourceConfig:
         high_mark, low_mark: records held of a partition when a shared consumer pauses it and when it goes on. `pause()` throws prefetched
             records away, so the two lie far apart.
         start_timeout: seconds until a broker that does not answer at the start is an error. Later, outages are waited out.
-        check_interval: seconds between two looks at the topic's id.
+        check_interval: seconds between two looks at the topic's id and its number of partitions.
         truncation_grace: seconds that an end before what was already read may last. After a change of leader the new one may not know
             its whole log to be committed.
+        transaction_patience: with `until_end`, seconds that somebody's open transaction may hide a partition's end. Longer than a broker
+            keeps one open whose producer died (transaction.timeout.ms, 60 s by default, looked at every 10 s).
     """
 
     topic: str
@@ -39,11 +42,12 @@ class SourceConfig:
     start_timeout: float = 10.0
     check_interval: float = 5.0
     truncation_grace: float = 30.0
+    transaction_patience: float = 90.0
 
     def __post_init__(self) -> None:
         if not self.topic:
             raise ConfigurationError("The topic's name is empty", remedy="--topic interactions")
-        for name in ("idle_timeout", "start_timeout", "check_interval", "truncation_grace"):
+        for name in ("idle_timeout", "start_timeout", "check_interval", "truncation_grace", "transaction_patience"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}", why="seconds cannot be negative")
         if self.max_ahead is not None and self.max_ahead < 0:

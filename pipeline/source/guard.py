@@ -1,4 +1,4 @@
-"""Watches that the topic stays the one the run began with, and turns what librdkafka reports into this project's errors."""
+"""Watches the topic: is it the one the run began with, how many partitions has it; and turns librdkafka's errors into this project's."""
 
 import contextlib
 import time
@@ -84,6 +84,7 @@ class TopicGuard:
         self._due = clock() + check_interval
         self._asked: Future[Any] | None = None
         self._misses = 0
+        self._partitions: int | None = None
         self._fatal: AutoembError | None = None
         self._warned: dict[str, float] = {}
 
@@ -122,7 +123,16 @@ class TopicGuard:
         Raises:
             TopicError, BrokerError: as `describe`.
         """
-        wanted = {TopicPartition(self._topic, partition): OffsetSpec.earliest() for partition in partitions}
+        return self._offsets(partitions, OffsetSpec.earliest(), timeout)
+
+    def records(self, partitions: Iterable[int], timeout: float) -> int:
+        """Offsets between the beginnings and the high watermarks of these partitions. Errors as `earliest`."""
+        wanted = tuple(partitions)
+        ends, starts = (self._offsets(wanted, spec, timeout) for spec in (OffsetSpec.latest(), OffsetSpec.earliest()))
+        return sum(ends[p] - starts[p] for p in wanted)
+
+    def _offsets(self, partitions: Iterable[int], spec: OffsetSpec, timeout: float) -> dict[int, int]:
+        wanted = {TopicPartition(self._topic, partition): spec for partition in partitions}
         deadline = self._clock() + timeout
         while True:
             futures = self._admin.list_offsets(wanted, request_timeout=timeout)
@@ -151,6 +161,11 @@ class TopicGuard:
             self._judged(asked.result())
         except KafkaException as error:
             self._missed(error)
+
+    def partitions_seen(self) -> int | None:
+        """The number of partitions, once after each look that was answered; else None."""
+        seen, self._partitions = self._partitions, None
+        return seen
 
     def look_soon(self) -> None:
         """The next `tick` looks."""
@@ -189,6 +204,7 @@ class TopicGuard:
         self._misses = 0
         if self.topic_id is None:
             self.topic_id = info.topic_id
+        self._partitions = info.partitions
         if info.topic_id != self.topic_id:
             raise OffsetError(
                 f"Topic {self._topic!r} was deleted and made anew",

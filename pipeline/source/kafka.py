@@ -1,7 +1,7 @@
 """Interactions from a Kafka topic, from the run's own offsets on (design, "Reading Kafka" and invariants 3, 4, 7)."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import Thread
 from typing import Any
 
@@ -17,7 +17,7 @@ from pipeline.source.merged import MergedSource
 
 _log = structlog.get_logger()
 _COMMIT_SECONDS = 2.0
-_CHECKPOINT_SECONDS = 3.0  # what a checkpoint may wait for a broker that does not answer
+_REQUEST_SECONDS = 3.0  # what training may wait for a broker that does not answer
 
 
 class KafkaSource(MergedSource[bytes]):
@@ -53,7 +53,9 @@ class KafkaSource(MergedSource[bytes]):
         settings = consumer_settings(kafka, config, self._guard)
         self._commits = _Commits(settings, config.topic)  # first: settings that cannot be used need no broker to be found
         count = self._guard.describe_at_start(config.start_timeout).partitions
-        starts = _start_offsets(self._guard, config, range(count), position)
+        starts = _start_offsets(self._guard, config, range(count), position, config.start_timeout)
+        self._left_out: Sequence[int] = ()
+        self._left_out_records = 0
         fetcher_type = PartitionConsumers if count <= config.max_consumers else SharedConsumer
         super().__init__(
             config,
@@ -74,33 +76,73 @@ class KafkaSource(MergedSource[bytes]):
         self._commits.commit(next_offsets)
 
     def add_partitions(self) -> Mapping[int, int]:
-        """Takes up partitions added to the topic since; call it at a checkpoint, before its position is captured.
+        """Takes up partitions that were added to the topic since, by what the guard saw at its last look; costs nothing between looks.
 
-        Also the moment when a topic made anew is surely noticed. Without an answer from the broker it does nothing.
+        With `until_end` they are only counted: what it trains is what the topic held at the start.
 
         Returns:
-            Start offsets of the added partitions, for `Batcher.start_from`.
+            Start offsets of the added partitions, for `Batcher.start_from`; empty almost always.
+        """
+        added = [p for p in range(self._guard.partitions_seen() or 0) if p not in self.start_offsets]
+        if not added:
+            return {}
+        try:
+            if self._config.until_end:
+                self._note_left_out(added)
+                return {}
+            starts = _start_offsets(self._guard, self._config, added, RunPosition(), _REQUEST_SECONDS)
+        except (BrokerError, TopicError) as error:  # the guard looks again, and knows a topic that is gone from one not known yet
+            _log.warning("could not look at added partitions", topic=self._config.topic, partitions=added, why=error.why)
+            return {}
+        self._add_partitions(starts)
+        _log.info("partitions added to the topic are read from now on", topic=self._config.topic, offsets=starts)
+        return starts
+
+    def verify(self) -> None:
+        """Looks whether the topic is still the same, and waits for the answer: for a checkpoint, before its position is captured.
+
+        Without an answer from the broker it does nothing.
 
         Raises:
             OffsetError: the topic was made anew. (That it was deleted, `poll_many` raises.)
         """
         try:
-            count = self._guard.describe(_CHECKPOINT_SECONDS).partitions
-            added = [p for p in range(count) if p not in self.start_offsets]
-            starts = _start_offsets(self._guard, self._config, added, RunPosition()) if added else {}
+            self._guard.describe(_REQUEST_SECONDS)
         except BrokerError as error:
-            _log.warning("could not look for added partitions", topic=self._config.topic, why=error.why)
-            return {}
+            _log.warning("could not look at the topic", topic=self._config.topic, why=error.why)
         except OffsetError:
             raise
         except TopicError as error:  # a broker that has just started may not know it yet: the guard looks twice
             _log.warning("the broker does not know the topic", topic=self._config.topic, why=error.why)
             self._guard.look_soon()
-            return {}
-        for partition, offset in starts.items():
-            self._add_partition(partition, offset)
-        self.start_offsets.update(starts)
-        return starts
+
+    def lag(self) -> int:
+        """As `MergedSource.lag`, with the records of added partitions that are not read."""
+        return super().lag() + self._left_out_records
+
+    def unread(self) -> Sequence[str]:
+        """As `MergedSource.unread`, with the partitions added after a start with `until_end`."""
+        if self._config.until_end:
+            self.add_partitions()
+        found = [*super().unread()]
+        if self._left_out_records:
+            found.append(
+                f"{self._left_out_records:,} records of partitions {list(self._left_out)} were not read: the partitions were added after "
+                "the start, and --until-end reads those there were then. Start again to read them"
+            )
+        return found
+
+    def _note_left_out(self, added: Sequence[int]) -> None:
+        self._left_out_records = self._guard.records(added, _REQUEST_SECONDS)
+        if self._left_out != added:
+            self._left_out = added
+            _log.warning(
+                "partitions added after the start are not read with --until-end",
+                topic=self._config.topic,
+                partitions=added,
+                records=self._left_out_records,
+                hint="start again when this has ended",
+            )
 
     def close(self) -> None:
         """Gives up all connections, after giving commits under way a moment."""
@@ -153,9 +195,11 @@ class _Commits:
             _log.warning("offsets not committed; only lag dashboards miss them", topic=self._topic, why=error.str())
 
 
-def _start_offsets(guard: TopicGuard, config: SourceConfig, partitions: Iterable[int], position: RunPosition) -> dict[int, int]:
+def _start_offsets(
+    guard: TopicGuard, config: SourceConfig, partitions: Iterable[int], position: RunPosition, timeout: float
+) -> dict[int, int]:
     """Partition -> first offset to read. Raises OffsetError for a position before the earliest record."""
-    earliest = guard.earliest(partitions, config.start_timeout)
+    earliest = guard.earliest(partitions, timeout)
     missing = sorted(position.next_offsets.keys() - earliest.keys())
     if missing:
         raise TopicError(

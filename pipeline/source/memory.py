@@ -196,11 +196,11 @@ class MemorySource(MergedSource[MemoryValue]):
         )
 
     def add_partitions(self) -> Mapping[int, int]:
-        """Takes up partitions added to the log since; returns their start offsets."""
+        """Takes up partitions added to the log since, unless it is read until its end; returns their start offsets."""
+        if self._config.until_end:
+            return {}
         added = {p: 0 for p in range(self._log.partitions) if p not in self.start_offsets}
-        for partition, offset in added.items():
-            self._add_partition(partition, offset)
-        self.start_offsets.update(added)
+        self._add_partitions(added)
         return added
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:

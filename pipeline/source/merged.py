@@ -11,6 +11,7 @@ from pipeline.deliveries import MAX_DATASETS
 from pipeline.errors import OffsetError
 from pipeline.records import Interaction, RunPosition
 from pipeline.source.config import SourceConfig
+from pipeline.source.ends import PartitionEnds
 from pipeline.source.merge import EventTimeMerge
 from pipeline.source.reader import Fetched, Item, PartitionReader
 
@@ -86,6 +87,8 @@ class MergedSource(Generic[V]):
         self._position = position
         self._merge = EventTimeMerge(start_offsets, position=position, idle_timeout=config.idle_timeout, dense=not config.until_end)
         self._readers = {partition: self._reader(partition, offset) for partition, offset in start_offsets.items()}
+        self._ends = PartitionEnds(config.topic, patience=config.transaction_patience)
+        self._recorded: Mapping[int, Mapping[int, int]] = {}
         self._recorded_ends: Mapping[int, int] = {}
         self._short_since: dict[int, tuple[float, int]] = {}
         self._forgetting: set[int] = set()
@@ -116,17 +119,36 @@ class MergedSource(Generic[V]):
         return self._merge.held_back_by(self._clock())
 
     def lag(self) -> int:
-        """Records between what was handed out and the partitions' ends as last heard of. Costs no request.
+        """Records between what was handed out and the partitions' high watermarks as last heard of. Costs no request.
 
-        Transaction markers and aborted records count as records until a partition's end was seen.
+        Records behind an open transaction count. Transaction markers and aborted records count until a partition's end was seen.
         """
-        behind = ((self._fetcher.high(p), at) for p, at in self._merge.next_offsets.items() if not self._merge.is_drained(p))
-        return sum(max(0, high - at) for high, at in behind if high is not None)
+        lag = 0
+        for partition, at in self._merge.next_offsets.items():
+            high = self._fetcher.high(partition)
+            if self._merge.is_drained(partition):
+                lag += 0 if self._merge.is_frozen(partition) else self._ends.behind(partition, high)
+            elif high is not None:
+                lag += max(0, high - at)
+        return lag
+
+    def unread(self) -> Sequence[str]:
+        """What the topic holds and this source cannot hand out now, and why: sentences for people."""
+        return [
+            f"{count:,} records of partition {partition} were not read: they stand behind an open transaction"
+            for partition, count in self._ends.hidden(self._clock()).items()
+        ]
 
     def replay_to(self, recorded: Mapping[int, Mapping[int, int]]) -> None:
-        """Tells the boundaries (step -> partition -> next offset) that will be given as ceilings. Call it before the first poll."""
+        """Tells the boundaries (step -> partition -> next offset) that will be given as ceilings. Call it before the first poll.
+
+        Raises:
+            OffsetError: a partition that joined in one of these steps no longer holds what was read of it then.
+        """
+        self._recorded = recorded
         for partition, reader in self._readers.items():
-            reader.cut_at(offsets[partition] for offsets in recorded.values() if partition in offsets)
+            reader.cut_at(_boundaries(recorded, partition))
+            self._refuse_a_late_start(partition)
         ends: dict[int, int] = {}
         for offsets in recorded.values():
             for partition, offset in offsets.items():
@@ -188,10 +210,24 @@ class MergedSource(Generic[V]):
         ahead = self._config.max_ahead
         return math.inf if ahead is None or self._config.until_end else 1000 * (self._wall_clock() + ahead)
 
-    def _add_partition(self, partition: int, offset: int) -> None:
-        self._readers[partition] = self._reader(partition, offset)
-        self._merge.add_partition(partition, offset)
-        self._fetcher.add(partition, offset)
+    def _add_partitions(self, offsets: Mapping[int, int]) -> None:
+        """More partitions, from these offsets on. The merge waits for their heads from now on, as for all others."""
+        for partition, offset in offsets.items():
+            self._readers[partition] = self._reader(partition, offset)
+            self._readers[partition].cut_at(_boundaries(self._recorded, partition))
+            self._merge.add_partition(partition, offset)
+            self._fetcher.add(partition, offset)
+        self.start_offsets.update(offsets)
+
+    def _refuse_a_late_start(self, partition: int) -> None:
+        first = min(_boundaries(self._recorded, partition), default=None)
+        if first is not None and partition not in self._position.next_offsets and self.start_offsets[partition] > first:
+            raise OffsetError(
+                f"Partition {partition} of topic {self._config.topic!r} begins at offset {self.start_offsets[partition]}, "
+                f"and this run has read it from {first} or before on",
+                why="records it must read again were deleted (retention, or DeleteRecords)",
+                remedy="restore the topic, or start a new run: autoemb-pipeline train --new-run",
+            )
 
     def _fetch(self, wanted: Sequence[int], wait: float) -> None:
         self._fetcher.regulate(self._merge.buffered)
@@ -201,8 +237,11 @@ class MergedSource(Generic[V]):
                 self._take(piece)
         now = self._clock()
         for partition in set(wanted).difference(piece.partition for piece in pieces):
+            self._ends.look(partition, self._fetcher.high(partition), now)
             if self._merge.starve(partition, now):
                 self._hand_on_pending(partition)
+        if self._config.until_end:
+            self._ends.check(now)
         for partition, (since, end) in self._short_since.items():
             if partition in wanted and now - since >= self._config.truncation_grace:
                 raise OffsetError(
@@ -215,18 +254,21 @@ class MergedSource(Generic[V]):
         partition = piece.partition
         if piece.records:
             self._short_since.pop(partition, None)
+            self._ends.moved(partition)
             self._merge.push(partition, self._readers[partition].read(piece.records))
             self._say_what_is_forgotten(partition)
         if piece.end is None:
             return
+        is_last = self._ends.told(partition, piece.end, self._fetcher.high(partition), self._clock())
         if piece.end < self._recorded_ends.get(partition, 0):
             self._short_since.setdefault(partition, (self._clock(), piece.end))
-        elif self._config.until_end:
+        elif not self._config.until_end:
+            self._merge.mark_end(partition)
+        elif is_last:
             self._hand_on_pending(partition, trailing=True)
             self._merge.freeze(partition)
             self._fetcher.finish(partition)
-        else:
-            self._merge.mark_end(partition)
+            self._ends.moved(partition)  # what comes behind it is none of this run's
 
     def _say_what_is_forgotten(self, partition: int) -> None:
         forgotten = self._readers[partition].forgotten
@@ -243,3 +285,8 @@ class MergedSource(Generic[V]):
         remainder = self._readers[partition].flush(trailing=trailing)
         if remainder is not None:
             self._merge.push_remainder(partition, remainder)
+
+
+def _boundaries(recorded: Mapping[int, Mapping[int, int]], partition: int) -> list[int]:
+    """The partition's offsets where recorded mini-batches ended."""
+    return [offsets[partition] for offsets in recorded.values() if partition in offsets]

@@ -168,9 +168,12 @@ def disturbed(draw):
     return values, script
 
 
-def live_run(values: Values, script: Sequence[tuple[str, int]], size: int) -> tuple[MemoryLog, list[MiniBatch], list[RunPosition]]:
+def live_run(
+    values: Values, script: Sequence[tuple[str, int]], size: int, partitions: int | None = None
+) -> tuple[MemoryLog, list[MiniBatch], list[RunPosition]]:
+    """`partitions` there are at the start, by default all; the others are added with their first records."""
     clock = Clock()
-    log = MemoryLog(len(values))
+    log = MemoryLog(len(values) if partitions is None else partitions)
     source = MemorySource(log, config=LIVE, clock=clock)
     batcher = Batcher(batch_size=size, position=RunPosition(), batch_timeout=7.0, clock=clock)
     batcher.start_from(source.start_offsets)
@@ -178,10 +181,13 @@ def live_run(values: Values, script: Sequence[tuple[str, int]], size: int) -> tu
     for kind, amount in [*script, *[("poll", 0), ("wait", 11)] * 100]:
         if kind == "arrive":
             partition, count = divmod(amount, 1000)
+            while log.partitions <= partition:
+                log.add_partition()
             for value in values[partition][log.end(partition) : log.end(partition) + count]:
                 log.append(partition, value)
         clock.now += amount if kind == "wait" else 0.0
         for _ in range(3):
+            batcher.start_from(source.add_partitions())
             batcher.add(source.poll_many(batcher.room, 0))
             batch = batcher.close(exhausted=source.exhausted)
             if batch is not None:
@@ -194,7 +200,7 @@ def live_run(values: Values, script: Sequence[tuple[str, int]], size: int) -> tu
 @given(disturbed(), batch_sizes, fetch_sizes, st.data())
 def test_recorded_boundaries_override_the_clock(drawn, size, fetches, data):
     values, script = drawn
-    log, lived, positions = live_run(values, script, size)
+    log, lived, positions = live_run(values, script, size, data.draw(st.integers(1, len(values))))
     recorded = {batch.step: batch.next_offsets for batch in lived}
     assert sum(len(batch.records) + batch.duplicates + len(batch.dead_letters) for batch in lived) == sum(map(len, values))
     at = data.draw(st.integers(0, len(lived)))
@@ -329,7 +335,7 @@ def test_remainders_join_the_batch_being_filled():
     assert (batch.duplicates, batch.next_offsets) == (3, {1: 4, 0: 2})
 
 
-def test_partitions_added_at_a_checkpoint_are_read_from_their_start():
+def test_added_partitions_are_read_from_their_start():
     log = log_of([[record(n, n).interaction for n in range(4)]])
     source = MemorySource(log, config=LIVE)
     batcher = Batcher(batch_size=2, position=RunPosition())
@@ -338,10 +344,8 @@ def test_partitions_added_at_a_checkpoint_are_read_from_their_start():
     new = log.add_partition()
     for n in range(4, 8):
         log.append(new, record(n, n).interaction)
-    batcher.start_from(source.add_partitions())
-    assert source.add_partitions() == {}
-    assert batcher.position().next_offsets == {0: 2, 1: 0}
     records = [i.sequence for _ in range(3) for i in next(stream).records]
+    assert source.add_partitions() == {}
     assert records == [2, 3, 4, 5, 6, 7]
     assert batcher.position().next_offsets == {0: 4, 1: 4}
 

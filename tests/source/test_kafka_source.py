@@ -169,26 +169,53 @@ def test_a_live_stream_waits_at_its_end_and_goes_on(broker, topic_name: str, mak
 
 
 @pytest.mark.kafka
-def test_added_partitions_are_read_when_asked_for(broker, topic_name: str, make_topic: Callable[..., str]) -> None:
+@pytest.mark.parametrize("max_consumers", [16, 0])
+def test_added_partitions_are_read_within_seconds(broker, topic_name: str, make_topic: Callable[..., str], max_consumers: int) -> None:
     stream = synthetic_stream(60, seed=6)
     make_topic(topic_name, 1)
     write(broker.kafka, topic_name, stream[:30])
-    with KafkaSource(live(topic_name), broker.kafka, decode_interaction, RunPosition()) as source:
+    config = live(topic_name, max_consumers=max_consumers, check_interval=0.5)
+    with KafkaSource(config, broker.kafka, decode_interaction, RunPosition()) as source:
         batcher = Batcher(batch_size=10, position=RunPosition())
         made = batches(source, batcher)
         first = [next(made) for _ in range(3)]
         admin = quiet_admin(broker.kafka)
         admin.create_partitions([NewPartitions(topic_name, 2)])[topic_name].result(10)
-        added: Mapping[int, int] = {}
-        deadline = time.monotonic() + 20
-        while not added and time.monotonic() < deadline:
-            added = source.add_partitions()
-        assert added == {1: 0}
-        batcher.start_from(added)
+        started = time.monotonic()
+        assert list(batches(source, batcher, stop=lambda: 1 in source.start_offsets)) == []
+        assert batcher.position().next_offsets == {0: 30, 1: 0}
         write(broker.kafka, topic_name, stream[30:], lambda n: 1 - n % 2)
         rest = [next(made) for _ in range(3)]
+        assert time.monotonic() - started < 20
+        deadline = time.monotonic() + 20
+        while source.lag() and time.monotonic() < deadline:
+            source.poll(0.1)
+        assert source.lag() == 0
     assert [i for batch in first + rest for i in batch.records] == stream
     assert batcher.position().next_offsets == {0: 45, 1: 15}
+    assert batcher.position().first_offsets == {0: 0, 1: 0}
+
+
+@pytest.mark.kafka
+def test_until_end_leaves_added_partitions_out_and_says_so(broker, topic_name: str, make_topic: Callable[..., str]) -> None:
+    stream = synthetic_stream(60, seed=6)
+    make_topic(topic_name, 1)
+    write(broker.kafka, topic_name, stream[:40])
+    with KafkaSource(ending(topic_name), broker.kafka, decode_interaction, RunPosition()) as source:
+        assert source.unread() == []
+        admin = quiet_admin(broker.kafka)
+        admin.create_partitions([NewPartitions(topic_name, 3)])[topic_name].result(10)
+        write(broker.kafka, topic_name, stream[40:], lambda n: 1 + n % 2)
+        batcher = Batcher(batch_size=25, position=RunPosition())
+        assert [len(batch.records) for batch in batches(source, batcher)] == [25, 15]
+        deadline = time.monotonic() + 20
+        while not source.unread() and time.monotonic() < deadline:
+            source.verify()
+        assert source.lag() == 20
+        assert source.unread()[0].startswith("20 records of partitions [1, 2] were not read")
+    rest, position = read_all(ending(topic_name), broker.kafka, batcher.position(), step=2)
+    assert [i for batch in rest for i in batch.records] == stream[40:]
+    assert position.next_offsets == {0: 40, 1: 10, 2: 10}
 
 
 @pytest.mark.kafka

@@ -5,16 +5,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from structlog.testing import capture_logs
 
 from ops.local_kafka import LocalKafka
 from ops.metadata import quiet_admin
 from pipeline.batching import Batcher, batches
-from pipeline.errors import OffsetError, TopicError
-from pipeline.records import RunPosition
+from pipeline.errors import BrokerError, OffsetError, TopicError
+from pipeline.records import Interaction, RunPosition
 from pipeline.source import KafkaSource, SourceConfig
-from schemas.codec import decode_interaction
+from schemas.codec import decode_interaction, encode_interaction
 from tests.source.topics import spread, write
 from tests.streams import synthetic_stream
 
@@ -89,7 +90,8 @@ def test_broker_killed_and_restarted_while_reading(own_broker: Callable[[], Loca
         assert reader.starved > 10
         assert reader.batcher.step < 20
         assert not reader.source.exhausted
-    assert each.source.add_partitions() == {}  # no answer is no reason to stop a checkpoint
+    each.source.verify()  # no answer is no reason to stop a checkpoint
+    assert each.source.add_partitions() == {}
     broker.restart()
     for reader in (each, shared):
         reader.done += list(reader.made)
@@ -182,7 +184,7 @@ def test_a_topic_made_anew_while_reading_is_noticed(broker, topic_name: str, lon
         with pytest.raises((OffsetError, TopicError), match=r"made anew|There is no topic"):
             read_until_error(source)
         with pytest.raises(OffsetError, match="made anew"):
-            source.add_partitions()
+            source.verify()
 
 
 @pytest.mark.kafka
@@ -218,3 +220,104 @@ def test_an_end_before_a_recorded_boundary_is_an_error(broker, topic_name: str, 
         assert len(next(made).records) == 10
         with pytest.raises(OffsetError, match="before 900"):
             next(made)
+
+
+def begin(kafka: Mapping[str, str], topic: str, interactions: list[Interaction], partition: int) -> Producer:
+    """A producer whose transaction, with these records in it, is open."""
+    producer = Producer({**kafka, "transactional.id": f"tx-{topic}"})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    for interaction in interactions:
+        producer.produce(topic, encode_interaction(interaction), partition=partition)
+    assert producer.flush(30) == 0
+    return producer
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("commits", [True, False])
+@pytest.mark.parametrize("max_consumers", [16, 0])
+def test_until_end_waits_for_an_open_transaction(
+    broker, topic_name: str, make_topic: Callable[..., str], max_consumers: int, commits: bool
+) -> None:
+    stream = synthetic_stream(260, seed=8)
+    make_topic(topic_name, 2)
+    write(broker.kafka, topic_name, stream[:60], lambda n: n % 2)
+    producer = begin(broker.kafka, topic_name, stream[60:200], 1)
+    write(broker.kafka, topic_name, stream[200:], lambda n: n % 2)
+    config = SourceConfig(topic=topic_name, run_id="r", until_end=True, max_consumers=max_consumers, idle_timeout=0.1)
+    with KafkaSource(config, broker.kafka, decode_interaction, RunPosition()) as source:
+        seen: list[Interaction] = []
+        deadline = time.monotonic() + 4
+        while time.monotonic() < deadline:
+            seen += [item.interaction for item in source.poll_many(100, 0.1)]
+        assert seen == stream[:60]  # partition 0's later ones wait for what partition 1 hides
+        assert not source.exhausted
+        assert source.lag() == 200
+        assert source.unread() == ["170 records of partition 1 were not read: they stand behind an open transaction"]
+        (producer.commit_transaction if commits else producer.abort_transaction)(30)
+        deadline = time.monotonic() + 30
+        while not source.exhausted and time.monotonic() < deadline:
+            seen += [item.interaction for item in source.poll_many(100, 0.1)]
+        assert source.exhausted
+        assert source.lag() == 0
+        assert source.unread() == []
+    assert seen == (stream if commits else [*stream[:60], *stream[200:]])
+
+
+@pytest.mark.kafka
+def test_until_end_fails_where_a_transaction_stays_open(broker, topic_name: str, make_topic: Callable[..., str]) -> None:
+    stream = synthetic_stream(100, seed=9)
+    make_topic(topic_name, 1)
+    write(broker.kafka, topic_name, stream[:40])
+    producer = begin(broker.kafka, topic_name, stream[40:], 0)
+    config = SourceConfig(topic=topic_name, run_id="r", until_end=True, transaction_patience=3)
+    with (
+        KafkaSource(config, broker.kafka, decode_interaction, RunPosition()) as source,
+        pytest.raises(BrokerError, match=r"The end of .* was not reached within 3 s") as caught,
+    ):
+        read_until_error(source)
+    assert "partition 0 hides 60 records from offset 40 on" in caught.value.why
+    assert "transaction.timeout.ms" in caught.value.remedy
+    producer.abort_transaction(30)
+
+
+@pytest.mark.kafka
+def test_a_live_stream_says_what_waits_behind_an_open_transaction(broker, topic_name: str, make_topic: Callable[..., str]) -> None:
+    stream = synthetic_stream(100, seed=9)
+    make_topic(topic_name, 1)
+    write(broker.kafka, topic_name, stream[:40])
+    config = SourceConfig(topic=topic_name, run_id="r")
+    with KafkaSource(config, broker.kafka, decode_interaction, RunPosition()) as source, capture_logs() as lines:
+        seen = read_for(source, 2.0)
+        producer = begin(broker.kafka, topic_name, stream[40:], 0)
+        seen += read_for(source, 4.0)
+        assert seen == stream[:40]
+        assert source.lag() == 60
+        assert source.unread() == ["60 records of partition 0 were not read: they stand behind an open transaction"]
+        told = [line for line in lines if line["event"] == "records wait behind an open transaction"]
+        assert [(line["partition"], line["offset"], line["records"]) for line in told] == [(0, 40, 60)]
+        producer.commit_transaction(30)
+        seen += read_for(source, 3.0)
+        assert (source.lag(), source.unread()) == (0, [])
+    assert seen == stream
+
+
+def read_for(source: KafkaSource, seconds: float) -> list[Interaction]:
+    seen: list[Interaction] = []
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        seen += [item.interaction for item in source.poll_many(100, 0.1)]
+    return seen
+
+
+@pytest.mark.kafka
+def test_a_partition_that_joined_and_lost_its_beginning_is_an_error(broker, topic_name: str, make_topic: Callable[..., str]) -> None:
+    make_topic(topic_name, 2)
+    write(broker.kafka, topic_name, synthetic_stream(100, seed=1), lambda n: n % 2)
+    admin = quiet_admin(broker.kafka)
+    next(iter(admin.delete_records([TopicPartition(topic_name, 1, 30)]).values())).result(10)
+    position = RunPosition(next_offsets={0: 10}, first_offsets={0: 0})
+    with KafkaSource(SourceConfig(topic=topic_name, run_id="r"), broker.kafka, decode_interaction, position) as source:
+        batcher = Batcher(batch_size=10, position=position, step=1, recorded={2: {0: 20}, 3: {0: 25, 1: 5}})
+        with pytest.raises(OffsetError, match=r"Partition 1 .* begins at offset 30, and this run has read it from 5 or before on"):
+            next(batches(source, batcher))
