@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ops.run_history import RunHistory
+from schemas.notices import label_notice, waiting_notice
 
 Record = Mapping[str, Any]
 BLOCKS, ASCII = "▁▂▃▄▅▆▇█", "_.-=+*%#"
@@ -59,20 +60,27 @@ def live_view(history: RunHistory, *, width: int, now: float | None = None, ramp
         parts += [Text(), _operation(history, runtime, width, ramp, silent)]
     if metrics:
         parts += [Text(), _counts(metrics)]
+    waiting, labels = waiting_notice(runtime), label_notice(metrics)
+    if waiting is not None:
+        parts.append(Text(f"waiting: {waiting}"))
+    if labels is not None:
+        parts.append(Text(f"warning: {labels}", style="bold yellow"))
     return Group(*parts)
 
 
 def one_line(history: RunHistory) -> str:
     """The run in one line, for a log or a pipe."""
     metrics, runtime = history.latest("metrics"), history.latest("runtime")
+    waiting, labels = waiting_notice(runtime), label_notice(metrics)
+    notices = "".join(f"  {name}: {text}" for name, text in (("waiting", waiting), ("warning", labels)) if text is not None)
     if not metrics:
-        return f"{history.run_id}  no interactions yet  lag {_number(runtime.get('lag'))}"
+        return f"{history.run_id}  no interactions yet  lag {_number(runtime.get('lag'))}{notices}"
     loss = _loss(metrics)
     references = "  ".join(f"{name} {_fixed(metrics.get(f'{prefix}{loss}'))}" for prefix, name in _MODELS.items())
     rate = f"  {_number(runtime.get('interactions_per_second'))}/s  lag {_number(runtime.get('lag'))}" if runtime else ""
     return (
         f"{history.run_id}  step {metrics['step']:,}  {metrics['examples']:,} interactions  "
-        f"{loss} {_fixed(metrics.get(loss))} (window {_fixed(metrics.get(f'{loss}_window'))})  {references}{rate}"
+        f"{loss} {_fixed(metrics.get(loss))} (window {_fixed(metrics.get(f'{loss}_window'))})  {references}{rate}{notices}"
     )
 
 

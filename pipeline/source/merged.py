@@ -180,8 +180,7 @@ class MergedSource(Generic[V]):
                 self._take(piece)
         now = self._clock()
         for partition in set(wanted).difference(piece.partition for piece in pieces):
-            if self._merge.starve(partition, now):
-                self._hand_on_pending(partition)
+            self._merge.starve(partition, now)
         for partition, (since, end) in self._short_since.items():
             if partition in wanted and now - since >= self._config.truncation_grace:
                 raise OffsetError(
@@ -204,6 +203,7 @@ class MergedSource(Generic[V]):
             self._merge.freeze(partition)
             self._fetcher.finish(partition)
         else:
+            self._hand_on_pending(partition)  # the usable record that would carry them may never come
             self._merge.mark_end(partition)
 
     def _hand_on_pending(self, partition: int, *, trailing: bool = False) -> None:
