@@ -47,6 +47,7 @@ def live_view(history: RunHistory, *, width: int, now: float | None = None, ramp
     metrics, runtime = history.latest("metrics"), history.latest("runtime")
     silent = max(0.0, (time.time() if now is None else now) - runtime["wall_time"] / 1000) if runtime else 0.0
     parts: list[RenderableType] = [_head(history.run_id, metrics, silent)]
+    parts += [Text(f"{name}: {text}", style="yellow") for name, text in _notices(metrics, runtime)]
     if metrics:
         parts += [Text(), _errors(history, metrics, width, ramp)]
         # A step that scored nothing (dead letters behind the last whole batch) has none of its own.
@@ -60,19 +61,13 @@ def live_view(history: RunHistory, *, width: int, now: float | None = None, ramp
         parts += [Text(), _operation(history, runtime, width, ramp, silent)]
     if metrics:
         parts += [Text(), _counts(metrics)]
-    waiting, labels = waiting_notice(runtime), label_notice(metrics)
-    if waiting is not None:
-        parts.append(Text(f"waiting: {waiting}"))
-    if labels is not None:
-        parts.append(Text(f"warning: {labels}", style="bold yellow"))
     return Group(*parts)
 
 
 def one_line(history: RunHistory) -> str:
     """The run in one line, for a log or a pipe."""
     metrics, runtime = history.latest("metrics"), history.latest("runtime")
-    waiting, labels = waiting_notice(runtime), label_notice(metrics)
-    notices = "".join(f"  {name}: {text}" for name, text in (("waiting", waiting), ("warning", labels)) if text is not None)
+    notices = "".join(f"  {name}: {text}" for name, text in _notices(metrics, runtime))
     if not metrics:
         return f"{history.run_id}  no interactions yet  lag {_number(runtime.get('lag'))}{notices}"
     loss = _loss(metrics)
@@ -82,6 +77,12 @@ def one_line(history: RunHistory) -> str:
         f"{history.run_id}  step {metrics['step']:,}  {metrics['examples']:,} interactions  "
         f"{loss} {_fixed(metrics.get(loss))} (window {_fixed(metrics.get(f'{loss}_window'))})  {references}{rate}{notices}"
     )
+
+
+def _notices(metrics: Record, runtime: Record) -> list[tuple[str, str]]:
+    """What a person should know beside the numbers: (kind, text)."""
+    found = (("warning", label_notice(metrics)), ("waiting", waiting_notice(runtime)))
+    return [(kind, text) for kind, text in found if text is not None]
 
 
 def _head(run_id: str, metrics: Record, silent: float) -> Text:

@@ -99,9 +99,8 @@ def _run(record: Record) -> Iterator[Sample]:
 
 
 def _label_warning(record: Record) -> Iterator[Sample]:
-    warning = record.get("label_warning")
-    if warning is not None:
-        yield (warning,), 1.0
+    if "label_warning" in record:
+        yield (), float(record["label_warning"] is not None)
 
 
 _RUN_LABELS = ("run_id", "method", "task", "preset", "context_mode")
@@ -143,10 +142,9 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         name="autoemb_one_sided_labels",
         kind="gauge",
-        help="1 while at least 2,000 labels and no other class were seen (all-negative, all-positive or one-class): nothing is learnt.",
+        help="1 where all of at least 2,000 labels are of one class, so that nothing is learnt; else 0.",
         source="metrics",
         samples=_label_warning,
-        labels=("warning",),
     ),
     MetricSpec(
         name="autoemb_prequential_loss",

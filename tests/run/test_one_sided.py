@@ -98,3 +98,4 @@ def test_a_run_in_pieces_is_the_run_in_one(make_stream: MakeStream) -> None:
     stream.train(pieces, stop=lambda: next(rounds, None) is None)
     stream.train(pieces)
     assert_same(outcome(stream.kafka, pieces), outcome(stream.kafka, whole))
+    assert metrics_of(stream.kafka, pieces.metrics_topic)[-1]["label_warning"] == "all-negative"
