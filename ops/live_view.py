@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ops.run_history import RunHistory
+from schemas.notices import label_notice, waiting_notice
 
 Record = Mapping[str, Any]
 BLOCKS, ASCII = "▁▂▃▄▅▆▇█", "_.-=+*%#"
@@ -46,6 +47,7 @@ def live_view(history: RunHistory, *, width: int, now: float | None = None, ramp
     metrics, runtime = history.latest("metrics"), history.latest("runtime")
     silent = max(0.0, (time.time() if now is None else now) - runtime["wall_time"] / 1000) if runtime else 0.0
     parts: list[RenderableType] = [_head(history.run_id, metrics, silent)]
+    parts += [Text(f"{name}: {text}", style="yellow") for name, text in _notices(metrics, runtime)]
     if metrics:
         parts += [Text(), _errors(history, metrics, width, ramp)]
         # A step that scored nothing (dead letters behind the last whole batch) has none of its own.
@@ -65,15 +67,22 @@ def live_view(history: RunHistory, *, width: int, now: float | None = None, ramp
 def one_line(history: RunHistory) -> str:
     """The run in one line, for a log or a pipe."""
     metrics, runtime = history.latest("metrics"), history.latest("runtime")
+    notices = "".join(f"  {name}: {text}" for name, text in _notices(metrics, runtime))
     if not metrics:
-        return f"{history.run_id}  no interactions yet  lag {_number(runtime.get('lag'))}"
+        return f"{history.run_id}  no interactions yet  lag {_number(runtime.get('lag'))}{notices}"
     loss = _loss(metrics)
     references = "  ".join(f"{name} {_fixed(metrics.get(f'{prefix}{loss}'))}" for prefix, name in _MODELS.items())
     rate = f"  {_number(runtime.get('interactions_per_second'))}/s  lag {_number(runtime.get('lag'))}" if runtime else ""
     return (
         f"{history.run_id}  step {metrics['step']:,}  {metrics['examples']:,} interactions  "
-        f"{loss} {_fixed(metrics.get(loss))} (window {_fixed(metrics.get(f'{loss}_window'))})  {references}{rate}"
+        f"{loss} {_fixed(metrics.get(loss))} (window {_fixed(metrics.get(f'{loss}_window'))})  {references}{rate}{notices}"
     )
+
+
+def _notices(metrics: Record, runtime: Record) -> list[tuple[str, str]]:
+    """What a person should know beside the numbers: (kind, text)."""
+    found = (("warning", label_notice(metrics)), ("waiting", waiting_notice(runtime)))
+    return [(kind, text) for kind, text in found if text is not None]
 
 
 def _head(run_id: str, metrics: Record, silent: float) -> Text:

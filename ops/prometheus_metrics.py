@@ -98,6 +98,11 @@ def _run(record: Record) -> Iterator[Sample]:
         yield tuple(map(str, values)), 1.0
 
 
+def _label_warning(record: Record) -> Iterator[Sample]:
+    if "label_warning" in record:
+        yield (), float(record["label_warning"] is not None)
+
+
 _RUN_LABELS = ("run_id", "method", "task", "preset", "context_mode")
 _LOSS_HELP = "binary task: squared error; rating task: cross-entropy in nats"
 
@@ -126,6 +131,20 @@ METRICS: tuple[MetricSpec, ...] = (
         help="Event time of the last interaction, Unix time.",
         source="metrics",
         samples=_scalar("event_time", 0.001),
+    ),
+    MetricSpec(
+        name="autoemb_positive_labels_ratio",
+        kind="gauge",
+        help="Share of positive labels since the run began.",
+        source="metrics",
+        samples=_scalar("positive_share"),
+    ),
+    MetricSpec(
+        name="autoemb_one_sided_labels",
+        kind="gauge",
+        help="1 where all of at least 2,000 labels are of one class, so that nothing is learnt; else 0.",
+        source="metrics",
+        samples=_label_warning,
     ),
     MetricSpec(
         name="autoemb_prequential_loss",
@@ -231,9 +250,30 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         name="autoemb_lag_records",
         kind="gauge",
-        help="Records not read yet, over all partitions.",
+        help="Records not read yet, or read and still waiting in a partial mini-batch, over all partitions.",
         source="runtime",
         samples=_scalar("lag"),
+    ),
+    MetricSpec(
+        name="autoemb_waiting_interactions",
+        kind="gauge",
+        help="Interactions read that wait for their mini-batch to be closed.",
+        source="runtime",
+        samples=_scalar("waiting_interactions"),
+    ),
+    MetricSpec(
+        name="autoemb_waiting_dead_letters",
+        kind="gauge",
+        help="Undecodable records read that wait for their mini-batch to be closed.",
+        source="runtime",
+        samples=_scalar("waiting_dead_letters"),
+    ),
+    MetricSpec(
+        name="autoemb_batch_closes_in_seconds",
+        kind="gauge",
+        help="Time until the clock closes the partial mini-batch; absent where nothing waits.",
+        source="runtime",
+        samples=_scalar("batch_closes_in_seconds"),
     ),
     MetricSpec(
         name="autoemb_interactions_per_second",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from heapq import merge as heap_merge
 from itertools import groupby, pairwise
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pipeline.deliveries import PartitionDeliveries
 from pipeline.errors import ConfigurationError, OffsetError
@@ -48,6 +48,21 @@ class Source(Protocol):
     def poll_many(self, limit: int, timeout: float, ceilings: Mapping[int, int] | None = None) -> Sequence[Item]:
         """Up to `limit` items in merged order, none of them beyond the ceilings."""
         ...
+
+
+class Waiting(NamedTuple):
+    """What was read and belongs to no mini-batch closed yet.
+
+    Attributes:
+        records: all of them, re-deliveries included: what lag counts.
+        interactions, dead_letters: those to be trained, and those to be sent to the dead-letter topic.
+        closes_in: seconds until the clock closes the mini-batch; None where nothing waits, or the clock closes none.
+    """
+
+    records: int
+    interactions: int
+    dead_letters: int
+    closes_in: float | None
 
 
 class Batcher:
@@ -131,6 +146,17 @@ class Batcher:
     def ceilings(self) -> Mapping[int, int] | None:
         """The recorded boundary of the mini-batch being filled; None when it is yet to be decided."""
         return self.recorded.get(self._step + 1)
+
+    @property
+    def waiting(self) -> Waiting:
+        """What the mini-batch being filled holds, and what a pause holds back."""
+        items: list[Item] = [*self._records, *self._remainders, *self._held]
+        interactions = sum(isinstance(item, ConsumedRecord) for item in items)
+        letters = sum(len(item.dead_letters) for item in items)
+        closes_in = None
+        if self._opened is not None and self._batch_timeout is not None and self.ceilings is None:
+            closes_in = max(0.0, self._opened + self._batch_timeout - self._clock())
+        return Waiting(interactions + letters + sum(item.duplicates for item in items), interactions, letters, closes_in)
 
     @property
     def finished(self) -> bool:
@@ -330,4 +356,4 @@ def _late(triples: Sequence[Triple], frontier: Triple | None) -> tuple[int, Trip
     return late, frontier
 
 
-__all__ = ["Batcher", "Boundaries", "DeadLetter", "Item", "Source", "batches"]
+__all__ = ["Batcher", "Boundaries", "DeadLetter", "Item", "Source", "Waiting", "batches"]

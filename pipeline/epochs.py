@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TypeVar
 
-from pipeline.batching import MAX_LOOSE_LETTERS, Batcher, Source
+from pipeline.batching import MAX_LOOSE_LETTERS, Batcher, Source, Waiting
 from pipeline.records import MiniBatch, RereadPosition, RunPosition
 
 S = TypeVar("S", bound=Source)
@@ -93,6 +93,11 @@ class Epochs:
     def step(self) -> int:
         """The last step closed, in whichever pass."""
         return self._first.step if self._reread is None else self._reread.step
+
+    @property
+    def waiting(self) -> Waiting:
+        """What the first reading has read and not handed out in a mini-batch; a pass that reads again waits for nothing."""
+        return self._first.waiting
 
     def position(self) -> RunPosition:
         """Where the run stands after the last mini-batch closed. The end of the last pass is the online stage's beginning."""

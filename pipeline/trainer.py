@@ -11,6 +11,7 @@ from pipeline.learners.base import MicroBatchLearner
 from pipeline.learners.factory import LearnerConfig, learner_tables, make_learner
 from pipeline.learners.schedule import micro_batches
 from pipeline.offsets import offsets_to_text
+from pipeline.prequential.balance import LabelBalance
 from pipeline.prequential.labels import labels_of
 from pipeline.prequential.metrics import Prequential, PrequentialConfig
 from pipeline.prequential.references import Logistic, RunningMean
@@ -101,6 +102,7 @@ class Trainer:
         self._running_mean = RunningMean(task)
         self._logistic = Logistic(task, CONTEXT_FEATURES)
         self._prequential = self._fresh_metrics()
+        self._balance = LabelBalance(task)
         self._online = config.offline is None
         self._examples = 0
         self._counters = dict.fromkeys(COUNTERS, 0)
@@ -117,6 +119,7 @@ class Trainer:
             return StepResult(metrics=self._metrics(batch))
         self._enter_online_stage(batch)
         labels = labels_of(batch.records, positive_above=self._config.positive_above)
+        self._balance.add(np.array([record.rating for record in batch.records], dtype=np.float64), labels)
         held_out = self._config.learner.held_out(size=len(batch.records), step=batch.step)
         inputs = self._context.observe(batch.records, labels, held_out)
         predictions = self._predict(batch.records, inputs, labels)
@@ -173,6 +176,7 @@ class Trainer:
             "step": batch.step,
             "batch_examples": len(batch.records),
             "event_time": batch.records[-1].timestamp if batch.records else None,
+            **self._balance.fields(),
             **self._prequential.fields(),
             "stage": "online" if self._online else "offline",
             "epoch": batch.epoch,
@@ -192,7 +196,7 @@ class Trainer:
     def payload(self) -> dict[str, object]:
         """The JSON-able rest of the state."""
         stage = {"online": self._online, "examples": self._examples}
-        return {"context": self._context.state(), "counters": dict(self._counters), **stage}
+        return {"context": self._context.state(), "counters": dict(self._counters), "labels": self._balance.state(), **stage}
 
     def restore(self, tensors: Mapping[str, torch.Tensor], payload: Mapping[str, object]) -> None:
         """Restores what `tensors` and `payload` returned."""
@@ -206,6 +210,8 @@ class Trainer:
         self._context.load_state(payload["context"])  # type: ignore[arg-type]
         self._online, self._examples = bool(payload["online"]), int(payload["examples"])  # type: ignore[call-overload]
         self._counters = dict(payload["counters"])  # type: ignore[call-overload]
+        if "labels" in payload:  # an older version did not count them
+            self._balance.load_state(payload["labels"])  # type: ignore[arg-type]
 
 
 def _array(tensor: torch.Tensor) -> FloatArray:

@@ -142,11 +142,11 @@ OPERATION: tuple[PanelSpec, ...] = (
     ),
     PanelSpec(
         title="Lag",
-        description="Records not read yet, over all partitions.",
+        description="Records not trained yet, over all partitions; of them, interactions that wait in the partial mini-batch.",
         unit="short",
         topic="runtime",
-        fields={"lag": "records"},
-        queries={f"autoemb_lag_records{ONE_RUN}": "records"},
+        fields={"lag": "records", "waiting_interactions": "waiting in the mini-batch"},
+        queries={f"autoemb_lag_records{ONE_RUN}": "records", f"autoemb_waiting_interactions{ONE_RUN}": "waiting in the mini-batch"},
         width=8,
     ),
     PanelSpec(

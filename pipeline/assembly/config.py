@@ -28,7 +28,8 @@ class RunConfig:
         batch_size: interactions of a mini-batch.
         run_id: None: the state directory's, or a new one.
         new_run: put the state directory's run aside and begin anew.
-        batch_timeout: seconds that close a partial mini-batch on a live stream; None never does.
+        batch_timeout: seconds that close a partial mini-batch on a live stream; None never does. With `until_end` the clock closes none:
+            such a run is a function of the stream.
         idle_timeout: seconds that other partitions wait for one that is at its end.
         max_ahead: seconds that an event time may lie beyond the clock on a live stream; a record beyond is a dead letter. None: any.
         until_end: stop at the end of what the topic holds now.
@@ -50,7 +51,7 @@ class RunConfig:
     metrics_topic: str = "autoemb.metrics"
     runtime_topic: str = "autoemb.runtime"
     dead_letter_topic: str = "interactions.dlq"
-    batch_timeout: float | None = None
+    batch_timeout: float | None = 10.0
     idle_timeout: float = 5.0
     max_ahead: float | None = 3600.0
     until_end: bool = False

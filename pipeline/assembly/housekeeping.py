@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pipeline.assembly.notices import Notices
 from pipeline.checkpoint.keeper import CheckpointKeeper
 from pipeline.epochs import Epochs
 from pipeline.failpoints import failpoint
@@ -50,6 +51,7 @@ class Housekeeping:
         self._epochs = epochs
         self._stop = stop
         self._observers = observers
+        self._notices = Notices()
         self.metrics: Mapping[str, Any] = {}
 
     def stopping(self) -> bool:
@@ -67,11 +69,15 @@ class Housekeeping:
 
     def report(self) -> None:
         """Emits a runtime record now and tells the observers."""
+        waiting = self._epochs.waiting
         record = {
             "run_id": self._run_id,
             "step": self._epochs.step,
             "wall_time": time.time_ns() // 1_000_000,
-            "lag": self._source.lag(),
+            "lag": self._source.lag() + waiting.records,
+            "waiting_interactions": waiting.interactions,
+            "waiting_dead_letters": waiting.dead_letters,
+            "batch_closes_in_seconds": waiting.closes_in,
             "checkpoint_age_seconds": self._keeper.age_seconds,
             "checkpoint_bytes": self._keeper.fresh_bytes,
             "buffer_size": {"source": self._source.buffered},
@@ -79,6 +85,7 @@ class Housekeeping:
             **self._meter.snapshot(),
         }
         self._runtime.emit(record)
+        self._notices.look(self.metrics, record)
         for observe in self._observers:
             observe(self.metrics, record)
 

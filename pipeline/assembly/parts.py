@@ -185,7 +185,7 @@ def _epochs(config: RunConfig, resumed: Resumed, examples: int) -> Epochs:
         position=position,
         step=resumed.step,
         recorded=resumed.recorded,
-        batch_timeout=config.batch_timeout,
+        batch_timeout=None if config.until_end else config.batch_timeout,
         offline=None if read_once else config.trainer.offline,
         examples=examples,
         pauses=passes > 1 and not read_once,

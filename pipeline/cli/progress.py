@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from pipeline.run import RunSummary
+from schemas.notices import label_notice
 
 _log = structlog.get_logger()
 _QUIET_SECONDS = 60.0
@@ -87,10 +88,12 @@ def describe(summary: RunSummary, *, until_end: bool, stopped: bool) -> str:
 
 
 def _counted(metrics: Mapping[str, Any]) -> list[str]:
-    """What became of records that were not simply trained on, where there are any."""
+    """What became of records that were not simply trained on, and what is wrong with the labels, where there is anything."""
     meanings = {
         "dead_letters": "records were no interactions: see the dead-letter topic",
         "late": "interactions came late, and were trained in order of arrival",
         "duplicates": "re-delivered interactions were skipped",
     }
-    return [f"  {metrics[name]:,} {meaning}" for name, meaning in meanings.items() if metrics.get(name)]
+    counted = [f"  {metrics[name]:,} {meaning}" for name, meaning in meanings.items() if metrics.get(name)]
+    notice = label_notice(metrics)
+    return counted if notice is None else [*counted, f"  {notice}"]

@@ -261,7 +261,11 @@ def storage_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--until-end", is_flag=True, help="Stop at the end of what the topic holds now; train the last partial batch.")
 @click.option(
-    "--batch-timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds that close a partial batch on a slow live stream."
+    "--batch-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Seconds that close a partial batch on a slow live stream; with --until-end the clock closes none.",
 )
 @click.option(
     "--idle-timeout",

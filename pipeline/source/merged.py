@@ -238,8 +238,7 @@ class MergedSource(Generic[V]):
         now = self._clock()
         for partition in set(wanted).difference(piece.partition for piece in pieces):
             self._ends.look(partition, self._fetcher.high(partition), now)
-            if self._merge.starve(partition, now):
-                self._hand_on_pending(partition)
+            self._merge.starve(partition, now)
         if self._config.until_end:
             self._ends.check(now)
         for partition, (since, end) in self._short_since.items():
@@ -263,6 +262,7 @@ class MergedSource(Generic[V]):
         if piece.end < self._recorded_ends.get(partition, 0):
             self._short_since.setdefault(partition, (self._clock(), piece.end))
         elif not self._config.until_end:
+            self._hand_on_pending(partition)  # the usable record that would carry them may never come
             self._merge.mark_end(partition)
         elif is_last:
             self._hand_on_pending(partition, trailing=True)

@@ -137,3 +137,25 @@ def test_runtime_records_of_many_older_runs_do_not_push_out_the_newest_runs_metr
 def test_records_are_those_of_the_topics() -> None:
     metrics = {"run_id": RUN_ID, **recorded()[0]}
     assert PREQUENTIAL.parse(json.dumps(json.loads(PREQUENTIAL.to_json(metrics))).encode()) == PREQUENTIAL.normalise(metrics)
+
+
+def test_what_waits_and_labels_of_one_class_are_said_in_words() -> None:
+    watched = history()
+    waiting = "waiting: 300 interactions and 2 dead letters in a partial mini-batch, until it is full, or for 7 s"
+    assert waiting in text_of(watched)
+    assert waiting in one_line(watched)
+    watched.runtime[-1].update(waiting_interactions=1, waiting_dead_letters=0, batch_closes_in_seconds=None)
+    assert "waiting: 1 interaction in a partial mini-batch, until it is full\n" in text_of(watched)
+    watched.runtime[-1].update(waiting_interactions=0)
+    watched.metrics[-1].update(label_warning="all-negative", rating_min=0.0, rating_max=1.0, examples=2_000)
+    warning = "warning: all 2,000 labels so far are negative: ratings lie between 0 and 1. Start again: --new-run --positive-above 0.5"
+    assert warning in text_of(watched, 200)
+    assert warning in one_line(watched)
+    assert "waiting" not in text_of(watched)
+
+
+def test_notices_before_the_first_step() -> None:
+    watched = RunHistory(RUN_ID)
+    watched.runtime.append(RUNTIME.normalise(recorded()[1]))
+    assert "300 interactions and 2 dead letters" in text_of(watched)
+    assert "300 interactions and 2 dead letters" in one_line(watched)

@@ -1,0 +1,29 @@
+"""What a person should be told of a record, in words: one wording for the log, `watch` and a run's last message."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def waiting_notice(runtime: Mapping[str, Any]) -> str | None:
+    """What was read and waits for its mini-batch to be closed, and until when; None where nothing waits."""
+    counts = [(runtime.get("waiting_interactions"), "interaction"), (runtime.get("waiting_dead_letters"), "dead letter")]
+    parts = [f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in counts if count]
+    if not parts:
+        return None
+    closes_in = runtime.get("batch_closes_in_seconds")
+    until = "until it is full" if closes_in is None else f"until it is full, or for {closes_in:.0f} s"
+    return f"{' and '.join(parts)} in a partial mini-batch, {until}"
+
+
+def label_notice(metrics: Mapping[str, Any]) -> str | None:
+    """Why the labels teach nothing and what mends it; None where both classes (rating task: several) were seen."""
+    warning = metrics.get("label_warning")
+    if warning is None:
+        return None
+    low, high = metrics["rating_min"], metrics["rating_max"]
+    what = {"all-negative": "negative", "all-positive": "positive"}.get(warning, "of one class")
+    seen = f"all {metrics['examples']:,} labels so far are {what}"
+    if low == high:
+        return f"{seen}: every rating is {low:g}. A model of them only learns to say so: the topic needs interactions of another class too"
+    binary = "" if metrics["task"] == "binary" else "--task binary "
+    return f"{seen}: ratings lie between {low:g} and {high:g}. Start again: --new-run {binary}--positive-above {(low + high) / 2:g}"
