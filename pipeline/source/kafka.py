@@ -53,7 +53,7 @@ class KafkaSource(MergedSource[bytes]):
         settings = consumer_settings(kafka, config, self._guard)
         self._commits = _Commits(settings, config.topic)  # first: settings that cannot be used need no broker to be found
         count = self._guard.describe_at_start(config.start_timeout).partitions
-        starts = _start_offsets(self._guard, config, range(count), position)
+        starts = _start_offsets(self._guard, config, range(count), position, begun=bool(position.next_offsets))
         fetcher_type = PartitionConsumers if count <= config.max_consumers else SharedConsumer
         super().__init__(
             config,
@@ -82,12 +82,13 @@ class KafkaSource(MergedSource[bytes]):
             Start offsets of the added partitions, for `Batcher.start_from`.
 
         Raises:
-            OffsetError: the topic was made anew. (That it was deleted, `poll_many` raises.)
+            OffsetError: the topic was made anew, or records of an added partition were deleted unread. (That it was deleted, `poll_many`
+                raises.)
         """
         try:
             count = self._guard.describe(_CHECKPOINT_SECONDS).partitions
             added = [p for p in range(count) if p not in self.start_offsets]
-            starts = _start_offsets(self._guard, self._config, added, RunPosition()) if added else {}
+            starts = _start_offsets(self._guard, self._config, added, RunPosition(), begun=True) if added else {}
         except BrokerError as error:
             _log.warning("could not look for added partitions", topic=self._config.topic, why=error.why)
             return {}
@@ -153,8 +154,13 @@ class _Commits:
             _log.warning("offsets not committed; only lag dashboards miss them", topic=self._topic, why=error.str())
 
 
-def _start_offsets(guard: TopicGuard, config: SourceConfig, partitions: Iterable[int], position: RunPosition) -> dict[int, int]:
-    """Partition -> first offset to read. Raises OffsetError for a position before the earliest record."""
+def _start_offsets(
+    guard: TopicGuard, config: SourceConfig, partitions: Iterable[int], position: RunPosition, *, begun: bool
+) -> dict[int, int]:
+    """Partition -> first offset to read; a partition without a position was added since the run has `begun`, so it must be whole.
+
+    Raises OffsetError for a position before the earliest record.
+    """
     earliest = guard.earliest(partitions, config.start_timeout)
     missing = sorted(position.next_offsets.keys() - earliest.keys())
     if missing:
@@ -165,7 +171,7 @@ def _start_offsets(guard: TopicGuard, config: SourceConfig, partitions: Iterable
         )
     starts = {}
     for partition, low in earliest.items():
-        start = position.next_offsets.get(partition)
+        start = position.next_offsets.get(partition, 0 if begun else None)
         if start is None:
             start = low
             if low > 0:
