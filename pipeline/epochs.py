@@ -109,6 +109,10 @@ class Epochs:
             reread=reread.reread_position() if reread is not None and is_between else None,
         )
 
+    def start_from(self, offsets: Mapping[int, int]) -> None:
+        """Where the first reading begins, before anything was read; see `Batcher.start_from`."""
+        self._first.start_from(offsets)
+
     def passes(self, source: S, read_again: Callable[[RunPosition], AbstractContextManager[S]]) -> Generator[tuple[S, Batcher], None, None]:
         """Each pass's source and batcher, in turn; ends where one was not finished: the stream has ended, or the run was told to stop.
 

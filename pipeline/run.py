@@ -47,6 +47,7 @@ def train(config: RunConfig, ports: Ports) -> RunSummary:
         AutoembError: every error a user can meet; see `pipeline.errors`.
     """
     with assemble(config, ports) as parts:
+        parts.keeper.first()
         for source, batcher in parts.passes:
             for batch in batches(source, batcher, stop=parts.housekeeping.stopping):
                 with parts.meter.step(len(batch.records)):

@@ -33,7 +33,9 @@ class RunConfig:
         idle_timeout: seconds that other partitions wait for one that is at its end.
         max_ahead: seconds that an event time may lie beyond the clock on a live stream; a record beyond is a dead letter. None: any.
         until_end: stop at the end of what the topic holds now.
-        checkpoint_every, checkpoints_kept: steps between checkpoints, and how many stay.
+        checkpoint_every, checkpoint_seconds: steps, and time, after which the next checkpoint is due; whichever comes first. One of step 0 is
+            written before anything is trained, and none while nothing has changed.
+        checkpoints_kept: how many stay.
         cache_bytes: memory of the row cache.
         predictions_kept: interactions in the prediction log; 0 switches it off.
         exactly_once: metrics and dead letters in Kafka transactions.
@@ -56,6 +58,7 @@ class RunConfig:
     max_ahead: float | None = 3600.0
     until_end: bool = False
     checkpoint_every: int = 200
+    checkpoint_seconds: float = 60.0
     checkpoints_kept: int = 3
     cache_bytes: int = 256 << 20
     predictions_kept: int = 10_000_000
@@ -68,6 +71,8 @@ class RunConfig:
         for name in ("batch_size", "checkpoint_every", "checkpoints_kept", "cache_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}", why="it must be at least 1")
+        if not self.checkpoint_seconds > 0:
+            raise ConfigurationError(f"checkpoint_seconds is {self.checkpoint_seconds}", why="it must be above 0")
 
     def bits(self) -> dict[str, Any]:
         """All that decides parameters and metrics, once the stream is given; a resumed run must have the same."""

@@ -55,7 +55,7 @@ def assemble(config: RunConfig, ports: Ports) -> Iterator[Parts]:
     """
     outputs = OutputTopics(kafka=ports.kafka, metrics=config.metrics_topic, dead_letters=config.dead_letter_topic, registry=ports.registry)
     with state_lock(config.state_dir), ExitStack() as closing:
-        identity, new = open_identity(
+        identity = open_identity(
             config.state_dir,
             _wanted(config, ports),
             explicit_run_id=config.run_id,
@@ -65,7 +65,7 @@ def assemble(config: RunConfig, ports: Ports) -> Iterator[Parts]:
         # Before reading how far the run got: opening it ends what an earlier trainer of the run left open.
         producer = closing.enter_context(_producer(config, ports, identity.run_id))
         store = CheckpointStore(config.state_dir, keep=config.checkpoints_kept)
-        resumed = resume(store, identity, outputs, new=new, device=config.trainer.learner.device, threads=config.threads)
+        resumed = resume(store, identity, outputs, device=config.trainer.learner.device, threads=config.threads)
         yield _connect(config, ports, closing, store=store, producer=producer, outputs=outputs, resumed=resumed)
 
 
@@ -104,6 +104,7 @@ def _connect(
     emitter = _emitter(config, ports, producer, resumed)
     keeper = CheckpointKeeper(
         every=config.checkpoint_every,
+        seconds=config.checkpoint_seconds,
         state_dir=config.state_dir,
         resumed=resumed,
         device=config.trainer.learner.device,

@@ -1,4 +1,8 @@
-"""Who a run is: its id, and everything that decides its bits. Written once, at the start, into ``run.json`` of the state directory."""
+"""Who a run is: its id, and everything that decides its bits. Written at the start into ``run.json`` of the state directory.
+
+Twice: before the checkpoint of step 0, and again (`RunIdentity.begun`) when that checkpoint is durable and before anything is trained or sent.
+So a run that has begun has had a checkpoint ever since, and one that has none is damaged, not new.
+"""
 
 import json
 import os
@@ -12,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.durable import replace_synced
+from pipeline.durable import replace_synced, sync
 from pipeline.errors import CheckpointError, StateError
 
 IDENTITY_FILE = "run.json"
 ARCHIVE = "old-runs"
-_OF_A_RUN = ("checkpoints", "predictions", "outputs.json")
+CHECKPOINTS = "checkpoints"
+_OF_A_RUN = (CHECKPOINTS, "predictions", "outputs.json")
 FORMAT = 1
 
 
@@ -30,6 +35,8 @@ class RunIdentity:
         configuration: flat names -> values of all that decides the bits once the stream is given.
         topic_id: the interactions topic's id (KIP-516): a recreated topic of the same name has another.
         metrics_start, dead_letters_start: end offsets of the output topics when the run began; where its own records are looked for.
+        begun: the checkpoint of step 0 has been written. False in one window only: between the first ``run.json`` and that checkpoint, in which
+            nothing is trained and nothing sent. (Runs of versions without this field may have trained anything.)
     """
 
     run_id: str
@@ -37,6 +44,7 @@ class RunIdentity:
     topic_id: str
     metrics_start: int
     dead_letters_start: int
+    begun: bool = True
 
 
 def flatten(configuration: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -88,7 +96,7 @@ def read_identity(state_dir: Path) -> RunIdentity | None:
 
 def open_identity(
     state_dir: Path, wanted: RunIdentity, *, explicit_run_id: str | None, new_run: bool, outputs: Callable[[], tuple[int, int]]
-) -> tuple[RunIdentity, bool]:
+) -> RunIdentity:
     """The run of a state directory: the one that began there, if it is the wanted one, else a new one.
 
     Args:
@@ -99,17 +107,19 @@ def open_identity(
         outputs: -> (metrics_start, dead_letters_start) for a new run.
 
     Returns:
-        identity, and whether it is new.
+        The identity; a new one has not `begun`.
 
     Raises:
-        CheckpointError: the configuration differs from the run's; the message names each field.
+        CheckpointError: the configuration differs from the run's; the message names each field. Or checkpoints lie there without an identity.
         StateError: another run id, or the topic was recreated.
     """
     found = None if new_run else read_identity(state_dir)
     if found is not None:
         _check_same(found, wanted, explicit_run_id)
-        return found, False
-    archive(state_dir)  # also what lies there without an identity: whose it was cannot be told
+        return found
+    if not new_run:
+        _refuse_orphans(state_dir)
+    archive(state_dir)
     metrics_start, dead_letters_start = outputs()
     identity = RunIdentity(
         run_id=wanted.run_id,
@@ -117,9 +127,21 @@ def open_identity(
         topic_id=wanted.topic_id,
         metrics_start=metrics_start,
         dead_letters_start=dead_letters_start,
+        begun=False,
     )
     write_identity(state_dir, identity)
-    return identity, True
+    return identity
+
+
+def _refuse_orphans(state_dir: Path) -> None:
+    """Checkpoints whose run cannot be told: a new run in their place would drop what they hold. No kill leaves them (see `archive`)."""
+    checkpoints = state_dir / CHECKPOINTS
+    if checkpoints.is_dir() and any(not entry.name.startswith("tmp-") for entry in checkpoints.iterdir()):
+        raise CheckpointError(
+            f"{state_dir} holds checkpoints, but no {IDENTITY_FILE} that says whose",
+            why="the file was removed, or only a part of the directory was restored",
+            remedy="restore the whole state directory from a backup, or put it aside and begin anew with --new-run",
+        )
 
 
 def write_identity(state_dir: Path, identity: RunIdentity) -> None:
@@ -143,6 +165,8 @@ def archive(state_dir: Path) -> None:
     target.mkdir(parents=True)
     for name in names:
         (state_dir / name).rename(target / name)
+        sync(target)
+        sync(state_dir)
 
 
 def _check_same(found: RunIdentity, wanted: RunIdentity, explicit_run_id: str | None) -> None:

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from pipeline.checkpoint.identity import RunIdentity, environment
+from pipeline.checkpoint.identity import RunIdentity, environment, write_identity
 from pipeline.checkpoint.outputs import Emission, OutputTopics
 from pipeline.checkpoint.position import position_to_json
 from pipeline.checkpoint.resume import Resumed
@@ -27,7 +28,7 @@ class CheckpointKeeper:
     """Takes checkpoints of a run.
 
     Args:
-        every: steps between two checkpoints.
+        every, seconds: steps, and time, after which one is due; whichever comes first.
         state_dir: the run's.
         resumed: where the run went on.
         device: for the manifest.
@@ -38,6 +39,7 @@ class CheckpointKeeper:
         self,
         *,
         every: int,
+        seconds: float,
         state_dir: Path,
         resumed: Resumed,
         device: str,
@@ -51,6 +53,7 @@ class CheckpointKeeper:
         outputs: OutputTopics,
     ) -> None:
         self._every = every
+        self._seconds = seconds
         self._state_dir = state_dir
         self._identity: RunIdentity = resumed.identity
         self._outputs_at = resumed.outputs_at
@@ -64,17 +67,38 @@ class CheckpointKeeper:
         self._predictions = predictions
         self._outputs = outputs
         self._taken = resumed.step
+        self._exists = resumed.checkpoint is not None
         self._begun: tuple[int, Mapping[int, int]] | None = None
-        self._finished_at = time.monotonic()
+        self._begun_at = self._finished_at = time.monotonic()
+
+    def first(self) -> None:
+        """The checkpoint of step 0, unless the run has one already: returns when it is complete, and noted in the run's identity.
+
+        It says where the stream began. Without it a run killed early would begin again at whatever the topic then holds, and read past
+        what was deleted meanwhile.
+        """
+        if not self._exists:
+            self._epochs.start_from(self._source.start_offsets)
+            self._complete()
+            self._exists = True
+        if not self._identity.begun:
+            self._identity = replace(self._identity, begun=True)
+            write_identity(self._state_dir, self._identity)
 
     def after_step(self) -> None:
         """Begins a checkpoint when one is due and none is under way."""
-        if self._epochs.step - self._taken >= self._every and self._begun is None:
+        steps = self._epochs.step - self._taken
+        if self._begun is None and (steps >= self._every or (steps > 0 and time.monotonic() - self._begun_at >= self._seconds)):
             self._begin()
 
     def tick(self) -> None:
-        """Finishes a checkpoint whose writing has ended; raises CheckpointError if it failed."""
-        if self._begun is not None and self._writer.poll() is not None:
+        """Between steps, also while the stream is silent: finishes a checkpoint whose writing has ended, begins one that is due by time.
+
+        Raises CheckpointError if it could not be written.
+        """
+        if self._begun is None:
+            self.after_step()
+        elif self._writer.poll() is not None:
             self._finish()
 
     def last(self) -> None:
@@ -83,9 +107,7 @@ class CheckpointKeeper:
             self._writer.wait()
             self._finish()
         if self._epochs.step > self._taken:
-            self._begin()
-            self._writer.wait()
-            self._finish()
+            self._complete()
         if self._emitter.caught_up(self._taken):
             Emission(run_id=self._identity.run_id, step=self._taken, since=None).write(self._state_dir)
 
@@ -104,6 +126,11 @@ class CheckpointKeeper:
         """What the last one wrote, links not counted; None before the first."""
         return None if self._writer.last is None else self._writer.last.fresh_bytes
 
+    def _complete(self) -> None:
+        self._begin()
+        self._writer.wait()
+        self._finish()
+
     def _begin(self) -> None:
         """Step 1: every metric and dead letter up to here is acknowledged. Then one moment is captured and written beside training."""
         step = self._epochs.step
@@ -113,7 +140,7 @@ class CheckpointKeeper:
         self._predictions.close_segment(step)
         self._source.verify()
         self._writer.begin(step, self._payload(), self._trainer.tensors(), {}, self._rows)
-        self._begun = (step, dict(self._epochs.position().next_offsets))
+        self._begun, self._begun_at = (step, dict(self._epochs.position().next_offsets)), time.monotonic()
         self._taken = step
 
     def _finish(self) -> None:

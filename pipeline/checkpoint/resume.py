@@ -56,53 +56,50 @@ class Resumed:
     refused: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
 
-def resume(store: CheckpointStore, identity: RunIdentity, outputs: OutputTopics, *, new: bool, device: str, threads: int | None) -> Resumed:
+def resume(store: CheckpointStore, identity: RunIdentity, outputs: OutputTopics, *, device: str, threads: int | None) -> Resumed:
     """Finds where to go on; the state directory is locked, and with transactions the run's producer is open.
 
     Also sets torch's threads, as asked for, else as the checkpoint was made with: their number decides the last bits of sums.
 
     Args:
         store: the state directory's checkpoints.
-        identity, new: from `open_identity`.
+        identity: from `open_identity`.
         outputs: where the run's metrics and dead letters are.
         device: for comparing the environment.
         threads: torch's; None: as at the checkpoint, else torch's default.
 
     Raises:
-        CheckpointError: all checkpoints are damaged, or the newest is another run's.
+        CheckpointError: the run has begun and has no checkpoint that can be used, or the newest is another run's.
         OffsetError: the metrics topic no longer reaches back to what the run wrote last.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    start = (identity.metrics_start, identity.dead_letters_start)
     found = store.recover()
-    if new:
-        return Resumed(identity=identity, outputs_at=start)
     _report(found)
-    checkpoint = None if found.step is None else store.load(found.step)
-    resumed = _where(store.root, identity, outputs, start, checkpoint)
-    if checkpoint is not None:
-        if threads is None:
-            torch.set_num_threads(int(checkpoint.payload["environment"]["threads"]))
-        _compare_environment(checkpoint.payload["environment"], device)
+    if found.step is None:
+        if found.refused or identity.begun:
+            raise _nothing_to_go_on_from(store, identity, found)
+        return Resumed(identity=identity, outputs_at=(identity.metrics_start, identity.dead_letters_start))
+    checkpoint = store.load(found.step)
+    resumed = _where(store.root, identity, outputs, checkpoint)
+    if threads is None:
+        torch.set_num_threads(int(checkpoint.payload["environment"]["threads"]))
+    _compare_environment(checkpoint.payload["environment"], device)
     _log.info("resuming", run_id=identity.run_id, checkpoint=resumed.step, recompute_to=resumed.last_step)
     return resumed
 
 
-def _where(
-    state_dir: Path, identity: RunIdentity, outputs: OutputTopics, start: tuple[int, int], checkpoint: LoadedCheckpoint | None
-) -> Resumed:
-    """Reads back what lies beyond the checkpoint (or the run's beginning), and notes durably that from here on more may come."""
-    payload = {} if checkpoint is None else checkpoint.payload
-    if checkpoint is not None and payload["run_id"] != identity.run_id:
+def _where(state_dir: Path, identity: RunIdentity, outputs: OutputTopics, checkpoint: LoadedCheckpoint) -> Resumed:
+    """Reads back what lies beyond the checkpoint, and notes durably that from here on more may come."""
+    payload, step = checkpoint.payload, checkpoint.step
+    if payload["run_id"] != identity.run_id:
         raise CheckpointError(
             f"{checkpoint.directory} is a checkpoint of run {payload['run_id']}, and the state directory holds {identity.run_id}",
             why="files of two state directories were mixed",
             remedy="restore the state directory from a backup, or begin anew with --new-run",
         )
-    step = 0 if checkpoint is None else checkpoint.step
     emission = read_emission(state_dir, identity.run_id, step)
-    at = start if checkpoint is None else (payload["outputs_at"][0], payload["outputs_at"][1])
+    at = (payload["outputs_at"][0], payload["outputs_at"][1])
     if emission is not None:
         at = outputs.nearest(at) if emission.since is None else emission.since
     recorded = read_run(outputs.kafka, outputs.metrics, identity.run_id, at[0], registry=outputs.registry)
@@ -113,7 +110,7 @@ def _where(
     return Resumed(
         identity=identity,
         step=step,
-        position=RunPosition() if checkpoint is None else position_from_json(payload["position"]),
+        position=position_from_json(payload["position"]),
         outputs_at=at,
         checkpoint=checkpoint,
         recorded={number: offsets for number, offsets in recorded.after(step).items() if number not in recorded.rereads},
@@ -149,12 +146,19 @@ def _refused(recorded: RecordedRun, step: int, letters: Mapping[str, str], topic
 def _report(found: NewestValid) -> None:
     for refused in found.refused:
         _log.warning("damaged checkpoint refused", path=str(refused.path), problems=list(refused.problems))
-    if found.step is None and found.refused:
-        raise CheckpointError(
-            "Every checkpoint of this run is damaged",
-            why="; ".join(f"{r.path.name}: {r.problems[0]}" for r in found.refused),
-            remedy="restore the state directory from a backup, or begin anew with --new-run",
-        )
+
+
+def _nothing_to_go_on_from(store: CheckpointStore, identity: RunIdentity, found: NewestValid) -> CheckpointError:
+    """Raised at every start until somebody decides: to begin again from here would skip what the topic no longer holds, and say nothing."""
+    remedy = "restore the state directory from a backup, or begin anew with --new-run"
+    if found.refused:
+        why = "; ".join(f"{r.path.name}: {r.problems[0]}" for r in found.refused)
+        return CheckpointError("Every checkpoint of this run is damaged", why=why, remedy=remedy)
+    return CheckpointError(
+        f"Run {identity.run_id} has begun, and {store.directory} holds no checkpoint of it that can be used",
+        why="a run has one from its first second on: they were removed, or set aside as damaged by an earlier start",
+        remedy=remedy,
+    )
 
 
 def _compare_environment(saved: Mapping[str, Any], device: str) -> None:

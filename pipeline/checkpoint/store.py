@@ -149,6 +149,8 @@ class CheckpointStore:
     def recover(self) -> NewestValid:
         """For the trainer at start: removes what a crash left half-written, sets damaged checkpoints aside, names the newest valid.
 
+        Where all are damaged they stay in their places, so that every start finds the same.
+
         Raises:
             CheckpointError: the directory cannot be written.
         """
@@ -161,6 +163,8 @@ class CheckpointStore:
                 elif name.startswith("tmp-"):
                     shutil.rmtree(self.directory / name)
             found = self.newest_valid()
+            if found.step is None:
+                return found
             return NewestValid(step=found.step, refused=tuple(self._set_aside(r) for r in found.refused))
         except OSError as error:
             raise CheckpointError(f"The checkpoints in {self.directory} cannot be put in order.", why=str(error)) from error

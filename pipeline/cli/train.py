@@ -218,6 +218,13 @@ def storage_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--run-id", help="Key prefix of the run's metrics. Default: the state directory's, else a new one."),
         click.option("--new-run", is_flag=True, help="Put the state directory's run aside and begin anew."),
         click.option("--checkpoint-every", type=click.IntRange(min=1), default=200, show_default=True, help="Steps between checkpoints."),
+        click.option(
+            "--checkpoint-seconds",
+            type=click.FloatRange(min=0, min_open=True),
+            default=60.0,
+            show_default=True,
+            help="Seconds between checkpoints, if something was trained meanwhile; whichever of the two comes first.",
+        ),
         click.option("--keep-checkpoints", type=click.IntRange(min=1), default=3, show_default=True, help="How many stay."),
         click.option("--cache-mb", type=click.IntRange(min=1), default=256, show_default=True, help="Memory of the row cache, MiB."),
         click.option(
@@ -348,6 +355,7 @@ def run_config(topic: str, *, until_end: bool, **options: Any) -> RunConfig:
         max_ahead=options["max_ahead"],
         until_end=until_end,
         checkpoint_every=options["checkpoint_every"],
+        checkpoint_seconds=options["checkpoint_seconds"],
         checkpoints_kept=options["keep_checkpoints"],
         cache_bytes=options["cache_mb"] << 20,
         predictions_kept=options["keep_predictions"],

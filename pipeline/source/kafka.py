@@ -53,7 +53,9 @@ class KafkaSource(MergedSource[bytes]):
         settings = consumer_settings(kafka, config, self._guard)
         self._commits = _Commits(settings, config.topic)  # first: settings that cannot be used need no broker to be found
         count = self._guard.describe_at_start(config.start_timeout).partitions
-        starts = _start_offsets(self._guard, config, range(count), position, config.start_timeout)
+        starts = _start_offsets(
+            self._guard, config, range(count), position, timeout=config.start_timeout, begun=bool(position.next_offsets)
+        )
         self._left_out: Sequence[int] = ()
         self._left_out_records = 0
         fetcher_type = PartitionConsumers if count <= config.max_consumers else SharedConsumer
@@ -90,7 +92,7 @@ class KafkaSource(MergedSource[bytes]):
             if self._config.until_end:
                 self._note_left_out(added)
                 return {}
-            starts = _start_offsets(self._guard, self._config, added, RunPosition(), _REQUEST_SECONDS)
+            starts = _start_offsets(self._guard, self._config, added, RunPosition(), timeout=_REQUEST_SECONDS, begun=True)
         except (BrokerError, TopicError) as error:  # the guard looks again, and knows a topic that is gone from one not known yet
             _log.warning("could not look at added partitions", topic=self._config.topic, partitions=added, why=error.why)
             return {}
@@ -104,7 +106,8 @@ class KafkaSource(MergedSource[bytes]):
         Without an answer from the broker it does nothing.
 
         Raises:
-            OffsetError: the topic was made anew. (That it was deleted, `poll_many` raises.)
+            OffsetError: the topic was made anew, or records of an added partition were deleted unread. (That it was deleted, `poll_many`
+                raises.)
         """
         try:
             self._guard.describe(_REQUEST_SECONDS)
@@ -196,9 +199,12 @@ class _Commits:
 
 
 def _start_offsets(
-    guard: TopicGuard, config: SourceConfig, partitions: Iterable[int], position: RunPosition, timeout: float
+    guard: TopicGuard, config: SourceConfig, partitions: Iterable[int], position: RunPosition, *, timeout: float, begun: bool
 ) -> dict[int, int]:
-    """Partition -> first offset to read. Raises OffsetError for a position before the earliest record."""
+    """Partition -> first offset to read; a partition without a position was added since the run has `begun`, so it must be whole.
+
+    Raises OffsetError for a position before the earliest record.
+    """
     earliest = guard.earliest(partitions, timeout)
     missing = sorted(position.next_offsets.keys() - earliest.keys())
     if missing:
@@ -209,7 +215,7 @@ def _start_offsets(
         )
     starts = {}
     for partition, low in earliest.items():
-        start = position.next_offsets.get(partition)
+        start = position.next_offsets.get(partition, 0 if begun else None)
         if start is None:
             start = low
             if low > 0:

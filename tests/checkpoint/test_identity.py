@@ -1,5 +1,6 @@
 """A state directory holds one run; whatever would change its bits is named and refused."""
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -18,17 +19,16 @@ WANTED = RunIdentity(
 )
 
 
-def opened(path: Path, wanted: RunIdentity = WANTED, *, run_id: str | None = None, new_run: bool = False) -> tuple[RunIdentity, bool]:
+def opened(path: Path, wanted: RunIdentity = WANTED, *, run_id: str | None = None, new_run: bool = False) -> RunIdentity:
     return open_identity(path, wanted, explicit_run_id=run_id, new_run=new_run, outputs=lambda: (7, 3))
 
 
 def test_a_new_run_is_written_and_found_again(tmp_path: Path) -> None:
-    identity, new = opened(tmp_path)
-    assert new
+    identity = opened(tmp_path)
+    assert not identity.begun
     assert (identity.metrics_start, identity.dead_letters_start) == (7, 3)
     assert identity.configuration == {"batch_size": 500, "learner.dims": [2, 16]}
-    again, new = opened(tmp_path, replace(WANTED, run_id="another"))
-    assert not new
+    again = opened(tmp_path, replace(WANTED, run_id="another"))
     assert again == identity == read_identity(tmp_path)
 
 
@@ -51,13 +51,34 @@ def test_a_recreated_topic_and_another_run_id_are_refused(tmp_path: Path) -> Non
 def test_new_run_puts_the_old_one_aside(tmp_path: Path) -> None:
     opened(tmp_path)
     (tmp_path / "checkpoints" / "step-1").mkdir(parents=True)
-    identity, new = opened(tmp_path, replace(WANTED, run_id="second", topic_id="T2"), new_run=True)
-    assert new
+    identity = opened(tmp_path, replace(WANTED, run_id="second", topic_id="T2"), new_run=True)
+    assert not identity.begun
     assert identity.run_id == "second"
     assert not (tmp_path / "checkpoints").exists()
     kept = next((tmp_path / "old-runs").iterdir())
     assert (kept / "run.json").exists()
     assert (kept / "checkpoints" / "step-1").exists()
+
+
+def test_a_run_of_a_version_that_did_not_note_its_beginning_may_have_trained(tmp_path: Path) -> None:
+    opened(tmp_path)
+    path = tmp_path / "run.json"
+    fields = json.loads(path.read_text())
+    del fields["begun"]
+    path.write_text(json.dumps(fields))
+    assert opened(tmp_path).begun
+
+
+def test_checkpoints_without_an_identity_are_not_replaced_by_a_new_run(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoints" / "step-000000007"
+    checkpoint.mkdir(parents=True)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"no run\.json") as caught:
+            opened(tmp_path)
+        assert "--new-run" in caught.value.remedy
+        assert checkpoint.exists()
+    opened(tmp_path, new_run=True)
+    assert not checkpoint.exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', '{"format": 1, "surprise": 2}'])

@@ -198,7 +198,7 @@ def bursts(stream: Stream, stop: threading.Event) -> None:
 def test_what_the_clock_decided_is_read_back(scene: Scene) -> None:
     topic = f"{scene.topic}-live"
     ensure_interactions_topic(scene.kafka, topic, PARTITIONS)
-    config = scene.config("live", topic=topic, until_end=False, batch_timeout=0.2, idle_timeout=0.1)
+    config = scene.config("live", topic=topic, until_end=False, batch_timeout=0.2, idle_timeout=0.1, checkpoints_kept=10_000)
     stop = threading.Event()
     feeder = threading.Thread(target=bursts, args=(Stream(scene.kafka, topic, scene.directory), stop))
     feeder.start()
@@ -213,9 +213,10 @@ def test_what_the_clock_decided_is_read_back(scene: Scene) -> None:
     sizes = [json.loads(value)["batch_examples"] for _, value in lived["metrics"]]
     assert sum(0 < size < BATCH for size in sizes[:20]) >= 5
 
-    # The same run without any checkpoint: every step is recomputed from the recorded boundaries alone, none is sent again.
+    # The same run from its checkpoint of step 0: every step is recomputed from the recorded boundaries alone, none is sent again.
     replayed = scene.directory / "live-replayed"
-    replayed.mkdir()
+    first = Path("checkpoints") / "step-000000000"
+    shutil.copytree(Path(config["state_dir"]) / first, replayed / first)
     shutil.copy(Path(config["state_dir"]) / "run.json", replayed)
     assert_same(scene.finish({**config, "state_dir": str(replayed)}), lived)
 

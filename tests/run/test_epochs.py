@@ -215,11 +215,12 @@ def test_killed_in_any_pass(scene: Scene, undisturbed: dict[str, Any], kills: li
 @pytest.mark.kafka
 @pytest.mark.slow
 def test_recomputed_from_the_recorded_steps_alone(scene: Scene) -> None:
-    """Without a checkpoint all passes are recomputed, and none of their steps is sent again."""
-    config = scene.config("recomputed")
+    """From the checkpoint of step 0 all passes are recomputed, and none of their steps is sent again."""
+    config = scene.config("recomputed", checkpoints_kept=10_000)
     lived = scene.finish(config)
     again = scene.directory / "recomputed-again"
-    again.mkdir()
+    first = Path("checkpoints") / "step-000000000"
+    shutil.copytree(Path(config["state_dir"]) / first, again / first)
     shutil.copy(Path(config["state_dir"]) / "run.json", again)
     assert_same(scene.finish({**config, "state_dir": str(again)}), lived)
 
