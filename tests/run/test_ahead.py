@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from ops.topics import ensure_metrics_topics
-from pipeline.records import AHEAD, Interaction
-from schemas.codec import decode_interaction
+from pipeline.records import AHEAD, DeadLetter, Interaction
+from pipeline.sink.dead_letters import DeadLetterSink
+from pipeline.sink.producer import IdempotentProducer
+from schemas.codec import decode_interaction, encode_interaction
 from tests.fastdisk import fast_directory
 from tests.run.conftest import Stream
 from tests.run.crash_zygote import Zygote, run_config
@@ -58,18 +60,25 @@ def records(seconds_ahead: float) -> list[Interaction]:
     """800 interactions; five are of the year 9999, five so many seconds ahead of the present clock."""
     stream = synthetic_stream(800, seed=43, users=40, items=30)
     soon = int(1000 * (time.time() + seconds_ahead))
-    changed = {at: YEAR_9999 for at in (3, 4, 90, 300, 640)} | {at: soon for at in (60, 200, 201, 420, 700)}
+    changed = dict.fromkeys((3, 4, 90, 300, 640), YEAR_9999) | dict.fromkeys((60, 200, 201, 420, 700), soon)
     return [r._replace(timestamp=changed[at], dataset=None, sequence=None) if at in changed else r for at, r in enumerate(stream)]
 
 
 def test_a_time_far_ahead_delays_nothing_and_makes_nothing_late(stream: Stream, zygote: Zygote) -> None:
-    stream.send(records(3_000), PARTITIONS)  # those less than an hour ahead are trained
+    sent = synthetic_stream(800, seed=43, users=40, items=30)
+    for at in (3, 4, 90, 300, 640):
+        sent[at] = sent[at]._replace(timestamp=YEAR_9999)
+    soon = int(1000 * (time.time() + 3_000))  # less than an hour ahead: trained
+    stream.send([*sent, sent[0]._replace(timestamp=soon, sequence=800), *[b"rubbish"] * 3], PARTITIONS)
     config = fields(stream, "live")
-    assert zygote.run(stream.kafka, config, failpoint="emit:20").returncode == -signal.SIGKILL
-    assert refused(stream, config) == [(AHEAD, YEAR_9999)] * 5
-    steps = metrics_of(stream.kafka, config["metrics_topic"])
-    assert (steps[-1]["step"], steps[-1]["dead_letters"]) == (20, 5)
-    assert sum(text.count(",") + 1 for m in steps for name, text in m.items() if name.startswith("refused_offsets_")) >= 4
+    assert zygote.run(stream.kafka, config, kill_after=8.0).returncode == -signal.SIGKILL
+    letters = read_all(stream.kafka, config["dead_letter_topic"])
+    assert [dict(m.headers())["reason"] for m in letters].count(AHEAD.encode()) == 5
+    metrics = metrics_of(stream.kafka, config["metrics_topic"])
+    assert (metrics[-1]["examples"], metrics[-1]["late"], metrics[-1]["dead_letters"]) == (796, 0, 8)
+    assert max(m["event_time"] for m in metrics if m["event_time"]) == soon
+    texts = [text for m in metrics for name, text in m.items() if name.startswith("refused_offsets_")]
+    assert sum(text.count(",") + 1 for text in texts) == 5 - texts.count("3-4")
 
 
 def test_what_was_refused_is_refused_again_when_it_is_no_longer_ahead(stream: Stream, zygote: Zygote) -> None:
@@ -108,16 +117,19 @@ def test_what_was_refused_is_refused_again_when_it_is_no_longer_ahead(stream: St
 def test_a_letter_without_its_step_is_a_decision_too(stream: Stream, zygote: Zygote) -> None:
     """Killed between the dead letter and the step's metrics, the run does not train what stands in the dead-letter topic."""
     sent = synthetic_stream(120, seed=44, users=40, items=30)
-    sent[30] = sent[30]._replace(timestamp=int(1000 * (time.time() + 3_000)))
     stream.send(sent, PARTITIONS)
-    config = fields(stream, "letter", max_ahead=1.0, idle_timeout=0.1)
-    assert zygote.run(stream.kafka, config, failpoint="step:3").returncode == -signal.SIGKILL
-    written = refused(stream, config)
-    config |= {"max_ahead": None, "until_end": True}
-    assert zygote.run(stream.kafka, config).returncode == 0
-    assert refused(stream, config) == written
-    (last,) = metrics_of(stream.kafka, config["metrics_topic"])[-1:]
-    assert (last["examples"], last["dead_letters"]) == (120 - len(written), len(written))
+    config = fields(stream, "letter")
+    assert zygote.run(stream.kafka, config, failpoint="step:1").returncode == -signal.SIGKILL
+    producer = IdempotentProducer(stream.kafka)
+    DeadLetterSink(producer, config["dead_letter_topic"]).emit(
+        DeadLetter(stream.topic, 1, 5, AHEAD, "", b"key", encode_interaction(sent[0]))
+    )
+    producer.flush()
+    producer.close()
+    assert zygote.run(stream.kafka, {**config, "until_end": True}).returncode == 0
+    assert len(read_all(stream.kafka, config["dead_letter_topic"])) == 1
+    last = metrics_of(stream.kafka, config["metrics_topic"])[-1]
+    assert (last["examples"], last["dead_letters"]) == (119, 1)
 
 
 def test_a_pass_that_reads_again_refuses_the_same(stream: Stream, zygote: Zygote) -> None:
