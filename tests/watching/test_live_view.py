@@ -49,10 +49,10 @@ def history(method: str = "autoemb", task: str = "binary") -> RunHistory:
 
 def test_the_view_names_who_holds_the_others_back() -> None:
     watched = history()
-    assert "others wait for" not in text_of(watched, 80)
+    assert "held back" not in text_of(watched, 80)
     watched.runtime.append(RUNTIME.normalise({**watched.latest("runtime"), "held_back_by": "partition 3 for 61 s, partition 12 for 4 s"}))
     text = text_of(watched, 80)
-    assert "others wait for" in text
+    assert "lag, held back by" in text
     assert "partition 3 for 61 s, partition 12 for 4 s" in text
     assert len(text.splitlines()) <= 24
 
