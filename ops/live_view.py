@@ -143,7 +143,8 @@ def _operation(history: RunHistory, runtime: Record, width: int, ramp: str, sile
     table = _table("trainer", "now", "course")
     rate, lag = history.series("runtime", "interactions_per_second"), history.series("runtime", "lag")
     table.add_row("interactions/s", _number(runtime.get("interactions_per_second")), sparkline(rate, course, ramp=ramp))
-    table.add_row("lag, records", _number(runtime.get("lag")), sparkline(lag, course, ramp=ramp))
+    held = runtime.get("held_back_by")  # in the place of the course: the view fills a terminal of 24 lines
+    table.add_row("lag, held back by" if held else "lag, records", _number(runtime.get("lag")), held or sparkline(lag, course, ramp=ramp))
     latencies = [runtime.get(f"step_latency_p{q}") for q in (50, 95, 99)]
     text = " ".join("–" if value is None else f"{1000 * value:,.0f}" for value in latencies)
     table.add_row("step, ms 50/95/99 %", text, sparkline(history.series("runtime", "step_latency_p95"), course, ramp=ramp))
@@ -152,8 +153,6 @@ def _operation(history: RunHistory, runtime: Record, width: int, ramp: str, sile
     table.add_row("checkpoint", "none yet" if age is None else f"{_duration(age + silent)} old", size)
     memory = runtime.get("rss_bytes")
     table.add_row("memory", "–" if memory is None else f"{memory / 1e6:,.0f} MB", "")
-    if runtime.get("held_back_by"):
-        table.add_row("others wait for", "", runtime["held_back_by"], style="yellow")
     return table
 
 

@@ -27,6 +27,8 @@ MAX_CHAINS = 16
 MAX_DATASETS = 64  # of one partition
 _PARTITION_ANCHORS = 8 * MAX_ANCHORS  # where there are more than eight datasets they share so many
 
+_THINNABLE = 3  # spans of which two can become one, the last being left alone
+
 Column = tuple[int, ...]
 
 
@@ -220,9 +222,12 @@ class _Dataset:
         """Down to so many spans."""
         while self.size > limit:
             longest = max(self._chains, key=len)
-            before = len(longest)
-            longest.thin()
-            self.size -= before - len(longest)
+            if len(longest) < _THINNABLE:
+                self._forget_one()
+            else:
+                before = len(longest)
+                longest.thin()
+                self.size -= before - len(longest)
 
     def snapshot(self) -> tuple[Chain, ...]:
         """Its chains as values."""
@@ -230,10 +235,15 @@ class _Dataset:
 
     def _begin(self, sequence: int, timestamp: int) -> None:
         if len(self._chains) >= MAX_CHAINS:
-            least = min(self._chains, key=len)
-            self._chains.remove(least)
-            self.size -= len(least)
+            self._forget_one()
         self._chains.append(_Spans(Chain((sequence,), (sequence,), (timestamp,), (timestamp,))))
+        self._highest = self._highest_of_all()
+
+    def _forget_one(self) -> None:
+        """The chain with the fewest spans, the oldest of those."""
+        least = min(self._chains, key=len)
+        self._chains.remove(least)
+        self.size -= len(least)
         self._highest = self._highest_of_all()
 
     def _highest_of_all(self) -> int:

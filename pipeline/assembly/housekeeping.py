@@ -15,6 +15,7 @@ from pipeline.source.kafka import KafkaSource
 
 RUNTIME_SECONDS = 2.0
 _NOTABLE_SECONDS = 1.0  # a shorter wait is a fetch under way
+_NAMED = 2  # partitions; all of them would fill the screen
 
 Observer = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
 
@@ -91,6 +92,8 @@ class Housekeeping:
 
 
 def held_back_text(partitions: Mapping[int, float]) -> str | None:
-    """Partition -> seconds that others wait for it, for people: ``partition 3 for 4 s``; None where none does for at least a second."""
-    notable = [f"partition {p} for {seconds:.0f} s" for p, seconds in sorted(partitions.items()) if seconds >= _NOTABLE_SECONDS]
-    return ", ".join(notable) or None
+    """Partition -> seconds that others wait for it, for people, the longest first: ``partition 3 for 4 s``; None below a second."""
+    notable = sorted((-seconds, p) for p, seconds in partitions.items() if seconds >= _NOTABLE_SECONDS)
+    names = [f"partition {p} for {-seconds:.0f} s" for seconds, p in notable[:_NAMED]]
+    more = [f"{len(notable) - _NAMED} more"] if len(notable) > _NAMED else []
+    return ", ".join(names + more) or None

@@ -141,3 +141,32 @@ def test_remainders_go_at_once_and_trailing_ones_last():
     assert merged.release(10, now=0.0) == []
     merged.freeze(1)
     assert merged.release(10, now=0.0) == [trailing]
+
+
+def test_who_holds_the_others_back_is_named_and_for_how_long():
+    merged = merge(3, dense=False, idle_timeout=10.0)
+    assert merged.release(10, now=0.0) == []
+    assert merged.held_back_by(0.0) == {}  # nobody waits where nothing is held
+    merged.push(0, [record(1, 0), record(5, 1, offset=1)])
+    merged.push(1, [record(2, 2, partition=1)])
+    assert merged.release(10, now=1.0) == []
+    assert merged.held_back_by(4.0) == {2: 3.0}
+    merged.push(2, [record(9, 3, partition=2)])
+    assert times(merged.release(10, now=5.0)) == [1, 2]
+    assert merged.held_back_by(7.0) == {1: 2.0}
+    merged.mark_end(1)
+    merged.starve(1, 8.0)
+    assert merged.release(10, now=17.0) == []
+    assert merged.held_back_by(17.0) == {1: 12.0}
+    assert times(merged.release(10, now=18.0)) == [5]  # 1 is idle by now; 0 is not
+    assert merged.held_back_by(18.0) == {0: 0.0}
+    merged.freeze(0)
+    assert times(merged.release(10, now=19.0)) == [9]
+    assert merged.held_back_by(19.0) == {}
+
+
+def test_a_sequence_far_beyond_all_others_does_not_end_the_dense_rule():
+    merged = merge(2)
+    merged.push(0, [record(1, 4), record(1, 2**63 - 1, offset=1), record(2, 5, offset=2), record(4, 7, offset=3)])
+    merged.push(1, [record(3, 6, partition=1)])
+    assert times(merged.release(10, now=0.0)) == [1, 1, 2, 3, 4]  # 7 follows on 6, and need not wait for partition 1
