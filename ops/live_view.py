@@ -47,9 +47,10 @@ def live_view(history: RunHistory, *, width: int, now: float | None = None, ramp
     metrics, runtime = history.latest("metrics"), history.latest("runtime")
     silent = max(0.0, (time.time() if now is None else now) - runtime["wall_time"] / 1000) if runtime else 0.0
     parts: list[RenderableType] = [_head(history.run_id, metrics, silent)]
-    parts += [Text(f"{name}: {text}", style="yellow") for name, text in _notices(metrics, runtime)]
+    # Instead of an empty line, not below it: a terminal of 24 lines is full.
+    parts += [Text(f"{name}: {text}", style="yellow") for name, text in _notices(metrics, runtime)] or [Text()]
     if metrics:
-        parts += [Text(), _errors(history, metrics, width, ramp)]
+        parts.append(_errors(history, metrics, width, ramp))
         # A step that scored nothing (dead letters behind the last whole batch) has none of its own.
         weighted = next((record for record in reversed(history.metrics) if record.get("user_weight")), None)
         if weighted is not None:

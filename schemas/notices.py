@@ -5,14 +5,14 @@ from typing import Any
 
 
 def waiting_notice(runtime: Mapping[str, Any]) -> str | None:
-    """What was read and waits for its mini-batch to be closed, and until when; None where nothing waits."""
+    """What was read and waits for its mini-batch to be closed, and when that is; None where nothing waits."""
     counts = [(runtime.get("waiting_interactions"), "interaction"), (runtime.get("waiting_dead_letters"), "dead letter")]
     parts = [f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in counts if count]
     if not parts:
         return None
     closes_in = runtime.get("batch_closes_in_seconds")
-    until = "until it is full" if closes_in is None else f"until it is full, or for {closes_in:.0f} s"
-    return f"{' and '.join(parts)} in a partial mini-batch, {until}"
+    closes = "when it is full" if closes_in is None else f"in {closes_in:.0f} s"
+    return f"{', '.join(parts)}; the mini-batch closes {closes}"
 
 
 def label_notice(metrics: Mapping[str, Any]) -> str | None:

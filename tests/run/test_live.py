@@ -74,7 +74,7 @@ def test_a_silent_stream_is_trained_by_itself_and_says_what_waits(make_stream: M
     last = watcher.runtime[-1]
     assert [last[name] for name in ("waiting_interactions", "waiting_dead_letters", "lag", "batch_closes_in_seconds")] == [0, 0, 0, None]
     (said,) = [line for line in lines if line["event"] == "the stream is silent, and read records wait"]
-    assert said["waiting"].startswith("300 interactions and 1 dead letter in a partial mini-batch, until it is full, or for ")
+    assert said["waiting"].startswith("300 interactions, 1 dead letter; the mini-batch closes in ")
     assert said["lag"] == 301
 
 

@@ -151,11 +151,11 @@ def test_records_are_those_of_the_topics() -> None:
 
 def test_what_waits_and_labels_of_one_class_are_said_in_words() -> None:
     watched = history()
-    waiting = "waiting: 300 interactions and 2 dead letters in a partial mini-batch, until it is full, or for 7 s"
+    waiting = "waiting: 300 interactions, 2 dead letters; the mini-batch closes in 7 s"
     assert waiting in text_of(watched)
     assert waiting in one_line(watched)
     watched.runtime[-1].update(waiting_interactions=1, waiting_dead_letters=0, batch_closes_in_seconds=None)
-    assert "waiting: 1 interaction in a partial mini-batch, until it is full\n" in text_of(watched)
+    assert "waiting: 1 interaction; the mini-batch closes when it is full\n" in text_of(watched)
     watched.runtime[-1].update(waiting_interactions=0)
     watched.metrics[-1].update(label_warning="all-negative", rating_min=0.0, rating_max=1.0, examples=2_000)
     warning = "warning: all 2,000 labels so far are negative: ratings lie between 0 and 1. Start again: --new-run --positive-above 0.5"
@@ -167,5 +167,5 @@ def test_what_waits_and_labels_of_one_class_are_said_in_words() -> None:
 def test_notices_before_the_first_step() -> None:
     watched = RunHistory(RUN_ID)
     watched.runtime.append(RUNTIME.normalise(recorded()[1]))
-    assert "300 interactions and 2 dead letters" in text_of(watched)
-    assert "300 interactions and 2 dead letters" in one_line(watched)
+    assert "300 interactions, 2 dead letters" in text_of(watched)
+    assert "300 interactions, 2 dead letters" in one_line(watched)
