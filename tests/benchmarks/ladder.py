@@ -21,10 +21,9 @@ import numpy as np
 import polars as pl
 import torch
 
-from pipeline.cli.train import parse_settings
 from pipeline.experiments.statistics import Interval, clustered_interval, holm
-from pipeline.learners.budget import INDEX_ENTRY_BYTES
-from pipeline.learners.config import LearnerConfig
+from pipeline.learners.config import from_preset, parse_settings
+from pipeline.learners.stream.budget import INDEX_ENTRY_BYTES
 from pipeline.prequential.metrics import PrequentialConfig
 from pipeline.records import FloatArray, Interaction, LearnerInputs, MiniBatch, SideContext
 from pipeline.state.context import ContextConfig
@@ -38,13 +37,11 @@ RUNGS: Mapping[str, Mapping[str, Any]] = {
     "context-only": {"method": "context-only"},
     **{f"fse-{d}": {"method": "fse", "dims": (d,)} for d in FIXED},
     "equal": {"method": "fse-uniform"},
-    "count-gate": {"method": "count-gate"},
     "count-thresholds": {"method": "count-thresholds"},
     "shuffled": {"method": "autoemb"},
     "sam": {"method": "sam"},
     "darts": {"method": "darts"},
     "autoemb": {"method": "autoemb"},
-    "unrolled": {"method": "autoemb", "validation": "trace", "horizon": 1},
     "trace": {"method": "autoemb", "validation": "trace"},
     "autoemb-tuned": {"method": "autoemb"},  # the best of the random search alone; `autoemb` is the preset as it is
 }
@@ -160,7 +157,7 @@ class Trained:
 def train(stream: Sequence[Interaction], rung: str, seed: int, options: Mapping[str, Any]) -> Trained:
     """One rung over one stream, in context mode `event`, mini-batches of 500."""
     began = time.monotonic()
-    config = LearnerConfig.from_preset("stream", **{**RUNGS[rung], **options, "seed": seed})
+    config = from_preset("stream", **{**RUNGS[rung], **options, "seed": seed})
     trained = TrainerConfig(
         learner=config,
         context=ContextConfig(mode="event", spaces=len(config.dims)),
