@@ -1,3 +1,4 @@
+# ruff: noqa: T201 - a command that tells what it found
 """Digests of short runs: what a change that is to move code, and nothing else, must leave as it is.
 
     python -m tests.benchmarks.digests --record FILE
@@ -22,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ import torch
 from pipeline.batching import Batcher, batches
 from pipeline.learners.config import from_preset
 from pipeline.prequential.metrics import PrequentialConfig
-from pipeline.records import MiniBatch, OfflineStage, RunPosition
+from pipeline.records import ContextMode, MiniBatch, OfflineStage, RunPosition, Task
 from pipeline.source import MemorySource
 from pipeline.state.context import ContextConfig
 from pipeline.state.memory import MemoryRowStore
@@ -39,7 +41,9 @@ from tests.streams import synthetic_stream
 
 EVENTS, SIZE, USERS, ITEMS = 280, 40, 30, 40
 OFFLINE = OfflineStage(count=100)
-TASKS, CONTEXTS = ("binary", "rating"), ("batch", "event", "strict")
+TASKS: Sequence[Task] = ("binary", "rating")
+CONTEXTS: Sequence[ContextMode] = ("batch", "event", "strict")
+SEARCHING = ("sam", "darts", "autoemb")
 PAPER_METHODS = ("fse", "fse-uniform", "sam", "darts", "autoemb")
 STREAM_METHODS = (*PAPER_METHODS, "context-only", "count-thresholds")
 SMALL = {
@@ -93,8 +97,8 @@ class Run:
 
     preset: str
     method: str = "autoemb"
-    task: str = "binary"
-    context: str = "event"
+    task: Task = "binary"
+    context: ContextMode = "event"
     options: Mapping[str, Any] = field(default_factory=dict)
     offline: OfflineStage | None = None
     epochs: int = 1
@@ -120,31 +124,34 @@ class Run:
 
 def every_run() -> Iterator[Run]:
     for task in TASKS:
-        for method in PAPER_METHODS:
-            yield Run(preset="paper", method=method, task=task)
-            for context in CONTEXTS:
-                yield Run(preset="paper-layernorm", method=method, task=task, context=context)
-        for method in ("sam", "darts", "autoemb"):
-            for options in PAPER_OPTIONS:
-                bilevel = "xi" in options or "validation" in options
-                if method != "sam" or not bilevel:
-                    yield Run(preset="paper-layernorm", method=method, task=task, options=options)
-        for method in STREAM_METHODS:
-            for context in CONTEXTS:
-                yield Run(preset="stream", method=method, task=task, context=context)
-        for method in ("sam", "darts", "autoemb"):
-            for options in STREAM_OPTIONS:
-                yield Run(preset="stream", method=method, task=task, options=options)
-        for context in CONTEXTS:
-            for options in ({}, {"nested": False}, {"micro_batch": 5}, {"memory_budget": 4000}):
-                yield Run(preset="stream", task=task, context=context, options={"validation": "trace", **options})
+        yield from paper_runs(task)
+        yield from stream_runs(task)
         for preset in ("paper", "paper-layernorm", "stream"):
             yield Run(preset=preset, task=task, offline=OFFLINE)
-        for method in ("fse", "darts", "autoemb"):
-            yield Run(preset="paper", method=method, task=task, offline=OFFLINE, epochs=3)
     yield Run(preset="stream", method="fse", options={"memory_budget": 4000})
     yield Run(preset="stream", method="fse-uniform", options={"nested": False})
     yield Run(preset="stream", method="context-only", options={"memory_budget": 2000})
+
+
+def paper_runs(task: Task) -> Iterator[Run]:
+    for method in PAPER_METHODS:
+        yield Run(preset="paper", method=method, task=task)
+        for context in CONTEXTS:
+            yield Run(preset="paper-layernorm", method=method, task=task, context=context)
+    for method, options in product(SEARCHING, PAPER_OPTIONS):
+        if method != "sam" or not options.keys() & {"xi", "validation"}:
+            yield Run(preset="paper-layernorm", method=method, task=task, options=options)
+    for method in ("fse", "darts", "autoemb"):
+        yield Run(preset="paper", method=method, task=task, offline=OFFLINE, epochs=3)
+
+
+def stream_runs(task: Task) -> Iterator[Run]:
+    for method, context in product(STREAM_METHODS, CONTEXTS):
+        yield Run(preset="stream", method=method, task=task, context=context)
+    for method, options in product(SEARCHING, STREAM_OPTIONS):
+        yield Run(preset="stream", method=method, task=task, options=options)
+    for context, options in product(CONTEXTS, ({}, {"nested": False}, {"micro_batch": 5}, {"memory_budget": 4000})):
+        yield Run(preset="stream", task=task, context=context, options={"validation": "trace", **options})
 
 
 def mini_batches(run: Run) -> list[MiniBatch]:

@@ -179,7 +179,7 @@ def train(stream: Sequence[Interaction], rung: str, seed: int, options: Mapping[
             predictions, inputs = result.predictions, result.inputs
             counts = getattr(trainer._context, "true_counts", (inputs.users.count, inputs.items.count))
             popularity.add((predictions.user_weights, predictions.item_weights), counts)
-    trace = trainer._learner._parts.trace if config.validation == "trace" else None  # type: ignore[attr-defined]
+    trace = trainer._learner._components.trace if config.validation == "trace" else None  # type: ignore[attr-defined]
     summary = {
         "rung": rung,
         "seed": seed,
@@ -216,7 +216,7 @@ def cells(out: Path, stream: str, rungs: Iterable[str], seeds: int, once: Iterab
 
 def run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    everywhere = parse_settings(tuple(arguments.set))
+    everywhere = parse_settings("stream", arguments.set)
     tuned = json.loads(arguments.tuned.read_text()) if arguments.tuned else {}
     for name in arguments.streams.split("+"):
         stream: list[Interaction] = []

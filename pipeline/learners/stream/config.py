@@ -38,7 +38,7 @@ class StreamConfig(SearchConfig):
 
     takes_context: ClassVar[bool] = True
 
-    method: Method | OwnMethod = "autoemb"
+    method: Literal[Method, OwnMethod] = "autoemb"
     preset: Literal["stream"] = "stream"
     controller_hidden: tuple[int, ...] = (64,)
     controller_rate: float = 1e-3

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pipeline.learners.common.dense import DenseParameters
+from pipeline.learners.common.layers import Affine
 from pipeline.learners.common.optimisers import Adagrad, Adam, Sgd
 from pipeline.learners.common.tables import EmbeddingTable, TablePlan
 from pipeline.state.memory import MemoryRowStore
@@ -93,9 +94,9 @@ def test_gathered_adam_is_dense_adam_on_rows_of_every_batch_and_leaves_absent_ro
 )
 def test_dense_groups_are_torchs_optimisers(ours, theirs):
     rng = np.random.default_rng(1)
-    initial = {"w": torch.as_tensor(rng.normal(size=(3, 2))), "b": torch.as_tensor(rng.normal(size=2))}
-    group = DenseParameters("g", initial, ours, dtype=torch.float64, device=CPU)
-    parameters = [torch.nn.Parameter(v.clone()) for v in initial.values()]
+    module = Affine(torch.as_tensor(rng.normal(size=(3, 2))))
+    parameters = [torch.nn.Parameter(v.detach().clone()) for v in module.parameters()]
+    group = DenseParameters("g", module, ours, dtype=torch.float64, device=CPU)
     optimiser = theirs(parameters)
     for _ in range(5):
         gradients = [torch.as_tensor(rng.normal(size=tuple(p.shape))) for p in parameters]

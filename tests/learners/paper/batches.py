@@ -3,8 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import torch
 
-from pipeline.learners.factory import LearnerConfig, learner_tables, make_learner, make_parts
+from pipeline.learners.factory import learner_tables, make_learner
+from pipeline.learners.paper.config import PaperConfig
+from pipeline.learners.paper.factory import make_model
 from pipeline.records import Labels, LearnerInputs, SideContext
 from pipeline.state.memory import MemoryRowStore
 
@@ -26,7 +29,7 @@ def name_of(options):
 
 
 def small_config(**changes):
-    return LearnerConfig(**{**SMALL, **changes})
+    return PaperConfig(**{**SMALL, **changes})
 
 
 def side_context(rng, size, spaces):
@@ -68,9 +71,9 @@ def learner_of(config):
     return make_learner(config, store), store
 
 
-def parts_of(config):
+def model_of(config):
     store = MemoryRowStore(learner_tables(config))
-    return make_parts(config, store), store
+    return make_model(config, store, torch.device(config.device)), store
 
 
 def step(learner, config, seed, **shape):

@@ -5,12 +5,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pipeline.learners.paper.embedding import EPSILON, EmbeddingSpaces, normalise
-from pipeline.learners.paper.selection import largest, select
 
-from pipeline.learners.common.layers import Mlp
+from pipeline.learners.common.layers import Mlp, seeded_generator
 from pipeline.learners.common.losses import interaction_losses, prediction_losses, probabilities
-from pipeline.learners.paper.network import FixedSizeNetwork, NetworkInputs, SelectingNetwork
+from pipeline.learners.paper.network import (
+    EPSILON,
+    EmbeddingSpaces,
+    FixedSizeNetwork,
+    NetworkInputs,
+    SelectingNetwork,
+    largest,
+    normalise,
+    select,
+)
 from pipeline.records import Labels
 
 DIMS = (2, 3, 5)
@@ -18,10 +25,21 @@ WIDTH = DIMS[-1]
 SIZE = 7
 
 
-def randomised(parameters, seed=0):
-    """The same shapes with random numbers everywhere: zero layers would hide mistakes."""
+def randomised(module, seed=0):
+    """The module with random numbers everywhere: zero layers would hide mistakes."""
     generator = torch.Generator().manual_seed(seed)
-    return {k: torch.randn(v.shape, generator=generator, dtype=torch.float64) for k, v in parameters.items()}
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return module
+
+
+def spaces_of(kind):
+    return randomised(EmbeddingSpaces(DIMS, kind, seeded_generator(0, "u")))
+
+
+def numbers(module):
+    return dict(module.named_parameters())
 
 
 def array(tensor):
@@ -38,12 +56,12 @@ def weights():
     return torch.softmax(torch.randn(SIZE, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64), dim=1)
 
 
-def numpy_spaces(parameters, name, rows):
+def numpy_spaces(parameters, prefix, rows):
     """Eq. 1, written as printed: W_nᵀ e for every embedding."""
     out, start = [], 0
     for n, dim in enumerate(DIMS):
         e = array(rows)[:, start : start + dim]
-        w, b = array(parameters[f"{name}.{n}.weight"]), array(parameters[f"{name}.{n}.bias"])
+        w, b = array(parameters[f"{prefix}{n}.weight"]), array(parameters[f"{prefix}{n}.bias"])
         out.append(np.stack([w.T @ row + b for row in e]))
         start += dim
     return np.stack(out, axis=1)
@@ -65,18 +83,16 @@ def numpy_mlp(parameters, name, x, layers):
 
 
 def test_eq1_maps_every_space_to_the_largest_dimension(rows):
-    spaces = EmbeddingSpaces(name="u", dims=DIMS, normalisation="batch")
-    parameters = randomised(spaces.initial(0))
-    mapped = spaces.transform(parameters, rows)
+    spaces = spaces_of("batch")
+    mapped = spaces.transform(rows)
     assert mapped.shape == (SIZE, 3, WIDTH)
-    np.testing.assert_allclose(array(mapped), numpy_spaces(parameters, "u", rows), rtol=1e-12)
+    np.testing.assert_allclose(array(mapped), numpy_spaces(numbers(spaces), "", rows), rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["batch", "layer", "none"])
 def test_eq2_normalises_and_squashes(rows, kind):
-    spaces = EmbeddingSpaces(name="u", dims=DIMS, normalisation=kind)
-    parameters = randomised(spaces.initial(0))
-    np.testing.assert_allclose(array(spaces(parameters, rows)), numpy_eq2(numpy_spaces(parameters, "u", rows), kind), rtol=1e-9)
+    spaces = spaces_of(kind)
+    np.testing.assert_allclose(array(spaces(rows)), numpy_eq2(numpy_spaces(numbers(spaces), "", rows), kind), rtol=1e-9)
 
 
 def test_eq2_batch_is_torchs_batch_norm_without_affine_and_running_statistics(rows):
@@ -86,25 +102,23 @@ def test_eq2_batch_is_torchs_batch_norm_without_affine_and_running_statistics(ro
 
 
 def test_batch_norm_takes_the_gradient_from_eq1s_bias(rows, weights):
-    network = selecting("batch")
-    parameters = {k: v.requires_grad_() for k, v in randomised(network.initial(0)).items()}
-    loss = network(parameters, network_inputs(rows, weights)).square().sum()
-    biases = [f"{side}.{n}.bias" for side in ("u", "i") for n in range(3)]
+    network = randomised(selecting("batch"))
+    parameters = numbers(network)
+    loss = network(network_inputs(rows, weights)).square().sum()
+    biases = [f"{side}_spaces.{n}.bias" for side in ("user", "item") for n in range(3)]
     largest_bias = max(float(g.abs().max()) for g in torch.autograd.grad(loss, [parameters[b] for b in biases], retain_graph=True))
-    weight = torch.autograd.grad(loss, [parameters["u.1.weight"]])[0]
+    weight = torch.autograd.grad(loss, [parameters["user_spaces.1.weight"]])[0]
     assert largest_bias < 1e-12 * float(weight.abs().max()) + 1e-13
 
 
 def test_layer_norm_leaves_eq1s_bias_its_gradient(rows, weights):
-    network = selecting("layer")
-    parameters = {k: v.requires_grad_() for k, v in randomised(network.initial(0)).items()}
-    loss = network(parameters, network_inputs(rows, weights)).square().sum()
-    assert float(torch.autograd.grad(loss, [parameters["u.1.bias"]])[0].abs().max()) > 1e-3
+    network = randomised(selecting("layer"))
+    loss = network(network_inputs(rows, weights)).square().sum()
+    assert float(torch.autograd.grad(loss, [numbers(network)["user_spaces.1.bias"]])[0].abs().max()) > 1e-3
 
 
 def test_a_batch_of_one_gives_zero_under_batch_norm(rows):
-    spaces = EmbeddingSpaces(name="u", dims=DIMS, normalisation="batch")
-    assert not spaces(randomised(spaces.initial(0)), rows[:1]).any()
+    assert not spaces_of("batch")(rows[:1]).any()
 
 
 @pytest.mark.parametrize(("scale", "factor"), [("1/N", 1 / 3), ("1", 1.0)])
@@ -132,14 +146,8 @@ def test_largest_is_one_hot_at_the_first_largest_weight(table):
     assert (chosen.argmax(axis=1) == np.argmax(np.array(table), axis=1)).all()
 
 
-def selecting(normalisation, outputs=1, scale="1/N"):
-    return SelectingNetwork(
-        users=EmbeddingSpaces(name="u", dims=DIMS, normalisation=normalisation),
-        items=EmbeddingSpaces(name="i", dims=DIMS, normalisation=normalisation),
-        hidden=(6, 4),
-        outputs=outputs,
-        scale=scale,
-    )
+def selecting(normalisation, outputs=1, seed=0, **options):
+    return SelectingNetwork(DIMS, normalisation, (6, 4), outputs, seed, **options)
 
 
 def network_inputs(rows, weights):
@@ -150,60 +158,67 @@ def network_inputs(rows, weights):
 
 @pytest.mark.parametrize("outputs", [1, 5])
 def test_eq4_and_5_of_the_selecting_network(rows, weights, outputs):
-    network = selecting("batch", outputs)
-    p = randomised(network.initial(0))
+    network = randomised(selecting("batch", outputs))
+    p = numbers(network)
     inputs = network_inputs(rows, weights)
     sides = [
         (numpy_eq2(numpy_spaces(p, name, r), "batch") * array(w)[:, :, None]).sum(1) / 3
-        for name, r, w in (("u", inputs.user_rows, inputs.user_weights), ("i", inputs.item_rows, inputs.item_weights))
+        for name, r, w in (
+            ("user_spaces.", inputs.user_rows, inputs.user_weights),
+            ("item_spaces.", inputs.item_rows, inputs.item_weights),
+        )
     ]
-    np.testing.assert_allclose(array(network(p, inputs)), numpy_mlp(p, "predictor", np.concatenate(sides, axis=1), 3), rtol=1e-9)
+    np.testing.assert_allclose(array(network(inputs)), numpy_mlp(p, "predictor", np.concatenate(sides, axis=1), 3), rtol=1e-9)
 
 
 def test_fse_concatenates_both_rows(rows):
-    network = FixedSizeNetwork(dims=DIMS, hidden=(6, 4), outputs=5)
-    p = randomised(network.initial(0))
+    network = randomised(FixedSizeNetwork(sum(DIMS), (6, 4), 5, 0))
+    p = numbers(network)
     inputs = NetworkInputs(user_rows=rows, item_rows=rows.flip(1), user_weights=None, item_weights=None, features=torch.zeros(SIZE, 16))
     joined = np.concatenate([array(inputs.user_rows), array(inputs.item_rows)], axis=1)
-    np.testing.assert_allclose(array(network(p, inputs)), numpy_mlp(p, "predictor", joined, 3), rtol=1e-12)
+    np.testing.assert_allclose(array(network(inputs)), numpy_mlp(p, "predictor", joined, 3), rtol=1e-12)
+
+
+def shapes(module, prefix=""):
+    return [tuple(v.shape) for k, v in module.named_parameters() if k.startswith(prefix) and k.endswith("weight")]
 
 
 def test_paper_sizes():
-    fse = FixedSizeNetwork(dims=(2, 16, 128), hidden=(512, 512), outputs=5).initial(0)
-    assert [tuple(v.shape) for k, v in fse.items() if k.endswith("weight")] == [(292, 512), (512, 512), (512, 5)]
-    spaces = {side: EmbeddingSpaces(name=side, dims=(2, 16, 128), normalisation="batch") for side in ("u", "i")}
-    enhanced = SelectingNetwork(users=spaces["u"], items=spaces["i"], hidden=(512, 512), outputs=1).initial(0)
-    assert [tuple(v.shape) for k, v in enhanced.items() if k.startswith("predictor") and k.endswith("weight")] == [
-        (256, 512),
-        (512, 512),
-        (512, 1),
-    ]
-    assert [tuple(v.shape) for k, v in enhanced.items() if k.startswith("u.") and k.endswith("weight")] == [(2, 128), (16, 128), (128, 128)]
+    assert shapes(FixedSizeNetwork(146, (512, 512), 5, 0)) == [(292, 512), (512, 512), (512, 5)]
+    enhanced = SelectingNetwork((2, 16, 128), "batch", (512, 512), 1, 0)
+    assert shapes(enhanced, "predictor") == [(256, 512), (512, 512), (512, 1)]
+    assert shapes(enhanced, "user_spaces") == [(2, 128), (16, 128), (128, 128)]
 
 
-def test_shared_maps_are_one_set_of_parameters():
-    spaces = EmbeddingSpaces(name="spaces", dims=DIMS, normalisation="batch")
-    shared = SelectingNetwork(users=spaces, items=spaces, hidden=(6,), outputs=1).initial(0)
-    assert len([k for k in shared if k.startswith("spaces")]) == 6
+def test_shared_maps_are_one_set_of_parameters(rows, weights):
+    shared = randomised(selecting("batch", shared_maps=True))
+    names = [name for name, _ in shared.named_parameters() if not name.startswith("predictor")]
+    assert len(names) == 6
+    moved = {name: torch.randn_like(value) for name, value in shared.named_parameters()}
+    inputs = network_inputs(rows, weights)
+    called = torch.func.functional_call(shared, moved, (inputs,))
+    with torch.no_grad():
+        for name, value in shared.named_parameters():
+            value.copy_(moved[name])
+    torch.testing.assert_close(called, shared(inputs), rtol=0, atol=0)
 
 
 def test_initial_parameters_depend_on_the_seed_alone():
-    network = selecting("batch")
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    first = network.initial(5)
+    first = numbers(selecting("batch", seed=5))
     assert torch.equal(before, torch.random.get_rng_state())
     torch.manual_seed(2)
-    again, other = network.initial(5), network.initial(6)
+    again, other = (numbers(selecting("batch", seed=seed)) for seed in (5, 6))
     assert all(torch.equal(first[k], again[k]) for k in first)
-    assert not torch.equal(first["u.2.weight"], other["u.2.weight"])
-    assert not torch.equal(first["u.2.weight"], first["i.2.weight"])
+    assert not torch.equal(first["user_spaces.2.weight"], other["user_spaces.2.weight"])
+    assert not torch.equal(first["user_spaces.2.weight"], first["item_spaces.2.weight"])
 
 
 def test_the_output_layer_starts_at_zero():
-    parameters = Mlp(name="p", sizes=(4, 6, 2)).initial(0)
-    assert not parameters["p.1.weight"].any()
-    assert parameters["p.0.weight"].abs().max() <= (6 / 10) ** 0.5
+    first, last = Mlp((4, 6, 2), seeded_generator(0, "p"))
+    assert not last.weight.any()
+    assert first.weight.abs().max() <= (6 / 10) ** 0.5
 
 
 def test_losses_are_squared_error_of_a_sigmoid_and_cross_entropy():

@@ -9,7 +9,7 @@ from pipeline.learners.paper.forward import gradients
 from pipeline.learners.paper.hypergradient import Hypergradient
 from pipeline.learners.paper.network import NetworkInputs
 from pipeline.learners.paper.strategies import descend
-from tests.learners.paper.batches import batch_of, parts_of, small_config
+from tests.learners.paper.batches import batch_of, model_of, small_config
 
 STEP = 3e-6
 
@@ -22,54 +22,53 @@ class Unrolled:
 
     def __init__(self, config, inner, validation, xi):
         self.config, self.xi = config, xi
-        self.parts, _ = parts_of(config)
+        self.model, _ = model_of(config)
         for seed in (10, 11):
             inputs, labels = batch_of(seed)
-            forward = self.parts.forward(self.parts.encode(inputs))
-            descend(self.parts, forward, self.parts.targets(labels))
+            forward = self.model.forward(self.model.encode(inputs))
+            descend(self.model, forward, self.model.targets(labels))
         self._randomise_theta(inner, validation)
         inner_inputs, inner_labels = inner
-        self.inner = self.parts.encode(inner_inputs)
-        self.inner_targets = self.parts.targets(inner_labels)
-        self.hypergradient = Hypergradient(parts=self.parts, xi=xi, unroll=config.unroll, preconditioner=config.preconditioner)
-        forward = self.parts.forward(self.inner)
+        self.inner = self.model.encode(inner_inputs)
+        self.inner_targets = self.model.targets(inner_labels)
+        self.hypergradient = Hypergradient(model=self.model, xi=xi, unroll=config.unroll, preconditioner=config.preconditioner)
+        forward = self.model.forward(self.inner)
         self.before = forward.point
-        self.dense_state = dict(self.parts.recommender.dense.state)
+        self.dense_state = dict(self.model.recommender.dense.state)
         self.hypergradient.remember(forward, self.inner_targets)
-        descend(self.parts, forward, self.inner_targets)
+        descend(self.model, forward, self.inner_targets)
         validation_inputs, validation_labels = validation
-        self.validation = self.parts.encode(validation_inputs)
-        self.targets = self.parts.targets(validation_labels)
-        self.after = self.parts.recommender.gather(self.validation)
+        self.validation = self.model.encode(validation_inputs)
+        self.targets = self.model.targets(validation_labels)
+        self.after = self.model.recommender.gather(self.validation)
         self.ids = [(self.inner.user_ids, self.inner.item_ids), (self.validation.user_ids, self.validation.item_ids)]
 
     def _randomise_theta(self, inner, validation):
         generator = torch.Generator().manual_seed(3)
         if self.config.method == "autoemb":
-            group = self.parts.selector.parameters
+            group = self.model.selector.parameters
             group.values = {
                 k: (0.5 * torch.randn(v.shape, generator=generator, dtype=torch.float64)).requires_grad_() for k, v in group.values.items()
             }
             return
         for inputs in (inner[0], validation[0]):
-            theta = self.parts.selector.gather(self.parts.encode(inputs))
-            self.parts.selector.apply([(theta, [torch.randn(v.shape, generator=generator, dtype=torch.float64) for v in theta.leaves])])
+            theta = self.model.selector.gather(self.model.encode(inputs))
+            self.model.selector.apply([(theta, [torch.randn(v.shape, generator=generator, dtype=torch.float64) for v in theta.leaves])])
 
     def theta(self):
         """Θ as one dictionary of arrays."""
         if self.config.method == "autoemb":
-            return {k: v.detach().clone() for k, v in self.parts.selector.parameters.values.items()}
+            return {k: v.detach().clone() for k, v in self.model.selector.parameters.values.items()}
         out = {}
         for batch in (self.inner, self.validation):
-            theta = self.parts.selector.gather(batch)
+            theta = self.model.selector.gather(batch)
             for side, rows in zip("ui", theta.rows, strict=True):
                 out |= {f"{side}:{i}": row.detach().clone() for i, row in zip(rows.ids, rows.values, strict=True)}
         return out
 
     def weights(self, theta, batch):
         if self.config.method == "autoemb":
-            selector = self.parts.selector
-            return selector._users(theta, batch.user_inputs), selector._items(theta, batch.item_inputs)
+            return self.model.selector.parameters.call(theta, batch.user_inputs, batch.item_inputs)
         sides = (("u", batch.user_ids, batch.user_index), ("i", batch.item_ids, batch.item_index))
         return tuple(torch.softmax(torch.stack([theta[f"{s}:{ids[k]}"] for k in index.tolist()]), dim=1) for s, ids, index in sides)
 
@@ -82,7 +81,7 @@ class Unrolled:
             item_weights=beta,
             features=batch.features,
         )
-        return interaction_losses(self.parts.recommender.network(dense, inputs), targets).mean()
+        return interaction_losses(self.model.recommender.dense.call(dense, inputs), targets).mean()
 
     def updated(self, theta):
         """U(W_{t−1}, Θ): NumPy optimiser steps from first-order gradients."""
@@ -90,7 +89,7 @@ class Unrolled:
         dense = dict(zip(self.before.dense, leaves[:-2], strict=True))
         loss = self.loss(dense, leaves[-2], leaves[-1], self.inner, theta, self.inner_targets)
         found = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-        number = self.parts.recommender.dense.steps
+        number = self.model.recommender.dense.steps
         states = [*self.dense_state.values(), self.before.users.state, self.before.items.state]
         kinds = [self.config.dense_optimiser] * len(self.dense_state) + [self.config.row_optimiser] * 2
         rates = [self.config.dense_rate] * len(self.dense_state) + [self.config.row_rate] * 2
@@ -127,14 +126,14 @@ class Unrolled:
 
     def found(self):
         """The learner's hypergradient under the same names."""
-        forward = self.parts.forward(self.validation)
+        forward = self.model.forward(self.validation)
         out = {k: torch.zeros_like(v) for k, v in self.theta().items()}
-        for theta, parts in self.hypergradient.of(forward, self.targets):
+        for theta, terms in self.hypergradient.gradients(forward, self.targets):
             if self.config.method == "autoemb":
-                for name, gradient in zip(out, parts, strict=True):
+                for name, gradient in zip(out, terms, strict=True):
                     out[name] += gradient
             else:
-                for side, rows, gradient in zip("ui", theta.rows, parts, strict=True):
+                for side, rows, gradient in zip("ui", theta.rows, terms, strict=True):
                     for identifier, row in zip(rows.ids, gradient, strict=True):
                         out[f"{side}:{identifier}"] += row
         return out
@@ -240,9 +239,9 @@ def test_the_hypergradient_goes_to_first_order_as_xi_goes_to_zero():
 
 def test_first_order_is_the_plain_gradient():
     problem = unrolled(xi=0.0)
-    forward = problem.parts.forward(problem.validation)
-    plain = gradients(problem.parts.loss(forward.logits, problem.targets), list(forward.theta.leaves))
-    found = problem.hypergradient.of(forward, problem.targets)
+    forward = problem.model.forward(problem.validation)
+    plain = gradients(problem.model.loss(forward.logits, problem.targets), list(forward.theta.leaves))
+    found = problem.hypergradient.gradients(forward, problem.targets)
     assert len(found) == 1
     assert all(torch.equal(a, b) for a, b in zip(found[0][1], plain, strict=True))
 

@@ -9,7 +9,8 @@ import torch
 
 from pipeline.errors import AutoembError, CheckpointError, ConfigurationError
 from pipeline.learners.common.losses import prediction_losses
-from pipeline.learners.factory import METHODS, learner_tables, make_learner
+from pipeline.learners.config import METHODS
+from pipeline.learners.factory import learner_tables, make_learner
 from pipeline.records import Labels
 from pipeline.state.memory import MemoryRowStore
 from tests.learners.paper.batches import EVERY, batch_of, learner_of, name_of, needs_holdout, small_config, snapshot, state_bytes, step

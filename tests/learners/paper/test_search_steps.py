@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.learners.factory import METHODS, learner_tables, make_learner
+from pipeline.learners.config import METHODS
+from pipeline.learners.factory import learner_tables, make_learner
 from pipeline.learners.paper.forward import gradients
 from pipeline.records import Labels
-from tests.learners.paper.batches import EVERY, batch_of, learner_of, name_of, parts_of, small_config, snapshot, state_bytes, step
+from tests.learners.paper.batches import EVERY, batch_of, learner_of, model_of, name_of, small_config, snapshot, state_bytes, step
 
 tasks = pytest.mark.parametrize("task", ["binary", "rating"])
 searching = pytest.mark.parametrize("options", [o for o in EVERY if o["method"] in ("sam", "darts", "autoemb")], ids=name_of)
@@ -163,10 +164,10 @@ def test_darts_moves_the_logits_of_its_validation_ids_only():
 def test_hard_selection_predicts_with_one_space_and_still_learns_weights(method, validation):
     config = small_config(method=method, validation=validation, selection="hard", controller_rate=0.05)
     learner, _ = learner_of(config)
-    parts, _ = parts_of(config)
+    model, _ = model_of(config)
     inputs, _ = batch_of(0)
-    batch = parts.encode(inputs)
-    forward = parts.forward(batch)
+    batch = model.encode(inputs)
+    forward = model.forward(batch)
     assert all(not g.any() for g in gradients(forward.logits.sum(), list(forward.theta.leaves)))
     for seed in range(4):
         predictions, _ = step(learner, config, seed)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.learners.common.layers import seeded_generator
 from pipeline.learners.search.controller import POPULARITY_THRESHOLDS, Controller, controller_inputs, controller_width
 from pipeline.records import SideContext
 
@@ -22,6 +23,10 @@ def side(counts, previous_loss=NAN, fading_loss=NAN, weights=(1 / 3, 1 / 3, 1 / 
         previous_loss=np.full(size, previous_loss),
         fading_loss=np.full(size, fading_loss),
     )
+
+
+def controller_of(hidden, **options):
+    return Controller(3, hidden, seeded_generator(0, "c"), **options)
 
 
 def test_thresholds_are_the_32_smallest_distinct_rounded_half_powers_of_two():
@@ -66,39 +71,39 @@ def test_width_follows_the_number_of_spaces(spaces):
 
 
 def test_a_controller_starts_with_equal_weights_and_returns_distributions():
-    controller = Controller(name="c", spaces=3, hidden=(8, 8))
+    controller = controller_of((8, 8))
     inputs = torch.as_tensor(controller_inputs(side([0, 5, 900]), 0.2))
-    parameters = controller.initial(0)
-    torch.testing.assert_close(controller(parameters, inputs), torch.full((3, 3), 1 / 3, dtype=torch.float64))
+    torch.testing.assert_close(controller(inputs), torch.full((3, 3), 1 / 3, dtype=torch.float64))
     generator = torch.Generator().manual_seed(0)
-    moved = {k: torch.randn(v.shape, generator=generator, dtype=torch.float64) for k, v in parameters.items()}
-    weights = controller(moved, inputs)
+    with torch.no_grad():
+        for parameter in controller.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+        weights = controller(inputs)
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(3, dtype=torch.float64))
     assert not torch.allclose(weights[0], weights[2])
     h = np.asarray(inputs)
     for layer in range(3):
-        h = h @ moved[f"c.{layer}.weight"].numpy() + moved[f"c.{layer}.bias"].numpy()
+        h = h @ controller[layer].weight.detach().numpy() + controller[layer].bias.detach().numpy()
         h = np.tanh(h) if layer < 2 else np.exp(h) / np.exp(h).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(weights.numpy(), h, rtol=1e-9)
 
 
 def test_start_is_the_first_logit_of_the_largest_space():
-    controller = Controller(name="c", spaces=3, hidden=(8, 8), start=4.0)
-    weights = controller(controller.initial(0), torch.as_tensor(controller_inputs(side([0, 900]), 0.2)))
+    weights = controller_of((8, 8), start=4.0)(torch.as_tensor(controller_inputs(side([0, 900]), 0.2)))
     expected = torch.softmax(torch.tensor([0.0, 0.0, 4.0], dtype=torch.float64), dim=0)
     torch.testing.assert_close(weights, expected.expand(2, 3))
 
 
 def test_paper_sizes_of_a_controller():
-    shapes = [tuple(v.shape) for k, v in Controller(name="c", spaces=3, hidden=(512, 512)).initial(0).items() if k.endswith("weight")]
+    shapes = [tuple(layer.weight.shape) for layer in controller_of((512, 512))]
     assert shapes == [(38, 512), (512, 512), (512, 3)]
 
 
 def test_relu_is_an_option():
     inputs = torch.ones(1, 38, dtype=torch.float64)
-    tanh, relu = (Controller(name="c", spaces=3, hidden=(4,), activation=a) for a in ("tanh", "relu"))
-    parameters = {
-        k: torch.full_like(v, 0.1) if "1.weight" not in k else torch.arange(12, dtype=v.dtype).reshape(v.shape)
-        for k, v in tanh.initial(0).items()
-    }
-    assert not torch.allclose(tanh(parameters, inputs), relu(parameters, inputs))
+    tanh, relu = (controller_of((4,), activation=a) for a in ("tanh", "relu"))
+    with torch.no_grad():
+        for controller in (tanh, relu):
+            controller[0].weight.fill_(0.1)
+            controller[1].weight.copy_(torch.arange(12).reshape(4, 3))
+    assert not torch.allclose(tanh(inputs), relu(inputs))

@@ -32,7 +32,7 @@ def test_the_bound_holds_at_every_step_and_bytes_are_what_is_held(budget, admiss
     for start in range(0, len(STREAM), 40):
         by.step(MiniBatch(step=start // 40 + 1, records=STREAM[start : start + 40], next_offsets={0: start}))
         tables = held(by, store, of)
-        counted = by._learner._parts.budget.bytes
+        counted = by._learner._components.budget.bytes
         assert counted == true_bytes(tables, of.learner) <= budget + 1
         later = {name: ids for name, ids in tables.items() if name[-1] != "1"}
         assert true_bytes(later, of.learner) <= 0.9 * (budget + 1)
@@ -44,7 +44,7 @@ def test_without_room_ids_are_predicted_from_their_context():
     by, _ = trainer(config(memory_budget=1))
     alone, _ = trainer(config("context-only", user_bias_variance=0.0, item_bias_variance=0.0))
     np.testing.assert_allclose(steps(by, STREAM[:40], 40), steps(alone, STREAM[:40], 40), atol=0.2)
-    assert by._learner._parts.budget.bytes == 0
+    assert by._learner._components.budget.bytes == 0
 
 
 def test_a_large_budget_changes_nothing_once_everything_is_admitted():
@@ -68,20 +68,20 @@ def test_stale_ids_are_evicted_when_the_budget_is_nearly_full():
     of = config(memory_budget=4000, admission=0.5, half_life=0.5)
     by, store = trainer(of)
     steps(by, STREAM, 40)
-    budget = by._learner._parts.budget
+    budget = by._learner._components.budget
     assert budget.evicted > 0
     assert budget.bytes == true_bytes(held(by, store, of), of.learner)
 
 
 def test_the_clock_hands_survive_a_restart_whatever_the_ids_are(monkeypatch):
-    monkeypatch.setattr("pipeline.learners.budget.SWEPT_AT_ONCE", 4)
+    monkeypatch.setattr("pipeline.learners.stream.budget.SWEPT_AT_ONCE", 4)
     stream = [r._replace(user_id=f"{r.user_id}\0{k % 300}", item_id=f"\0{r.item_id}") for k, r in enumerate(STREAM)]
     of = config(memory_budget=8000, admission=0.0, half_life=0.5)
     straight, _ = trainer(of)
     whole = steps(straight, stream, 40)
     first, store = trainer(of)
     steps(first, stream[:280], 40)
-    assert any("\0" in hand for hand in first._learner._parts.budget._cursor.values())
+    assert any("\0" in hand for hand in first._learner._components.budget._cursor.values())
     second = type(first)(of, store)
     second.restore(first.tensors(), first.payload())
     np.testing.assert_array_equal(steps(second, stream, 40, first=280), whole[280:])

@@ -46,7 +46,7 @@ def test_a_flipped_label_is_seen_by_later_events_only(method: str, task: str, mo
         {"micro_batch": 7},
         {"nested": False},
         {"validation": "trace"},
-        {"cost": 0.1, "entropy": 0.1},
+        {"cost": 0.1},
         {"memory_budget": 1500, "admission": 2.0},
     ],
     ids=str,
@@ -55,9 +55,7 @@ def test_every_option_is_honest(options: dict[str, Any], mode: str) -> None:
     check_honest(mode, **options)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"micro_batch": 5}, {"nested": False}, {"validation": "trace"}, {"cost": 0.1, "entropy": 0.1}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"micro_batch": 5}, {"nested": False}, {"validation": "trace"}, {"cost": 0.1}], ids=str)
 @pytest.mark.parametrize("mode", MODES)
 def test_no_prediction_depends_on_later_ids(mode: str, options: dict[str, Any]) -> None:
     of = config(context=mode, **options)

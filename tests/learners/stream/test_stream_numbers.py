@@ -8,7 +8,7 @@ import torch
 
 from pipeline.learners.stream.blocks import Blocks
 from pipeline.learners.stream.gates import SearchedGate
-from pipeline.learners.stream.kalman import Beliefs, KalmanConfig, Pair, learn
+from pipeline.learners.stream.kalman import Beliefs, BothSides, KalmanConfig, learn
 from pipeline.learners.stream.link import Link, dense_inputs
 from pipeline.newton import OnlineNewton
 from pipeline.prequential.references import Logistic
@@ -70,7 +70,7 @@ def test_kalman_step_equals_its_formulas():
     g = gates[0]
     innovation = 1 / 0.2 + vb + wb + sum(g[j] ** 2 * (v[j] * q[s] @ q[s] + w[j] * p[s] @ p[s]) for j, s in enumerate(parts))
     untouched = users.means[0].copy()
-    pair, ones = Pair(users, items), np.ones((1, 1))
+    pair, ones = BothSides(users, items), np.ones((1, 1))
     of = KalmanConfig(blocks=BLOCKS, rank=rank, drift=drift)
     learn(of, pair, np.array([[1], [2]]), np.concatenate([gates, ones], axis=1), error, h)
     for j, s in enumerate(parts):
@@ -86,7 +86,7 @@ def test_kalman_step_equals_its_formulas():
 def test_an_unused_block_stays_as_it_is():
     rng = np.random.default_rng(8)
     users, items = beliefs(rng, 2), beliefs(rng, 2)
-    pair = Pair(users, items)
+    pair = BothSides(users, items)
     before = [(side.means[:, 3:].copy(), side.variances[:, 2].copy()) for side in (users, items)]
     gates = np.array([[0.9, 0.5, 0.0, 1.0]] * 2)
     of = KalmanConfig(blocks=BLOCKS, rank=2.0, drift=0.01)
@@ -103,7 +103,7 @@ def test_many_occurrences_in_one_part_do_not_overshoot():
     items.means[:] = items.means[0]
     before = float(users.means[0] @ items.means[0] + users.bias[0])
     learn(
-        KalmanConfig(blocks=BLOCKS, rank=2.0, drift=0.0), Pair(users, items), np.stack([np.zeros(500, dtype=np.int64), np.arange(1, 501)]),
+        KalmanConfig(blocks=BLOCKS, rank=2.0, drift=0.0), BothSides(users, items), np.stack([np.zeros(500, dtype=np.int64), np.arange(1, 501)]),
         np.ones((500, 4)), np.full(500, 0.5), np.full(500, 0.25),
     )  # fmt: skip
     after = float(users.means[0] @ items.means[0] + users.bias[0])
@@ -151,7 +151,7 @@ def test_error_and_curvature_are_the_derivatives_in_the_score(task):
     rng = np.random.default_rng(5)
     offsets = rng.normal(size=(6, len(link.levels)))
     labels = Labels(binary=rng.integers(0, 2, 6).astype(float), classes=rng.integers(0, 5, 6))
-    wanted = link.wanted(labels)
+    wanted = link.targets(labels)
 
     def loss(s):
         p = link.predict(offsets + np.outer(s, link.levels))
@@ -194,7 +194,6 @@ def test_waves_give_what_one_by_one_gives(monkeypatch):
         {},
         {"validation": "trace"},
         {"method": "darts"},
-        {"method": "count-gate"},
         {"task": "rating"},
         {"micro_batch": 9},
         {"nested": False},
@@ -239,7 +238,7 @@ def test_a_large_cost_drives_ids_to_small_spaces():
 
 
 def dims_after(by) -> float:
-    gate = by._learner._parts.gate
+    gate = by._learner._components.gate
     assert isinstance(gate, SearchedGate)
     alpha, beta = gate.weights
     return float(((alpha + beta) / 2 @ np.array([2.0, 4.0, 8.0])).mean())

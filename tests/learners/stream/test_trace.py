@@ -9,6 +9,7 @@ import torch
 from pipeline.learners.stream.blocks import Blocks
 from pipeline.learners.stream.gates import SearchedGate
 from pipeline.learners.stream.trace import Trace, trace_tables
+from pipeline.records import Interaction, MiniBatch
 from pipeline.state.memory import MemoryRowStore
 from tests.learners.stream.running import config, steps, trainer
 from tests.streams import synthetic_stream
@@ -27,7 +28,7 @@ class Opened(SearchedGate):
 
 def test_the_coefficient_is_the_slope_of_the_next_loss_in_the_use_of_the_last_step():
     rng = np.random.default_rng(0)
-    trace = Trace(MemoryRowStore(trace_tables(BLOCKS, INPUTS)), BLOCKS, INPUTS, 0)
+    trace = Trace(MemoryRowStore(trace_tables(BLOCKS, INPUTS)), BLOCKS, INPUTS)
     alpha, beta = rng.dirichlet(np.ones(3), size=2), rng.dirichlet(np.ones(3), size=2)
     inputs = rng.normal(size=(2, INPUTS))
     gate = Opened(alpha, beta, inputs)
@@ -61,15 +62,21 @@ def test_the_coefficient_is_the_slope_of_the_next_loss_in_the_use_of_the_last_st
 STREAM = synthetic_stream(200, seed=9)
 
 
-def test_the_next_occurrence_counts_however_far_and_a_horizon_cuts_it():
-    """With mini-batches in which an id recurs only later, a horizon of one mini-batch sees less than none."""
-    sums = {}
-    for horizon in (0, 1):
-        by, _ = trainer(config(validation="trace", horizon=horizon, context="batch"))
-        steps(by, STREAM, 5)
-        sums[horizon] = by._learner._parts.trace.second_order
-    assert (sums[0] > sums[1]).all()
-    assert (sums[1] > 0).all()
+def test_the_next_occurrence_counts_however_far():
+    """One id occurs in the first mini-batch and again in the last; in between others alone."""
+    others = [interaction(n) for n in range(1, 10)]
+    by, store = trainer(config(validation="trace", context="batch"))
+    steps(by, [interaction(0), *others], 1)
+    before = by._learner._components.trace.second_order.copy()
+    stamp = store.gather("trace.user", ["again"])[0, -1]
+    by.step(MiniBatch(step=11, records=[interaction(10, user="again")], next_offsets={0: 11}))
+    assert stamp == 1
+    assert by._learner._components.trace.second_order[0] > before[0]
+
+
+def interaction(n: int, user: str | None = None) -> Interaction:
+    """The n-th interaction, of a user and an item of its own; the first is of the user who comes again."""
+    return STREAM[n]._replace(user_id=user or ("again" if n == 0 else f"other{n}"), item_id=f"item{n}")
 
 
 def test_the_second_order_term_moves_the_controllers():
