@@ -14,6 +14,7 @@ REQUIRES = [
     "rich>=13",  # progress bars and the live view
     "rocksdict>=0.3.29",  # RocksDB: the rows and the context
     "safetensors>=0.5",  # checkpoint tensors without pickle
+    "sortedcontainers>=2.4",  # ids in order for the memory budget's sweep; pure Python, depends on nothing
     "structlog>=24",  # one canonical log line per batch or checkpoint
     "torch>=2.6,<3",  # the learner; see the README for CPU and CUDA builds
 ]

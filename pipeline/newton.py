@@ -30,16 +30,16 @@ class OnlineNewton:
         """[B, Z] to [B, C], z·w."""
         return inputs @ self.weights.T
 
-    def step(self, inputs: FloatArray, predicted: FloatArray, wanted: FloatArray) -> None:
+    def step(self, inputs: FloatArray, predicted: FloatArray, targets: FloatArray) -> None:
         """One Newton step from a mini-batch. Arguments as of `observe`."""
-        self.descend(self.observe(inputs, predicted, wanted))
+        self.descend(self.observe(inputs, predicted, targets))
 
-    def observe(self, inputs: FloatArray, predicted: FloatArray, wanted: FloatArray) -> FloatArray:
+    def observe(self, inputs: FloatArray, predicted: FloatArray, targets: FloatArray) -> FloatArray:
         """Adds the curvature of a mini-batch to H; leaves the weights.
 
         Args:
             inputs: [B, Z].
-            predicted, wanted: [B, C] probabilities (binary: C = 1, P(positive)) and targets.
+            predicted, targets: [B, C] probabilities (binary: C = 1, P(positive)) and targets.
 
         Returns:
             [C, Z] gradient of the summed cross-entropy.
@@ -48,7 +48,7 @@ class OnlineNewton:
             self._precision += (inputs * (predicted * (1.0 - predicted))).T @ inputs
         else:
             self._add_softmax(inputs, predicted)
-        return (predicted - wanted).T @ inputs
+        return (predicted - targets).T @ inputs
 
     def descend(self, gradient: FloatArray) -> None:
         """w -= H⁻¹ gradient. gradient: [C, Z], a sum of what `observe` returned."""

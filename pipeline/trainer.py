@@ -8,8 +8,9 @@ import torch
 
 from pipeline.errors import ConfigurationError
 from pipeline.learners.base import MicroBatchLearner
-from pipeline.learners.factory import LearnerConfig, learner_tables, make_learner
-from pipeline.learners.schedule import micro_batches
+from pipeline.learners.config import LearnerConfig
+from pipeline.learners.factory import learner_tables, make_learner
+from pipeline.learners.stream.micro_batches import micro_batches
 from pipeline.offsets import offsets_to_text
 from pipeline.prequential.balance import LabelBalance
 from pipeline.prequential.labels import labels_of
@@ -55,7 +56,7 @@ class TrainerConfig:
                 why="only a stage with an end can be read again",
                 remedy="give --offline-until or --offline-fraction with --offline-epochs",
             )
-        if self.learner.architecture == "stream":
+        if self.learner.takes_context:
             raise ConfigurationError(
                 f"preset {self.learner.preset} cannot read the offline stage again",
                 why="its network takes context features, and the label statistics in them hold the label of an interaction read before",
@@ -145,8 +146,8 @@ class Trainer:
         if not isinstance(learner, MicroBatchLearner):
             return learner.predict(inputs)
         learner.begin(inputs)
-        mode, size = self._config.context.mode, self._config.learner.micro_batch
-        for rows in micro_batches(inputs.user_ids, inputs.item_ids, [r.timestamp for r in records], mode=mode, size=size):
+        times, mode = [r.timestamp for r in records], self._config.context.mode
+        for rows in micro_batches(inputs.user_ids, inputs.item_ids, times, mode=mode, size=learner.micro_batch):
             learner.predict_part(rows)
             learner.learn_part(rows, Labels(binary=labels.binary[rows], classes=labels.classes[rows]))
         return learner.predictions()

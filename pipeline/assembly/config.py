@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.assembly.housekeeping import Observer
-from pipeline.checkpoint.identity import flatten, unflatten
+from pipeline.checkpoint.identity import READER_OF_OLDER_STATE, flatten, unflatten
 from pipeline.errors import CheckpointError, ConfigurationError
-from pipeline.learners.config import LearnerConfig
+from pipeline.learners.config import learner_class
 from pipeline.prequential.metrics import PrequentialConfig
 from pipeline.records import Interaction, OfflineStage
 from pipeline.sink.metrics import Format
@@ -93,7 +93,7 @@ def trainer_of(configuration: Mapping[str, Any], *, device: str) -> TrainerConfi
     nested = unflatten(configuration)
     given = {name: nested[name] for name in (f.name for f in fields(TrainerConfig)) if name in nested}
     try:
-        given["learner"] = LearnerConfig(**given["learner"], device=device)
+        given["learner"] = learner_class(given["learner"]["preset"])(**given["learner"], device=device)
         given["context"] = ContextConfig(**given["context"])
         given["prequential"] = PrequentialConfig(**given["prequential"])
         if given.get("offline") is not None:
@@ -103,7 +103,7 @@ def trainer_of(configuration: Mapping[str, Any], *, device: str) -> TrainerConfi
         raise CheckpointError(
             "The run's configuration cannot be used by this version of autoemb-pipeline",
             why=str(error),
-            remedy="use the version that the run was trained with",
+            remedy=f"use the version that the run was trained with; for a run from before format 2, commit {READER_OF_OLDER_STATE}",
         ) from error
 
 

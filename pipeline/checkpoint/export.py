@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from pipeline.checkpoint.reading import OpenCheckpoint
 from pipeline.errors import StateError
 from pipeline.learners.config import LearnerConfig
-from pipeline.learners.stream_factory import blocks_of
+from pipeline.learners.stream.config import StreamConfig
+from pipeline.learners.stream.factory import blocks_of
 from pipeline.state.context import COUNT, ITEM_TABLE, LABELS_AT, USER_TABLE
 from pipeline.state.label_statistics import ITEM_LABEL_WIDTH, USER_LABEL_WIDTH
 from pipeline.state.readonly import ReadOnlyRows
@@ -88,7 +89,7 @@ def export_checkpoint(opened: OpenCheckpoint, learner: LearnerConfig, target: Pa
 
 def embedding_columns(learner: LearnerConfig) -> Sequence[tuple[str, int]]:
     """(suffix of the table's name, leading columns of its rows) that make an embedding, in order."""
-    if learner.architecture == "paper":
+    if not isinstance(learner, StreamConfig):
         return [("", learner.width)]
     if learner.method == "context-only":
         return []

@@ -23,7 +23,8 @@ IDENTITY_FILE = "run.json"
 ARCHIVE = "old-runs"
 CHECKPOINTS = "checkpoints"
 _OF_A_RUN = (CHECKPOINTS, "predictions", "outputs.json")
-FORMAT = 1
+FORMAT = 2  # 2: a learner's configuration holds the fields of its own class only
+READER_OF_OLDER_STATE = "605c1f6"  # the last commit that reads format 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,14 +85,20 @@ def read_identity(state_dir: Path) -> RunIdentity | None:
     path = state_dir / IDENTITY_FILE
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        fields.pop("format")
-        return RunIdentity(**fields)
+        version = fields.pop("format")
+        if version == FORMAT:
+            return RunIdentity(**fields)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is not a run's identity", why=str(error), remedy="use another --state-dir, or start again here with --new-run"
         ) from error
+    raise CheckpointError(
+        f"{path} is of format {version}; this program reads format {FORMAT}",
+        why="another version of autoemb-pipeline has begun this run",
+        remedy=f"format 1: go on with commit {READER_OF_OLDER_STATE}; or begin anew with --new-run, or use another --state-dir",
+    )
 
 
 def open_identity(

@@ -20,7 +20,7 @@ from pipeline.experiments.cells import Stream
 from pipeline.experiments.figure1 import Figure1Config
 from pipeline.experiments.figure1 import run as run_figure1
 from pipeline.experiments.jobs import Job, only_warnings, run_jobs
-from pipeline.learners.config import METHODS, PRESETS
+from pipeline.learners.config import METHODS, PRESETS, learner_class
 from pipeline.records import ContextMode, OfflineStage
 from pipeline.trainer import TrainerConfig
 from producers.catalogue import load_dataset
@@ -37,7 +37,7 @@ BEHIND = " The paper's network knows labels of earlier mini-batches only; its re
 
 def regime_of(preset: str, context: str, batch_size: int) -> str:
     """What the predictions of a table may know, in words."""
-    network_is_behind = context != "batch" and PRESETS[preset].get("architecture") != "stream"
+    network_is_behind = context != "batch" and not learner_class(preset).takes_context
     return f"Preset {preset}. {REGIMES[context].format(size=batch_size)}{BEHIND if network_is_behind else ''}"
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from pipeline.cli.options import (
 from pipeline.cli.progress import ProgressLog, describe
 from pipeline.cli.replay import EventTime
 from pipeline.errors import BrokerError, ConfigurationError
-from pipeline.learners.config import METHODS, PRESETS, STREAM_METHODS, LearnerConfig
+from pipeline.learners.config import METHODS, PRESETS, STREAM_METHODS, LearnerConfig, from_preset, parse_settings
 from pipeline.prequential.metrics import PrequentialConfig
 from pipeline.records import OfflineStage
 from pipeline.run import train
@@ -57,42 +57,10 @@ def resolve_device(device: str) -> str:
     return "cuda" if device == "cuda" or (device == "auto" and available) else "cpu"
 
 
-def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
-    """--set NAME=VALUE pairs as fields of LearnerConfig: numbers, words, and tuples as 2,16,128.
-
-    Raises:
-        ConfigurationError: unknown name, or a value of another type.
-    """
-    defaults = {f.name: f.default for f in fields(LearnerConfig)}
-    parsed: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals or name not in defaults or name in {"method", "task", "seed", "device", "preset"}:
-            known = ", ".join(sorted(set(defaults) - {"method", "task", "seed", "device", "preset"}))
-            raise ConfigurationError(f"--set {setting}: no such setting", why=f"known are {known}", remedy="give it as --set NAME=VALUE")
-        parsed[name] = _as_type_of(name, defaults[name], text)
-    return parsed
-
-
-def _as_type_of(name: str, default: object, text: str) -> object:
-    try:
-        if isinstance(default, bool):
-            return {"true": True, "false": False}[text.lower()]
-        if isinstance(default, int):
-            return int(text)
-        if isinstance(default, float):
-            return float(text)
-        if isinstance(default, tuple):
-            return tuple(int(part) for part in text.split(",") if part)
-    except (ValueError, KeyError) as error:
-        raise ConfigurationError(f"--set {name}={text}: not a {type(default).__name__}", remedy=f"the default is {default}") from error
-    return None if text == "none" else text
-
-
 def learner_config(method: str, task: str, preset: str, seed: int, device: str, settings: tuple[str, ...]) -> LearnerConfig:
     """The learner's configuration from the command line."""
-    changes = {"method": method, "task": task, "seed": seed, "device": device, **parse_settings(settings)}
-    return LearnerConfig.from_preset(preset, **changes)
+    changes = {"method": method, "task": task, "seed": seed, "device": device, **parse_settings(preset, settings)}
+    return from_preset(preset, **changes)
 
 
 def settings_of(options: Mapping[str, Any]) -> tuple[str, ...]:

@@ -42,9 +42,14 @@ class Learner(Protocol):
 class MicroBatchLearner(Learner, Protocol):
     """A learner whose rows learn inside the mini-batch: `begin`, then per part `predict_part` and `learn_part`, then `update`.
 
-    Who calls decides the parts (`pipeline.learners.schedule`) and gives a part's labels only after its predictions. `predict` followed
-    by `update` is the same with the whole mini-batch as one part.
+    Who calls decides the parts (`pipeline.learners.stream.micro_batches`) and gives a part's labels only after its predictions.
+    `predict` followed by `update` is the same with the whole mini-batch as one part.
     """
+
+    @property
+    def micro_batch(self) -> int:
+        """Interactions of a part, at least; 1: rows are updated after each."""
+        ...
 
     def begin(self, inputs: LearnerInputs) -> None:
         """Opens a mini-batch. Changes no parameter and no stored row."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.learners.config import LearnerConfig
+from pipeline.learners.config import from_preset
 from pipeline.prequential.metrics import PrequentialConfig
 from pipeline.records import MiniBatch
 from pipeline.rows import hashed_uniform
@@ -26,7 +26,7 @@ ROUNDS, BATCH, CHUNK = 40, 500, 10_000
 
 
 def trainer_over(preset: str, rows: int, directory: Path) -> Trainer:
-    learner = LearnerConfig.from_preset(preset)
+    learner = from_preset(preset)
     context = ContextConfig(spaces=len(learner.dims))
     config = TrainerConfig(learner=learner, context=context, prequential=PrequentialConfig())
     specs = trainer_tables(config)

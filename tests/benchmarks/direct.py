@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.cli.train import parse_settings
-from pipeline.learners.factory import LearnerConfig, learner_tables, make_learner
-from pipeline.models.losses import prediction_losses
+from pipeline.learners.common.losses import prediction_losses
+from pipeline.learners.config import LearnerConfig, from_preset, parse_settings
+from pipeline.learners.factory import learner_tables, make_learner
 from pipeline.prequential.labels import labels_of
 from pipeline.prequential.references import RunningMean
 from pipeline.records import FloatArray, Interaction
@@ -75,11 +75,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     records = read_ratings(options.ratings)
-    changes = parse_settings(tuple(options.set))
+    changes = parse_settings(options.preset, options.set)
     tail = int(0.7 * len(records))
     figures: list[tuple[float, ...]] = []
     for seed in range(options.seeds):
-        config = LearnerConfig.from_preset(options.preset, method=options.method, task=options.task, seed=seed, **changes)
+        config = from_preset(options.preset, method=options.method, task=options.task, seed=seed, **changes)
         started = time.perf_counter()
         r = run(records, config, mode=options.context, batch_size=options.batch_size)
         spent = time.perf_counter() - started

@@ -21,10 +21,9 @@ import numpy as np
 import polars as pl
 import torch
 
-from pipeline.cli.train import parse_settings
 from pipeline.experiments.statistics import Interval, clustered_interval, holm
-from pipeline.learners.budget import INDEX_ENTRY_BYTES
-from pipeline.learners.config import LearnerConfig
+from pipeline.learners.config import from_preset, parse_settings
+from pipeline.learners.stream.budget import INDEX_ENTRY_BYTES
 from pipeline.prequential.metrics import PrequentialConfig
 from pipeline.records import FloatArray, Interaction, LearnerInputs, MiniBatch, SideContext
 from pipeline.state.context import ContextConfig
@@ -38,13 +37,11 @@ RUNGS: Mapping[str, Mapping[str, Any]] = {
     "context-only": {"method": "context-only"},
     **{f"fse-{d}": {"method": "fse", "dims": (d,)} for d in FIXED},
     "equal": {"method": "fse-uniform"},
-    "count-gate": {"method": "count-gate"},
     "count-thresholds": {"method": "count-thresholds"},
     "shuffled": {"method": "autoemb"},
     "sam": {"method": "sam"},
     "darts": {"method": "darts"},
     "autoemb": {"method": "autoemb"},
-    "unrolled": {"method": "autoemb", "validation": "trace", "horizon": 1},
     "trace": {"method": "autoemb", "validation": "trace"},
     "autoemb-tuned": {"method": "autoemb"},  # the best of the random search alone; `autoemb` is the preset as it is
 }
@@ -160,7 +157,7 @@ class Trained:
 def train(stream: Sequence[Interaction], rung: str, seed: int, options: Mapping[str, Any]) -> Trained:
     """One rung over one stream, in context mode `event`, mini-batches of 500."""
     began = time.monotonic()
-    config = LearnerConfig.from_preset("stream", **{**RUNGS[rung], **options, "seed": seed})
+    config = from_preset("stream", **{**RUNGS[rung], **options, "seed": seed})
     trained = TrainerConfig(
         learner=config,
         context=ContextConfig(mode="event", spaces=len(config.dims)),
@@ -182,7 +179,7 @@ def train(stream: Sequence[Interaction], rung: str, seed: int, options: Mapping[
             predictions, inputs = result.predictions, result.inputs
             counts = getattr(trainer._context, "true_counts", (inputs.users.count, inputs.items.count))
             popularity.add((predictions.user_weights, predictions.item_weights), counts)
-    trace = trainer._learner._parts.trace if config.validation == "trace" else None  # type: ignore[attr-defined]
+    trace = trainer._learner._components.trace if config.validation == "trace" else None  # type: ignore[attr-defined]
     summary = {
         "rung": rung,
         "seed": seed,
@@ -219,7 +216,7 @@ def cells(out: Path, stream: str, rungs: Iterable[str], seeds: int, once: Iterab
 
 def run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    everywhere = parse_settings(tuple(arguments.set))
+    everywhere = parse_settings("stream", arguments.set)
     tuned = json.loads(arguments.tuned.read_text()) if arguments.tuned else {}
     for name in arguments.streams.split("+"):
         stream: list[Interaction] = []

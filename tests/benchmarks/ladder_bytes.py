@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from pipeline.experiments.statistics import holm
-from pipeline.learners.budget import INDEX_ENTRY_BYTES
+from pipeline.learners.stream.budget import INDEX_ENTRY_BYTES
 from pipeline.records import FloatArray, Interaction
 from tests.benchmarks.ladder import FIXED, _shown, _wider, load, run_cell
 from tests.benchmarks.ladder_report import Tail

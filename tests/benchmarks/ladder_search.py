@@ -2,7 +2,7 @@
 """Random search for the ladder: the same number of trials for every rung, scored on the first 40% of both MovieLens sets and on nothing else.
 
     python -m tests.benchmarks.ladder_search run --log FILE.csv [--rungs autoemb-tuned,fse-146] [--trials 30] [--part 0/2]
-    python -m tests.benchmarks.ladder_search run --log IDEA.csv --rungs autoemb --trials 0 --set entropy=0.01
+    python -m tests.benchmarks.ladder_search run --log IDEA.csv --rungs autoemb --trials 0 --set amortised=0.5
     python -m tests.benchmarks.ladder_search best --log FILE.csv > tuned.json
 
 Trial k draws the same shared hyperparameters for every rung, so rungs differ by what they are, not by luck. A trial's score is the mean of
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.cli.train import parse_settings
+from pipeline.learners.config import parse_settings
 from tests.benchmarks.ladder import RUNGS, load, train
 
 SETS = ("ml-latest-small", "ml-100k")
@@ -50,15 +50,14 @@ def drawn(rung: str, trial: int) -> dict[str, Any]:
         "gain_ridge": float(random.choice([10, 30, 100])),
     }
     own = {
-        "gate_rate": log_uniform(1e-3, 3e-2),
         "thresholds": [(2, 16), (4, 32), (8, 64), (16, 128)][int(random.integers(4))],
         "start": float(random.choice([2, 3, 4, 5])),
         "controller_rate": log_uniform(3e-4, 3e-3),
         "cost": log_uniform(1e-6, 3e-4),
     }
     searched = ("start", "controller_rate", "cost")
-    of_rung = {"count-gate": ("gate_rate",), "count-thresholds": ("thresholds",)}
-    of_rung |= dict.fromkeys(("autoemb-tuned", "unrolled", "trace"), searched) | {"darts": ("controller_rate", "cost")}
+    of_rung = {"count-thresholds": ("thresholds",)}
+    of_rung |= dict.fromkeys(("autoemb-tuned", "trace"), searched) | {"darts": ("controller_rate", "cost")}
     return options | {name: own[name] for name in of_rung.get(rung, ())}
 
 
@@ -67,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     done = {(row["rung"], int(row["trial"])) for row in _rows(arguments.log)}
     streams = {name: load(name, None) for name in SETS}
     streams = {name: stream[: int(PART * len(stream))] for name, stream in streams.items()}
-    everywhere = parse_settings(tuple(arguments.set))
+    everywhere = parse_settings("stream", arguments.set)
     part, parts = (int(n) for n in arguments.part.split("/"))
     for trial in range(-1, arguments.trials):
         for rung in arguments.rungs.split(","):

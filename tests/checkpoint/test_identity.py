@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoint.identity import RunIdentity, environment, environment_changes, flatten, new_run_id, open_identity, read_identity
+from pipeline.checkpoint.identity import (
+    FORMAT,
+    RunIdentity,
+    environment,
+    environment_changes,
+    flatten,
+    new_run_id,
+    open_identity,
+    read_identity,
+)
 from pipeline.errors import CheckpointError, StateError
 
 WANTED = RunIdentity(
@@ -86,6 +95,16 @@ def test_an_unreadable_identity_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"run\.json"):
         opened(tmp_path)
+
+
+def test_state_of_another_format_is_refused_and_its_reader_named(tmp_path: Path) -> None:
+    opened(tmp_path)
+    path = tmp_path / "run.json"
+    path.write_text(path.read_text().replace(f'"format": {FORMAT}', '"format": 1'))
+    with pytest.raises(CheckpointError, match=f"format 1; this program reads format {FORMAT}") as refused:
+        opened(tmp_path)
+    assert "commit 605c1f6" in refused.value.remedy
+    assert opened(tmp_path, new_run=True)[1]
 
 
 def test_run_ids_are_unique() -> None:

@@ -4,9 +4,12 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigurationError
-from pipeline.learners.factory import LearnerConfig, learner_tables, make_learner
+from pipeline.learners.config import PRESETS, from_preset, parse_settings
+from pipeline.learners.factory import learner_tables, make_learner
+from pipeline.learners.paper.config import PaperConfig
+from pipeline.learners.stream.config import StreamConfig
 from pipeline.state.memory import MemoryRowStore
-from tests.learners.batches import small_config
+from tests.learners.paper.batches import small_config
 
 
 @pytest.mark.parametrize(
@@ -29,15 +32,68 @@ from tests.learners.batches import small_config
 )
 def test_impossible_configurations_are_refused(wrong):
     with pytest.raises(ConfigurationError):
-        LearnerConfig(**wrong)
+        PaperConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"method": "magic"},
+        {"preset": "paper"},
+        {"validation": "replay"},
+        {"validation": "trace", "method": "darts"},
+        {"method": "count-thresholds", "thresholds": (3,)},
+        {"thresholds": (9, 3)},
+        {"memory_budget": 1000, "nested": False},
+        {"memory_budget": -1},
+        {"micro_batch": 0},
+        {"rank": 0.5},
+        {"half_life": 0.0},
+        {"cost": float("inf")},
+    ],
+    ids=str,
+)
+def test_impossible_configurations_of_the_stream_learner_are_refused(wrong):
+    with pytest.raises(ConfigurationError):
+        StreamConfig(**wrong)
+
+
+def test_the_preset_decides_which_learner_it_is():
+    assert {name: type(from_preset(name)) for name in PRESETS} == {
+        "paper": PaperConfig,
+        "paper-layernorm": PaperConfig,
+        "stream": StreamConfig,
+    }
+    assert from_preset("paper").normalisation == "batch"
+
+
+@pytest.mark.parametrize(("preset", "foreign"), [("paper", "drift"), ("paper-layernorm", "nested"), ("stream", "xi"), ("stream", "hidden")])
+def test_a_setting_of_the_other_learner_is_refused_and_the_own_ones_are_named(preset, foreign):
+    with pytest.raises(ConfigurationError, match=foreign) as refused:
+        parse_settings(preset, [f"{foreign}=1"])
+    assert preset in str(refused.value)
+    assert "controller_rate" in str(refused.value.why)
+    assert foreign not in str(refused.value.why).replace(f"controller_{foreign}", "").split(", ")
+    with pytest.raises(ConfigurationError, match=foreign):
+        from_preset(preset, **{foreign: 1})
+
+
+def test_settings_have_the_types_of_their_fields():
+    settings = ["dims=2,4", "shared_maps=true", "xi=1", "reservoir=7", "normalisation=none"]
+    parsed = parse_settings("paper", settings)
+    assert parsed == {"dims": (2, 4), "shared_maps": True, "xi": 1.0, "reservoir": 7, "normalisation": "none"}
+    assert from_preset("paper", **parsed).normalisation == "none"
+    for wrong in ("seed=1", "xi", "xi=much", "shared_maps=2", "dims=a"):
+        with pytest.raises(ConfigurationError, match=wrong.split("=", maxsplit=1)[0]):
+            parse_settings("paper", [wrong])
 
 
 def test_from_preset_names_what_it_does_not_know():
-    assert LearnerConfig.from_preset("paper", dims=(2, 4)).dims == (2, 4)
+    assert from_preset("paper", dims=(2, 4)).dims == (2, 4)
     with pytest.raises(ConfigurationError, match="preset"):
-        LearnerConfig.from_preset("magic")
+        from_preset("magic")
     with pytest.raises(ConfigurationError, match="learning_rate"):
-        LearnerConfig.from_preset("paper", learning_rate=1)
+        from_preset("paper", learning_rate=1)
 
 
 @pytest.mark.parametrize("device", ["magic", "cuda"])
@@ -51,7 +107,7 @@ def test_a_missing_device_is_named(device):
 
 def test_rows_are_weights_and_optimiser_state_side_by_side():
     widths = {
-        optimiser: {spec.name: spec.width for spec in learner_tables(LearnerConfig(method="darts", row_optimiser=optimiser))}
+        optimiser: {spec.name: spec.width for spec in learner_tables(PaperConfig(method="darts", row_optimiser=optimiser))}
         for optimiser in ("sgd", "adagrad", "adam")
     }
     assert [widths[o]["embedding.user"] for o in ("sgd", "adagrad", "adam")] == [146, 292, 438]

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from pipeline.learners.config import LearnerConfig
+from pipeline.learners.config import from_preset
 from pipeline.meter import Meter
 from pipeline.prequential.metrics import PrequentialConfig
 from pipeline.records import MiniBatch
@@ -19,9 +19,7 @@ WALL_TIME = 1_795_000_000_000
 
 def recorded(method: str = "autoemb", task: str = "binary", *, batches: int = 6, size: int = 50) -> tuple[dict[str, Any], dict[str, Any]]:
     """The last (metrics, runtime) that an observer of the main path would see."""
-    learner = LearnerConfig.from_preset(
-        "paper", method=method, task=task, dims=(2, 16, 128), hidden=(8,), controller_hidden=(8,), validation_size=10
-    )
+    learner = from_preset("paper", method=method, task=task, dims=(2, 16, 128), hidden=(8,), controller_hidden=(8,), validation_size=10)
     config = TrainerConfig(
         learner=learner, context=ContextConfig(with_classes=task == "rating"), prequential=PrequentialConfig(task=task, window=100)
     )

@@ -10,7 +10,7 @@ from confluent_kafka import Producer
 
 from ops.topics import ensure_interactions_topic, ensure_metrics_topics, topic_id
 from pipeline.assembly.config import Ports, RunConfig
-from pipeline.learners.config import LearnerConfig
+from pipeline.learners.config import from_preset
 from pipeline.prequential.metrics import PrequentialConfig
 from pipeline.records import Interaction
 from pipeline.run import RunSummary, train
@@ -26,7 +26,7 @@ def trainer_config(
 ) -> TrainerConfig:
     """Small layers: the path is under test here, not the model."""
     small = {"hidden": (16,), "controller_hidden": (8,), "dims": (2, 4, 8), **learner}
-    config = LearnerConfig.from_preset(preset, method=method, task=task, **small)
+    config = from_preset(preset, method=method, task=task, **small)
     return TrainerConfig(
         learner=config,
         context=ContextConfig(mode=context, spaces=len(config.dims), with_classes=task == "rating"),

@@ -16,7 +16,7 @@ from pipeline.checkpoint.reading import open_newest
 from pipeline.checkpoint.store import CheckpointStore
 from pipeline.cli.main import main
 from pipeline.errors import StateError
-from pipeline.learners.config import LearnerConfig
+from pipeline.learners.config import from_preset
 from pipeline.prequential.metrics import PrequentialConfig
 from pipeline.sink.prediction_log import read_predictions
 from pipeline.state.context import ContextConfig
@@ -36,7 +36,7 @@ def trained(make_stream: Callable[..., Stream]) -> Train:
     def make(method: str = "autoemb", preset: str = "paper-layernorm") -> RunConfig:
         stream = make_stream()
         stream.send(synthetic_stream(2_400, seed=51, users=90, items=70))
-        learner = LearnerConfig.from_preset(preset, method=method, dims=DIMS, hidden=(16,), controller_hidden=(8,))
+        learner = from_preset(preset, method=method, dims=DIMS, hidden=(16,), controller_hidden=(8,))
         trainer = TrainerConfig(learner=learner, context=ContextConfig(spaces=3), prequential=PrequentialConfig(window=1000))
         config = stream.config(trainer=trainer)
         stream.train(config)

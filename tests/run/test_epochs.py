@@ -14,7 +14,7 @@ import pytest
 
 from ops.topics import ensure_interactions_topic, ensure_metrics_topics
 from pipeline.errors import ConfigurationError
-from pipeline.learners.config import LearnerConfig
+from pipeline.learners.config import from_preset
 from pipeline.records import MiniBatch, OfflineStage
 from pipeline.sink.prediction_log import read_predictions
 from pipeline.state.memory import MemoryRowStore
@@ -109,7 +109,7 @@ def test_what_cannot_be_read_again_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="that there is not"):
         replace(trainer_config("fse"), offline_epochs=2)
     with pytest.raises(ConfigurationError, match="preset stream cannot") as refused:
-        replace(trainer_config("fse"), learner=LearnerConfig.from_preset("stream", dims=(2, 4, 8)), **stage)
+        replace(trainer_config("fse"), learner=from_preset("stream", dims=(2, 4, 8)), **stage)
     assert "label statistics in them hold the label" in str(refused.value.why)
     with pytest.raises(ConfigurationError, match="holdout cannot"):
         replace(trainer_config("darts", validation="holdout"), **stage)

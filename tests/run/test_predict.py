@@ -18,7 +18,7 @@ from pipeline.checkpoint.store import CheckpointStore
 from pipeline.cli.main import main
 from pipeline.cli.predict import read_pairs
 from pipeline.errors import CheckpointError, DatasetError
-from pipeline.learners.config import PRESETS, LearnerConfig
+from pipeline.learners.config import PRESETS, from_preset
 from pipeline.prequential.metrics import PrequentialConfig
 from pipeline.records import OfflineStage
 from pipeline.sink.prediction_log import read_predictions
@@ -90,7 +90,7 @@ def test_the_next_mini_batch_from_the_checkpoint_is_what_training_then_predicted
 
 def small(method: str, preset: str, task: str, context: str) -> TrainerConfig:
     layers = {"dims": (2, 4, 8), "hidden": (16,), "controller_hidden": (8,)}
-    config = LearnerConfig.from_preset(preset, method=method, task=task, **layers)
+    config = from_preset(preset, method=method, task=task, **layers)
     return TrainerConfig(
         learner=config,
         context=ContextConfig(mode=context, spaces=3, with_classes=task == "rating"),
@@ -206,7 +206,7 @@ def test_ids_keep_commas_quotes_and_spaces() -> None:
 @pytest.mark.parametrize("offline", [None, OfflineStage(count=10), OfflineStage(until_ms=5)])
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_configuration_survives_the_manifest(preset: str, offline: OfflineStage | None, tmp_path: Path) -> None:
-    learner = LearnerConfig.from_preset(preset, dims=(3, 5), controller_hidden=(7,), seed=9)
+    learner = from_preset(preset, dims=(3, 5), controller_hidden=(7,), seed=9)
     trainer = TrainerConfig(
         learner=learner,
         context=ContextConfig(mode="strict", spaces=2),

@@ -1,0 +1,1 @@
+"""What learners are built from: layers, optimisers, parameters, tables, losses."""

@@ -1,0 +1,97 @@
+"""Embedding tables behind the row store: gather a mini-batch's distinct rows, step them, scatter them back.
+
+A row is ``[weights | optimiser state]``; nothing here holds more rows than a mini-batch names (design, Layers).
+
+Shape legend: n distinct ids, D weights per row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.learners.common.optimisers import Optimiser, State
+from pipeline.rows import Rows, RowStore, TableSpec, hashed_uniform
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GatheredRows:
+    """Rows of distinct ids at one moment.
+
+    Attributes:
+        ids: n distinct ids.
+        values: [n, D] weights, a leaf that takes gradients.
+        state: the optimiser's [n, D] tensors.
+    """
+
+    ids: tuple[str, ...]
+    values: Tensor
+    state: State
+
+
+def initial_rows(ids: Sequence[str], *, seed: int, table: str, width: int, std: float, state: int, fill: float) -> Rows:
+    """Rows of ids never trained, [n, width + state]: hashed uniform weights (zeros where std is 0), then the optimiser's numbers."""
+    rows = np.full((len(ids), width + state), fill, dtype=np.float32)
+    rows[:, :width] = hashed_uniform(ids, seed=seed, table=table, width=width, std=std)
+    return rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TablePlan:
+    """What one table is, before any store exists.
+
+    Attributes:
+        name: the table's.
+        width: D.
+        std: standard deviation of new weights.
+        optimiser: steps the rows; decides how wide a stored row is.
+        seed: of new weights.
+        dtype: of rows and arithmetic.
+    """
+
+    name: str
+    width: int
+    std: float
+    optimiser: Optimiser
+    seed: int
+    dtype: torch.dtype
+
+    def spec(self) -> TableSpec:
+        """The row store's table: width D · (1 + optimiser slots)."""
+        state = self.width * self.optimiser.slots
+        initial = partial(
+            initial_rows, seed=self.seed, table=self.name, width=self.width, std=self.std, state=state, fill=self.optimiser.initial
+        )
+        return TableSpec(name=self.name, width=self.width + state, dtype="f4" if self.dtype == torch.float32 else "f8", initial=initial)
+
+
+class EmbeddingTable:
+    """One table seen through its store.
+
+    Args:
+        plan: what the table is.
+        store: holds its rows; must have been made with `plan.spec()`.
+        device: of the arithmetic.
+    """
+
+    def __init__(self, plan: TablePlan, store: RowStore, device: torch.device) -> None:
+        self.plan = plan
+        self._store = store
+        self._device = device
+
+    def gather(self, ids: tuple[str, ...]) -> GatheredRows:
+        """Rows of distinct ids, copied to the device."""
+        stored = torch.from_numpy(np.ascontiguousarray(self._store.gather(self.plan.name, ids)))
+        parts = torch.split(stored.to(self._device, self.plan.dtype), self.plan.width, dim=1)
+        return GatheredRows(ids=ids, values=parts[0].clone().requires_grad_(), state=tuple(parts[1:]))
+
+    def apply(self, rows: GatheredRows, gradient: Tensor, step: int) -> None:
+        """Steps the rows by their optimiser and scatters them. gradient: [n, D]; step: of the whole table."""
+        optimiser = self.plan.optimiser
+        with torch.no_grad():
+            direction, state = optimiser.direction(gradient, rows.state, step)
+            stored = torch.cat([rows.values - optimiser.rate * direction, *state], dim=1)
+        self._store.scatter(self.plan.name, rows.ids, stored.cpu().numpy())

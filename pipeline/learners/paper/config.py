@@ -1,0 +1,90 @@
+"""What the paper's network is built from. Each choice that the paper leaves open is an option; docs/algorithm.md gives its reasons."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigurationError
+from pipeline.learners.common.checks import check_numbers, check_widths
+from pipeline.learners.common.optimisers import OptimiserName, Preconditioner
+from pipeline.learners.paper.network import Normalisation, Selection, SoftScale
+from pipeline.learners.paper.validation import holdout_mask
+from pipeline.learners.search.config import Method, SearchConfig
+
+Unroll = Literal["exact", "finite-difference"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PaperConfig(SearchConfig):
+    """Configuration of the paper's network: embeddings concatenated into hidden layers.
+
+    Attributes:
+        hidden: widths of the network's hidden layers.
+        normalisation: of the transformed embeddings (Eq. 2): over the mini-batch, or over one embedding's features.
+        shared_maps: one set of linear maps (Eq. 1) for both sides.
+        selection: `soft` mixes the spaces, `hard` takes the largest weight's (controllers then learn through the soft relaxation).
+        soft_scale: Eq. 7's factor, 1/N as printed, or 1.
+        row_optimiser, row_rate, initial_accumulator: of the embedding rows; the accumulator is Adagrad's.
+        dense_optimiser, dense_rate: of the dense layers.
+        reduction: of the losses of a mini-batch.
+        embedding_std: standard deviation of new embeddings.
+        validation: where the validation loss comes from: the `next` batch before it is trained on, a `replay` of earlier interactions, or
+            a `holdout` of each batch.
+        xi: ξ of Eq. 9 in units of the rates: 0 first order, 1 the total derivative of the update really made.
+        unroll, preconditioner: how the second-order term is computed, see `pipeline.learners.paper.hypergradient`.
+        reservoir, validation_size: interactions kept for replay, and drawn per step.
+        holdout_fraction: of each mini-batch, for `holdout`; whoever builds the context draws it.
+    """
+
+    takes_context: ClassVar[bool] = False
+
+    method: Method = "autoemb"
+    preset: Literal["paper", "paper-layernorm"] = "paper-layernorm"
+    hidden: tuple[int, ...] = (512, 512)
+    normalisation: Normalisation = "layer"
+    shared_maps: bool = False
+    selection: Selection = "soft"
+    soft_scale: SoftScale = "1/N"
+    row_optimiser: OptimiserName = "adagrad"
+    row_rate: float = 0.05
+    initial_accumulator: float = 0.0
+    dense_optimiser: OptimiserName = "adam"
+    dense_rate: float = 3e-4
+    reduction: Literal["mean", "sum"] = "mean"
+    embedding_std: float = 0.02
+    validation: Literal["next", "replay", "holdout"] = "next"
+    xi: float = 0.0
+    unroll: Unroll = "exact"
+    preconditioner: Preconditioner = "exact"
+    reservoir: int = 10_000
+    validation_size: int = 500
+    holdout_fraction: float = 0.1
+
+    def __post_init__(self) -> None:
+        SearchConfig.__post_init__(self)
+        check_widths(self, "hidden")
+        check_numbers(self, "row_rate dense_rate initial_accumulator embedding_std xi", least=0.0)
+        check_numbers(self, "reservoir validation_size", least=1.0)
+        if not 0.0 < self.holdout_fraction < 1.0:
+            raise ConfigurationError(f"holdout_fraction is {self.holdout_fraction}", remedy="give a fraction between 0 and 1")
+        if self.xi > 0 and not self.is_bilevel:
+            raise ConfigurationError(f"xi {self.xi} has no meaning for {self.method}", why="it has no bilevel update", remedy="use xi 0")
+        if self.xi > 0 and self.selection == "hard":
+            raise ConfigurationError(
+                "xi above 0 needs soft selection",
+                why="a training step with hard weights has no slope in Θ",
+                remedy="use xi 0",
+            )
+
+    @property
+    def is_bilevel(self) -> bool:
+        """Whether Θ descends a loss of its own (Eq. 8)."""
+        return self.method in ("darts", "autoemb")
+
+    def held_out(self, *, size: int, step: int) -> NDArray[np.bool_] | None:
+        """See `SearchConfig.held_out`."""
+        if self.validation != "holdout" or not self.is_bilevel:
+            return None
+        return holdout_mask(size, fraction=self.holdout_fraction, seed=self.seed, step=step)

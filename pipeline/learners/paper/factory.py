@@ -1,0 +1,86 @@
+"""From a configuration to a learner of the paper's network."""
+
+import torch
+
+from pipeline.learners.common.dense import DenseParameters
+from pipeline.learners.common.losses import outputs
+from pipeline.learners.common.optimisers import make_optimiser
+from pipeline.learners.common.tables import EmbeddingTable, TablePlan
+from pipeline.learners.paper.config import PaperConfig
+from pipeline.learners.paper.forward import PaperModel
+from pipeline.learners.paper.hypergradient import Hypergradient
+from pipeline.learners.paper.learner import NetworkLearner
+from pipeline.learners.paper.network import FixedSizeNetwork, SelectingNetwork
+from pipeline.learners.paper.recommender import Recommender
+from pipeline.learners.paper.reservoir import Reservoir
+from pipeline.learners.paper.strategies import Bilevel, Joint, Strategy, TrainOnly
+from pipeline.learners.paper.validation import AfterTraining, Holdout, Replay
+from pipeline.learners.search.factory import make_selector, selector_tables
+from pipeline.rows import RowStore, TableSpec
+
+EMBEDDING_TABLES = ("embedding.user", "embedding.item")
+
+
+def paper_tables(config: PaperConfig) -> tuple[TableSpec, ...]:
+    """Tables of `make_paper_learner`."""
+    return (*(_plan(config, name).spec() for name in EMBEDDING_TABLES), *selector_tables(config))
+
+
+def make_paper_learner(config: PaperConfig, store: RowStore, device: torch.device) -> NetworkLearner:
+    """A new learner with its initial parameters. store: holds `paper_tables`."""
+    model = make_model(config, store, device)
+    return NetworkLearner(model, _strategy(config, model))
+
+
+def make_model(config: PaperConfig, store: RowStore, device: torch.device) -> PaperModel:
+    """W and Θ of a configuration, before anything says how they learn."""
+    dense = DenseParameters(
+        "recommender",
+        _network(config),
+        make_optimiser(config.dense_optimiser, config.dense_rate, initial_accumulator=config.initial_accumulator),
+        dtype=config.dtype,
+        device=device,
+    )
+    users, items = (EmbeddingTable(_plan(config, name), store, device) for name in EMBEDDING_TABLES)
+    return PaperModel(
+        recommender=Recommender(dense, users, items),
+        selector=make_selector(config, store, device),
+        selection=config.selection,
+        task=config.task,
+        reduction=config.reduction,
+        dtype=config.dtype,
+        device=device,
+    )
+
+
+def _plan(config: PaperConfig, name: str) -> TablePlan:
+    optimiser = make_optimiser(config.row_optimiser, config.row_rate, initial_accumulator=config.initial_accumulator)
+    return TablePlan(name=name, width=config.width, std=config.embedding_std, optimiser=optimiser, seed=config.seed, dtype=config.dtype)
+
+
+def _network(config: PaperConfig) -> FixedSizeNetwork | SelectingNetwork:
+    if config.method == "fse":
+        return FixedSizeNetwork(config.width, config.hidden, outputs(config.task), config.seed)
+    return SelectingNetwork(
+        config.dims,
+        config.normalisation,
+        config.hidden,
+        outputs(config.task),
+        config.seed,
+        shared_maps=config.shared_maps,
+        scale=config.soft_scale,
+    )
+
+
+def _strategy(config: PaperConfig, model: PaperModel) -> Strategy:
+    if config.method in ("fse", "fse-uniform"):
+        return TrainOnly(model)
+    if config.method == "sam":
+        return Joint(model)
+    source: AfterTraining | None = None
+    if config.validation == "replay":
+        source = Replay(Reservoir(config.reservoir, config.seed), config.validation_size)
+    elif config.validation == "holdout":
+        source = Holdout()
+    hypergradient = Hypergradient(model=model, xi=config.xi, unroll=config.unroll, preconditioner=config.preconditioner)
+    return Bilevel(model, hypergradient, source)

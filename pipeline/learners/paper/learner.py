@@ -1,0 +1,86 @@
+"""The paper's network under any of its methods: predict, remember the graph, learn from it when the labels come.
+
+Shape legend: B interactions, N spaces, C outputs.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.errors import AutoembError
+from pipeline.learners.common.losses import prediction_losses, probabilities
+from pipeline.learners.paper.forward import PaperModel
+from pipeline.learners.paper.strategies import Predicted, Strategy
+from pipeline.records import FloatArray, Labels, LearnerInputs, Predictions
+
+
+class NetworkLearner:
+    """`pipeline.learners.base.Learner` of the paper's architecture.
+
+    Args:
+        model: W and Θ.
+        strategy: how they learn.
+    """
+
+    def __init__(self, model: PaperModel, strategy: Strategy) -> None:
+        self._model = model
+        self._strategy = strategy
+        self._pending: tuple[Predicted, Predictions] | None = None
+
+    def predict(self, inputs: LearnerInputs) -> Predictions:
+        """Predictions with the current parameters; keeps the graph for `update`, changes nothing else.
+
+        Raises:
+            AutoembError: the mini-batch is empty, or the parameters diverged.
+        """
+        if not len(inputs.user_ids):
+            raise AutoembError(
+                "an empty mini-batch was given to a learner", why="there is nothing to predict", remedy="skip mini-batches without records"
+            )
+        forward = self._model.forward(self._model.encode(inputs))
+        logits = _array(forward.logits)
+        if not np.isfinite(logits).all():
+            raise AutoembError("the predictions are not finite", why="the parameters diverged", remedy="lower the learning rates")
+        alpha, beta = (None, None) if forward.weights is None or not self._model.selector.searches else map(_array, forward.weights)
+        predictions = Predictions(probabilities=probabilities(logits), user_weights=alpha, item_weights=beta)
+        self._pending = (Predicted(inputs=inputs, forward=forward), predictions)
+        return predictions
+
+    def update(self, labels: Labels) -> FloatArray:
+        """Learns from the mini-batch last predicted.
+
+        Returns:
+            [B] losses of its predictions.
+
+        Raises:
+            AutoembError: no prediction is waiting for labels, they are of another length.
+        """
+        if self._pending is None:
+            raise AutoembError("update came without predict", why="a learner predicts each mini-batch before it sees its labels")
+        predicted, predictions = self._pending
+        if len(labels.binary) != len(predicted.inputs.user_ids):
+            raise AutoembError(f"{len(labels.binary)} labels came for {len(predicted.inputs.user_ids)} predictions")
+        losses = prediction_losses(predictions.probabilities, labels)
+        self._strategy.learn(predicted, labels)
+        self._pending = None
+        return losses
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Dense parameters, optimiser state and whatever the method keeps between mini-batches; copies on the CPU."""
+        return self._model.recommender.state_dict() | self._model.selector.state_dict() | self._strategy.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what `state_dict` returned; a prediction made before waits no longer.
+
+        Raises:
+            CheckpointError: a tensor is missing or of another shape.
+        """
+        self._pending = None
+        self._model.recommender.load_state_dict(state)
+        self._model.selector.load_state_dict(state)
+        self._strategy.load_state_dict(state)
+
+
+def _array(tensor: Tensor) -> FloatArray:
+    return np.asarray(tensor.detach().cpu().numpy(), dtype=np.float64)

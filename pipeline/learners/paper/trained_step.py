@@ -1,0 +1,92 @@
+"""The training step last made, as much of it as it takes to differentiate it later, in memory and in checkpoints."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.learners.common.optimisers import State
+from pipeline.learners.common.packing import copied, pack_strings, read, unpack_strings
+from pipeline.learners.common.tables import GatheredRows
+from pipeline.learners.paper.recommender import Point
+from pipeline.learners.search.encoding import EncodedBatch
+
+PREFIX = "trained_step"
+_BATCH_TENSORS = ("user_index", "item_index", "user_inputs", "item_inputs", "features")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedStep:
+    """A step W_{t−1} → W_t.
+
+    Attributes:
+        batch, target: what it was trained on.
+        point: W_{t−1} with the rows' optimiser state.
+        dense_state: the dense optimiser's state before the step.
+        number: of this step, from 1.
+    """
+
+    batch: EncodedBatch
+    target: Tensor
+    point: Point
+    dense_state: Mapping[str, State]
+    number: int
+
+
+def pack_step(step: TrainedStep) -> dict[str, Tensor]:
+    """Copies of everything in the step, on the CPU."""
+    out = {f"{PREFIX}/number": torch.tensor(step.number), f"{PREFIX}/target": copied(step.target)}
+    for name in _BATCH_TENSORS:
+        out[f"{PREFIX}/batch/{name}"] = copied(getattr(step.batch, name))
+    for side, rows in (("users", step.point.users), ("items", step.point.items)):
+        out |= pack_strings(f"{PREFIX}/{side}/ids", rows.ids)
+        out[f"{PREFIX}/{side}/values"] = copied(rows.values)
+        for slot, tensor in enumerate(rows.state):
+            out[f"{PREFIX}/{side}/state{slot}"] = copied(tensor)
+    for key, value in step.point.dense.items():
+        out[f"{PREFIX}/dense/value/{key}"] = copied(value)
+        for slot, tensor in enumerate(step.dense_state[key]):
+            out[f"{PREFIX}/dense/state{slot}/{key}"] = copied(tensor)
+    return out
+
+
+def unpack_step(state: Mapping[str, Tensor], device: torch.device, keys: Sequence[str]) -> TrainedStep | None:
+    """The step that `pack_step` packed, or None where the checkpoint holds none.
+
+    Args:
+        state: in any order; files sort names.
+        device: of the arithmetic.
+        keys: of the dense parameters in the network's order, in which a `Point` lists its leaves.
+
+    Raises:
+        CheckpointError: a part of it is missing.
+    """
+    if f"{PREFIX}/number" not in state:
+        return None
+
+    def get(name: str) -> Tensor:
+        return read(state, f"{PREFIX}/{name}").to(device)
+
+    def slots(prefix: str, suffix: str = "") -> State:
+        count = 0
+        while f"{PREFIX}/{prefix}{count}{suffix}" in state:
+            count += 1
+        return tuple(get(f"{prefix}{slot}{suffix}") for slot in range(count))
+
+    users, items = (
+        GatheredRows(
+            ids=unpack_strings(f"{PREFIX}/{side}/ids", state),
+            values=get(f"{side}/values").requires_grad_(),
+            state=slots(f"{side}/state"),
+        )
+        for side in ("users", "items")
+    )
+    batch = EncodedBatch(user_ids=users.ids, item_ids=items.ids, **{name: get(f"batch/{name}") for name in _BATCH_TENSORS})
+    return TrainedStep(
+        batch=batch,
+        target=get("target"),
+        point=Point(dense={key: get(f"dense/value/{key}").requires_grad_() for key in keys}, users=users, items=items),
+        dense_state={key: slots("dense/state", f"/{key}") for key in keys},
+        number=int(get("number").item()),
+    )

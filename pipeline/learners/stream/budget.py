@@ -1,0 +1,176 @@
+"""A bound on the bytes of the stream learner's rows: who may hold which block, who must give one up.
+
+Admission: an id gets its next block when what it is worth, count · A_j · (largest block / block j)^(4/3), reaches a threshold that rises
+with the pressure, τ0 / (1 - fill); so space is rationed before it is spent, because giving a block up forgets what it has learnt. Block 1
+is given to everyone while there is room, from a tenth that the others may not touch. The fill is that before the mini-batch, and room is
+given in the order of the interactions, so that no prediction depends on later ids. Shrinking and eviction: between mini-batches, while
+the budget is nearly full, a clock hand goes through the tables in the order of the ids and takes the last block of ids whose worth,
+halved every `half_life` mini-batches since they were last seen, is far below the threshold. The bound is strict: without room nothing
+is admitted.
+
+Bytes are those of rows (means, variances, bookkeeping) and of the index, an entry of 16 bytes and the id's UTF-8 bytes per row.
+Caches and the process around them have their own bound (`--cache-mb`).
+
+Shape legend: n distinct ids of a mini-batch, N blocks.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sortedcontainers import SortedList
+from torch import Tensor
+
+from pipeline.learners.common.packing import pack_strings, unpack_strings
+from pipeline.learners.stream.rows import SidePlan
+from pipeline.records import FloatArray
+from pipeline.rows import RowStore
+
+INDEX_ENTRY_BYTES = 16
+RESERVED = 0.1  # of the budget, for first blocks
+SWEPT_ABOVE = 0.95  # of what is not reserved
+SWEPT_AT_ONCE = 64  # ids per table and mini-batch
+FAR_BELOW = 16.0  # times the threshold: below it a block is taken
+SMALLEST_FREE = 0.02  # bounds that threshold, so that what is worth keeping is kept even when the budget is full
+Held = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SideDemand:
+    """What one side's ids of a mini-batch ask for.
+
+    Attributes:
+        ids: n distinct ids.
+        first: [n] the interaction in which each occurs first.
+        held: [n, N] what they hold.
+        worth: [n, N] what each block is worth, as known at that interaction.
+    """
+
+    ids: Sequence[str]
+    first: NDArray[np.int64]
+    held: Held
+    worth: FloatArray
+
+
+class MemoryBudget:
+    """Who holds what, and what it costs.
+
+    Args:
+        limit: bytes.
+        threshold: τ0.
+        half_life: mini-batches.
+        plans: users' and items' tables; they keep bookkeeping columns.
+        store: holds them; read once, to learn what a restored run holds.
+    """
+
+    def __init__(self, limit: int, threshold: float, half_life: float, plans: tuple[SidePlan, SidePlan], store: RowStore) -> None:
+        self._limit, self._threshold, self._half_life = limit, threshold, half_life
+        self._plans, self._store = plans, store
+        self._tables = [plan.table(j) for plan in plans for j in range(len(plan.blocks.dims))]
+        self._index = {table: SortedList(identifier for identifier, _ in store.items(table)) for table in self._tables}
+        self._cursor = dict.fromkeys(self._tables, "")
+        self._admitted: list[tuple[str, str, int]] = []
+        self.bytes = sum(self._cost(plan, j, i) for plan in plans for j in range(len(plan.blocks.dims)) for i in self._index[plan.table(j)])
+        self.evicted = 0
+        self.step = 1
+
+    @staticmethod
+    def _cost(plan: SidePlan, block: int, identifier: str) -> int:
+        return plan.row_bytes(block) + INDEX_ENTRY_BYTES + len(identifier.encode())
+
+    def _pressure(self, used: int) -> float:
+        """The threshold at this use of the budget; infinite when what is not reserved is full."""
+        free = 1.0 - used / (self._limit * (1.0 - RESERVED))
+        return self._threshold / free if free > 0 else float("inf")
+
+    def worth(self, plan: SidePlan, counts: FloatArray, uses: FloatArray) -> FloatArray:
+        """[n, N] what each block is worth to its id. counts: [n]; uses: [n, N] A."""
+        sizes = plan.blocks.sizes
+        worth: FloatArray = counts[:, None] * uses * (sizes.max() / sizes) ** (4.0 / 3.0)
+        return worth
+
+    def admit(self, sides: tuple[SideDemand, SideDemand]) -> list[Held]:
+        """Decides which blocks the ids of a mini-batch hold. Changes nothing until `commit`.
+
+        Ids come in the order of the interactions, a user before the item of the same one. The threshold is that before the mini-batch.
+        So what an id gets depends on ids of interactions that are not later, and on nothing else of the mini-batch.
+
+        Args:
+            sides: users and items.
+
+        Returns:
+            For each side [n, N].
+        """
+        used, self._admitted = self.bytes, []
+        pressure, unreserved = self._pressure(used), self._limit * (1.0 - RESERVED)
+        result = [side.held.copy() for side in sides]
+        asking = [side.worth >= pressure for side in sides]
+        for k, row in _in_order(sides):
+            plan, identifier = self._plans[k], sides[k].ids[row]
+            for block in np.flatnonzero(~sides[k].held[row]).tolist():
+                cost = self._cost(plan, block, identifier)
+                enough = asking[k][row, block] and result[k][row, block - 1] if block else True
+                if enough and used + cost <= (unreserved if block else self._limit):
+                    result[k][row, block] = True
+                    used += cost
+                    self._admitted.append((plan.table(block), identifier, cost))
+        return result
+
+    def commit(self) -> None:
+        """Enters what the last `admit` decided, its rows having been scattered, and ends the mini-batch."""
+        self.step += 1
+        for table, identifier, cost in self._admitted:
+            self._index[table].add(identifier)
+            self.bytes += cost
+        self._admitted = []
+
+    def sweep(self) -> None:
+        """Takes blocks from ids that are worth too little, a bounded number per mini-batch, while the budget is nearly full."""
+        for plan in self._plans:
+            for block in reversed(range(len(plan.blocks.dims))):
+                if self.bytes < SWEPT_ABOVE * (1.0 - RESERVED) * self._limit:
+                    return
+                self._sweep(plan, block)
+
+    def _sweep(self, plan: SidePlan, block: int) -> None:
+        table = plan.table(block)
+        index = self._index[table]
+        visited = list(islice(index.irange(self._cursor[table], inclusive=(False, True)), SWEPT_AT_ONCE))
+        self._cursor[table] = visited[-1] if len(visited) == SWEPT_AT_ONCE else ""
+        if block + 1 < len(plan.blocks.dims):
+            visited = [i for i in visited if i not in self._index[plan.table(block + 1)]]
+        if not visited:
+            return
+        worth, seen = self._store.gather(table, visited)[:, -2:].astype(np.float64).T
+        worth = worth * 0.5 ** ((self.step - seen) / self._half_life)
+        least = min(self._pressure(self.bytes), self._threshold / SMALLEST_FREE) / FAR_BELOW
+        poor = [i for i, w in zip(visited, worth, strict=True) if w < least]
+        self._store.remove(table, poor)
+        for identifier in poor:
+            index.remove(identifier)
+            self.bytes -= self._cost(plan, block, identifier)
+        self.evicted += len(poor)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The clock hands and counters; what is held is in the store."""
+        return {
+            **pack_strings("budget/cursors", [self._cursor[table] for table in self._tables]),
+            "budget/counters": torch.tensor([self.bytes, self.evicted, self.step], dtype=torch.int64),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restores what `state_dict` gave; the store was read already."""
+        self._cursor = dict(zip(self._tables, unpack_strings("budget/cursors", state), strict=True))
+        self._index = {table: SortedList(identifier for identifier, _ in self._store.items(table)) for table in self._tables}
+        self.bytes, self.evicted, self.step = (int(n) for n in state["budget/counters"].tolist())
+        self._admitted = []
+
+
+def _in_order(sides: tuple[SideDemand, SideDemand]) -> list[tuple[int, int]]:
+    """(side, row) of the ids that lack a block, by first interaction, users first."""
+    lacking = [np.flatnonzero(~side.held.all(axis=1)) for side in sides]
+    order = [(int(side.first[row]), k, int(row)) for k, side in enumerate(sides) for row in lacking[k]]
+    return [(k, row) for _, k, row in sorted(order)]

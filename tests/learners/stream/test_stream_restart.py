@@ -1,0 +1,46 @@
+"""Over RocksDB with a small cache: the same predictions as in memory, and the same bits after a restart from a checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.state.options import RocksConfig
+from pipeline.state.rocks import RocksRowStore
+from pipeline.trainer import Trainer, trainer_tables
+from tests.learners.stream.running import config, everything, steps, trainer
+from tests.streams import synthetic_stream
+
+STREAM = synthetic_stream(320, seed=21, users=50, items=70)
+OPTIONS = [
+    {},
+    {"validation": "trace"},
+    {"method": "darts"},
+    {"memory_budget": 4000, "admission": 0.5, "half_life": 0.5},
+    {"memory_budget": 4000, "admission": 2.0, "validation": "trace"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_run_over_rocksdb_is_the_run_in_memory_also_across_a_restart(options: dict[str, Any], tmp_path: Path) -> None:
+    of = config(**options)
+    straight, memory = trainer(of)
+    whole = steps(straight, STREAM, 40)
+    store = RocksRowStore(RocksConfig(directory=tmp_path / "live", cache_bytes=20_000), trainer_tables(of))
+    first = Trainer(of, store)
+    before = steps(first, STREAM[:160], 40)
+    tensors, payload = first.tensors(), first.payload()
+    store.persist(store.capture(), tmp_path / "checkpoint")
+    steps(first, STREAM[:200], 40, first=160)  # goes on while the checkpoint waits, then is lost
+    store.close()
+    again = RocksRowStore(RocksConfig(directory=tmp_path / "again", cache_bytes=20_000, source=tmp_path / "checkpoint"), trainer_tables(of))
+    second = Trainer(of, again)
+    second.restore(tensors, payload)
+    after = steps(second, STREAM, 40, first=160)
+    np.testing.assert_array_equal(np.concatenate([before, after]), whole)
+    mine, theirs = everything(second, again, of), everything(straight, memory, of)
+    assert mine.keys() == theirs.keys()
+    for name, value in mine.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+    again.close()
