@@ -304,28 +304,31 @@ class Batcher:
         return not short
 
 
-def batches(source: Source, batcher: Batcher, *, stop: Callable[[], bool] = lambda: False, patience: float = 0.1) -> Iterator[MiniBatch]:
-    """Mini-batches until the pass is finished, the source exhausted, or `stop` says so; then what is not a whole one yet is left unread.
+def read(source: Source, batcher: Batcher, *, patience: float = 0.1) -> Iterator[MiniBatch | None]:
+    """Each mini-batch as it is closed, and None after each wait without one; ends with the reading, or where the source is exhausted.
 
     Args:
         source: hands out items in merged order; must stand where `batcher` does.
         batcher: cuts them.
-        stop: asked before each wait.
         patience: seconds of the longest wait.
     """
     batcher.start_from(source.start_offsets)
     if batcher.recorded:
         source.replay_to(batcher.recorded)
-    while not batcher.finished and not stop():
+    while not batcher.finished:
         if batcher.grows:
             batcher.start_from(source.add_partitions())
         if not batcher.is_full:  # what a pause held back can be a whole mini-batch
             batcher.add(source.poll_many(batcher.room, patience, batcher.ceilings))
         batch = batcher.close(exhausted=source.exhausted)
-        if batch is not None:
-            yield batch
-        elif source.exhausted:
+        if batch is None and source.exhausted:
             return
+        yield batch
+
+
+def batches(source: Source, batcher: Batcher, *, patience: float = 0.1) -> Iterator[MiniBatch]:
+    """As `read`, without what tells of waiting: for a source that comes to an end."""
+    return (batch for batch in read(source, batcher, patience=patience) if batch is not None)
 
 
 def _canonical(records: Sequence[ConsumedRecord]) -> tuple[Sequence[ConsumedRecord], Sequence[Triple]]:

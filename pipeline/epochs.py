@@ -1,8 +1,8 @@
-"""The passes of a run: its first reading up to the offline stage's end, that stage again, then the online stage. Pure, as `batching`.
+"""The epochs of a run: its first reading up to the offline stage's end, that stage again, then the online stage. Pure, as `batching`.
 
-A pass that reads again ends where the offline stage ended, at offsets known by then, and nothing in it is up to the clock: its mini-batches
-are a function of the stage's first and last offsets and of the batch size. So, unlike those of a first reading, their boundaries need not
-be read back after a crash.
+An epoch that reads again ends where the offline stage ended, at offsets known by then, and nothing in it is up to the clock: its
+mini-batches are a function of the stage's first and last offsets and of the batch size. So, unlike those of a first reading, their
+boundaries need not be read back after a crash.
 """
 
 from collections.abc import Callable, Generator, Mapping
@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TypeVar
 
-from pipeline.batching import MAX_LOOSE_LETTERS, Batcher, Source, Waiting
+from pipeline.batching import MAX_LOOSE_LETTERS, Batcher, Source, Waiting, read
 from pipeline.records import MiniBatch, RereadPosition, RunPosition
 
 S = TypeVar("S", bound=Source)
@@ -19,14 +19,14 @@ S = TypeVar("S", bound=Source)
 class RereadBatcher(Batcher):
     """Cuts the offline stage into mini-batches once more; the last one ends with it.
 
-    What is not to be trained on is passed over and not told again: late, duplicates and dead letters were in the first pass.
+    What is not to be trained on is passed over and not told again: late, duplicates and dead letters were told in the first epoch.
 
     Args:
         batch_size: interactions of a mini-batch.
-        position: where the pass stands.
+        position: where the epoch stands.
         step: last step done.
         end: partition -> offset where the offline stage ended.
-        refused: as `RunPosition`: what the first pass refused by the clock, this one refuses too.
+        refused: as `RunPosition`: what the first epoch refused by the clock, this one refuses too.
     """
 
     grows = False
@@ -58,7 +58,7 @@ class RereadBatcher(Batcher):
         return None if batch is None else replace(batch, epoch=self.epoch, late=0, duplicates=0, dead_letters=())
 
     def reread_position(self) -> RereadPosition:
-        """Where the pass stands after the last mini-batch closed."""
+        """Where the epoch stands after the last mini-batch closed."""
         position = self.position()
         return RereadPosition(epoch=self.epoch, next_offsets=position.next_offsets, deliveries=position.deliveries)
 
@@ -70,13 +70,13 @@ class RereadBatcher(Batcher):
 
 
 class Epochs:
-    """The batchers of all passes, and where the run stands among them.
+    """The batchers of all epochs, and where the run stands among them.
 
     Args:
         first: of what is read for the first time, in both stages; it `pauses` where `epochs` is above 1 and `position` does not know
             the offline stage's end.
         position: where the run stands.
-        epochs: passes over the offline stage.
+        epochs: how often the offline stage is read.
         batch_size: interactions of a mini-batch.
     """
 
@@ -96,11 +96,11 @@ class Epochs:
 
     @property
     def waiting(self) -> Waiting:
-        """What the first reading has read and not handed out in a mini-batch; a pass that reads again waits for nothing."""
+        """What the first reading has read and not handed out in a mini-batch; an epoch that reads again waits for nothing."""
         return self._first.waiting
 
     def position(self) -> RunPosition:
-        """Where the run stands after the last mini-batch closed. The end of the last pass is the online stage's beginning."""
+        """Where the run stands after the last mini-batch closed. The end of the last epoch is the online stage's beginning."""
         reread = self._reread
         is_between = reread is not None and not (reread.finished and reread.epoch == self._epochs)
         return replace(
@@ -113,15 +113,18 @@ class Epochs:
         """Where the first reading begins, before anything was read; see `Batcher.start_from`."""
         self._first.start_from(offsets)
 
-    def passes(self, source: S, read_again: Callable[[RunPosition], AbstractContextManager[S]]) -> Generator[tuple[S, Batcher], None, None]:
-        """Each pass's source and batcher, in turn; ends where one was not finished: the stream has ended, or the run was told to stop.
+    def read(
+        self, source: S, read_again: Callable[[RunPosition], AbstractContextManager[S]], *, patience: float = 0.1
+    ) -> Generator[MiniBatch | None, None, None]:
+        """The mini-batches of all readings in turn, and None after each wait without one (`pipeline.batching.read`).
 
         Args:
             source: of the first reading.
             read_again: opens a source that stands at a position and comes to an end.
+            patience: seconds of the longest wait.
         """
         if self._reread is None:
-            yield source, self._first
+            yield from read(source, self._first, patience=patience)
             if not self._first.finished:
                 return
             self._begin(2)
@@ -130,14 +133,14 @@ class Epochs:
             if not reread.finished:
                 with read_again(reread.position()) as again:
                     again.replay_to({reread.step: reread.ceilings})
-                    yield again, reread
+                    yield from read(again, reread, patience=patience)
             if not reread.finished:
                 return
             self._begin(reread.epoch + 1)
-        yield source, self._first
+        yield from read(source, self._first, patience=patience)
 
     def _begin(self, epoch: int) -> None:
-        """The pass of this number, or the online stage."""
+        """The epoch of this number, or the online stage."""
         if epoch > self._epochs:
             self._first.go_on(self.step)
             self._reread = None

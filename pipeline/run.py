@@ -2,19 +2,17 @@
 
     source → batcher → trainer (predict, score, learn) → prediction log, emitter → checkpoint
 
-once, or in as many passes as the offline stage is to be read: `pipeline.epochs`.
-
-The parts and how they are wired: `pipeline.assembly.parts`. One step: `pipeline.trainer`.
+The offline stage may be read more than once: `pipeline.epochs`. How the parts are built and closed: `pipeline.wiring`. One step:
+`pipeline.trainer`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.assembly.config import Ports, RunConfig
-from pipeline.assembly.parts import assemble
-from pipeline.batching import batches
+from pipeline.config import Ports, RunConfig
 from pipeline.failpoints import failpoint
+from pipeline.wiring import build
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,24 +44,30 @@ def train(config: RunConfig, ports: Ports) -> RunSummary:
     Raises:
         AutoembError: every error a user can meet; see `pipeline.errors`.
     """
-    with assemble(config, ports) as parts:
-        parts.keeper.first()
-        for source, batcher in parts.passes:
-            for batch in batches(source, batcher, stop=parts.housekeeping.stopping):
-                with parts.meter.step(len(batch.records)):
-                    result = parts.trainer.step(batch)
+    metrics: Mapping[str, Any] = {}
+    with build(config, ports) as run:
+        run.checkpoints.first()
+        for batch in run.batches:
+            if batch is not None:
+                with run.meter.step(len(batch.records)):
+                    result = run.trainer.step(batch)
                 failpoint("step")
-                parts.predictions.add(batch, result.scores, result.predictions, result.inputs)
-                parts.emitter.emit(result.metrics, batch)
-                parts.housekeeping.metrics = result.metrics
-                parts.keeper.after_step()
-        parts.keeper.last()
-        parts.housekeeping.report()
+                run.predictions.add(batch, result.scores, result.predictions, result.inputs)
+                run.emitter.emit(result.metrics, batch)
+                metrics = result.metrics
+            run.emitter.tick()
+            run.checkpoints.tick()
+            run.reporter.tick(metrics)
+            failpoint("poll")
+            if ports.stop():
+                break
+        run.checkpoints.last()
+        run.reporter.report(metrics)
         return RunSummary(
-            run_id=parts.run_id,
-            step=parts.epochs.step,
-            trained=parts.meter.total,
-            examples=parts.trainer.examples,
-            metrics=parts.housekeeping.metrics,
-            unread=parts.housekeeping.unread(),
+            run_id=run.run_id,
+            step=run.epochs.step,
+            trained=run.meter.total,
+            examples=run.trainer.examples,
+            metrics=metrics,
+            unread=run.source.unread(),
         )

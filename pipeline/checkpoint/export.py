@@ -59,7 +59,7 @@ def export_checkpoint(opened: OpenCheckpoint, learner: LearnerConfig, target: Pa
     of the id's last occurrence, 1/N for one without. An embedding is the id's numbers over all spaces, the smallest first.
 
     Args:
-        opened: with rows opened with the run's tables (`pipeline.assembly.predictor.tables_of`).
+        opened: with rows opened with the run's tables (`pipeline.predict.tables_of`).
         learner: the run's.
         target: a directory that does not exist yet, or is empty.
         rows_per_file: of each Parquet file.

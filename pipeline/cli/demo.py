@@ -16,12 +16,12 @@ from rich.table import Table
 from ops.broker_command import make_broker
 from ops.process import free_port
 from ops.topics import ensure_interactions_topic, ensure_metrics_topics
-from pipeline.assembly.config import RunConfig
 from pipeline.cli.options import stop_on_signals
 from pipeline.cli.progress import describe
 from pipeline.cli.replay import dataset_options, progress_bar
 from pipeline.cli.replay import describe as describe_replay
 from pipeline.cli.train import learner_config, ports, resolve_device, settings_of, train_options, trainer_config
+from pipeline.config import RunConfig
 from pipeline.errors import DatasetError
 from pipeline.run import RunSummary, train
 from producers.catalogue import load_dataset

@@ -12,11 +12,11 @@ import click
 import numpy as np
 import structlog
 
-from pipeline.assembly.predictor import Foreseen, Pair, Predictor, tables_of
 from pipeline.checkpoint.reading import open_newest
 from pipeline.checkpoint.store import CheckpointStore
 from pipeline.cli.options import configure_logging, logging_options
 from pipeline.errors import DatasetError
+from pipeline.predict import Foreseen, Pair, Predictor, tables_of
 from pipeline.records import FloatArray
 
 _log = structlog.get_logger()

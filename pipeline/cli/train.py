@@ -13,8 +13,6 @@ import torch
 from ops.prometheus_exporter import PrometheusExporter, parse_address
 from ops.topics import broker_kind, ensure_metrics_topics, partition_count, record_count, topic_id, wait_for_topic
 from ops.training_topics import check_for_training
-from pipeline.assembly.config import Ports, RunConfig
-from pipeline.assembly.housekeeping import Observer
 from pipeline.checkpoint.identity import read_identity
 from pipeline.cli.options import (
     broker_options,
@@ -27,10 +25,12 @@ from pipeline.cli.options import (
 )
 from pipeline.cli.progress import ProgressLog, describe
 from pipeline.cli.replay import EventTime
+from pipeline.config import Ports, RunConfig
 from pipeline.errors import BrokerError, ConfigurationError
 from pipeline.learners.config import METHODS, PRESETS, STREAM_METHODS, LearnerConfig, from_preset, parse_settings
 from pipeline.prequential.metrics import PrequentialConfig
 from pipeline.records import OfflineStage
+from pipeline.reporting import Observer
 from pipeline.run import train
 from pipeline.state.context import ContextConfig
 from pipeline.trainer import TrainerConfig

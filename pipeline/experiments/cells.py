@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.batching import Batcher, batches
+from pipeline.batching import Batcher
 from pipeline.checkpoint.identity import RunIdentity, flatten, read_identity, write_identity
 from pipeline.epochs import Epochs
 from pipeline.records import Interaction, MiniBatch, OfflineStage, RunPosition
@@ -55,7 +55,7 @@ def mini_batches(
         read: begins anew at the first interaction.
         batch_size: interactions of a mini-batch.
         offline: the first stage.
-        epochs: passes over it.
+        epochs: how often it is read.
     """
 
     def read_again(position: RunPosition) -> AbstractContextManager[MemorySource]:
@@ -63,8 +63,8 @@ def mini_batches(
 
     start = RunPosition()
     first = Batcher(batch_size=batch_size, position=start, offline=offline, pauses=epochs > 1)
-    for source, batcher in Epochs(first, start, epochs=epochs, batch_size=batch_size).passes(MemorySource(IterableLog(read)), read_again):
-        yield from batches(source, batcher)
+    stream = Epochs(first, start, epochs=epochs, batch_size=batch_size).read(MemorySource(IterableLog(read)), read_again)
+    return (batch for batch in stream if batch is not None)
 
 
 def run_cell(

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from pipeline.assembly.config import Ports, RunConfig
 from pipeline.checkpoint.identity import read_identity
+from pipeline.config import Ports, RunConfig
 from pipeline.errors import DatasetError
 from pipeline.experiments.cells import DONE, Progress, Stream, cell_settings, write_done
 from pipeline.run import train

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.batching import MAX_LOOSE_LETTERS, Batcher, batches
+from pipeline.batching import MAX_LOOSE_LETTERS, Batcher, batches, read
 from pipeline.deliveries import Chain, Remembered
 from pipeline.errors import ConfigurationError, OffsetError
 from pipeline.records import ConsumedRecord, Interaction, MiniBatch, OfflineStage, Remainder, RunPosition
@@ -69,13 +69,15 @@ def run(
     done, positions = [], []
     polls = itertools.count()
 
-    def stop() -> bool:
+    if limit == 0:
+        return done, positions
+    for batch in read(source, batcher, patience=0):
         assert next(polls) < 5_000, f"no end in sight after {len(done)} mini-batches"
-        return limit is not None and len(done) >= limit
-
-    for batch in batches(source, batcher, stop=stop, patience=0):
-        done.append(batch)
-        positions.append(batcher.position())
+        if batch is not None:
+            done.append(batch)
+            positions.append(batcher.position())
+        if limit is not None and len(done) >= limit:
+            break
     return done, positions
 
 
@@ -350,12 +352,14 @@ def test_added_partitions_are_read_from_their_start():
     assert batcher.position().next_offsets == {0: 4, 1: 4}
 
 
-def test_stop_leaves_the_partial_batch_unread():
+def test_a_stream_that_falls_silent_is_told_and_its_partial_batch_waits():
     log = log_of([[record(n, n).interaction for n in range(5)]])
     source = MemorySource(log, config=LIVE)
     batcher = Batcher(batch_size=2, position=RunPosition())
-    done = list(batches(source, batcher, stop=lambda: batcher.step == 2, patience=0))
-    assert [len(batch.records) for batch in done] == [2, 2]
+    told = list(itertools.islice(read(source, batcher, patience=0), 6))
+    assert [len(batch.records) for batch in told if batch is not None] == [2, 2]
+    assert told[-1] is None
+    assert batcher.waiting.interactions == 1
     assert batcher.position().next_offsets == {0: 4}
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.batching import Batcher, batches
+from pipeline.batching import Batcher
 from pipeline.checkpoint.position import position_from_json, position_to_json
 from pipeline.epochs import Epochs
 from pipeline.records import Interaction, MiniBatch, OfflineStage, RunPosition
@@ -54,16 +54,16 @@ def run(
     def read_again(at: RunPosition) -> Iterator[MemorySource]:
         yield MemorySource(log, at, config=ENDING, chunk=chunk)
 
-    def stop() -> bool:
+    if limit == 0:
+        return made, positions
+    for batch in whole.read(MemorySource(log, start, config=ENDING, chunk=chunk), read_again, patience=0):
         assert next(polls) < 20_000, f"no end in sight after {len(made)} mini-batches"
-        return limit is not None and len(made) >= limit
-
-    source = MemorySource(log, start, config=ENDING, chunk=chunk)
-    for reading, batcher in whole.passes(source, read_again):
-        for batch in batches(reading, batcher, stop=stop, patience=0):
+        if batch is not None:
             made.append(batch)
             assert whole.step == batch.step
             positions.append(position_from_json(position_to_json(whole.position())))
+        if limit is not None and len(made) >= limit:
+            break
     return made, positions
 
 

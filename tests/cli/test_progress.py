@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from pipeline.assembly.housekeeping import held_back_text
 from pipeline.cli import progress
 from pipeline.cli.progress import ProgressLog, describe
+from pipeline.reporting import held_back_text
 from pipeline.run import RunSummary
 
 RUNTIME = {"lag": 3, "interactions_per_second": 10.4}

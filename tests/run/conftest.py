@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import Producer
 
 from ops.topics import ensure_interactions_topic, ensure_metrics_topics, topic_id
-from pipeline.assembly.config import Ports, RunConfig
+from pipeline.config import Ports, RunConfig
 from pipeline.learners.config import from_preset
 from pipeline.prequential.metrics import PrequentialConfig
 from pipeline.records import Interaction
@@ -25,7 +25,9 @@ def trainer_config(
     method: str = "fse", *, task: str = "binary", context: str = "event", preset: str = "paper", **learner: Any
 ) -> TrainerConfig:
     """Small layers: the path is under test here, not the model."""
-    small = {"hidden": (16,), "controller_hidden": (8,), "dims": (2, 4, 8), **learner}
+    small: dict[str, Any] = {"controller_hidden": (8,), "dims": (2, 4, 8), **learner}
+    if preset != "stream":
+        small.setdefault("hidden", (16,))
     config = from_preset(preset, method=method, task=task, **small)
     return TrainerConfig(
         learner=config,

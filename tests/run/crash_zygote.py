@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from ops.topics import topic_id
-from pipeline.assembly.config import Ports, RunConfig
 from pipeline.cli.errors import render
+from pipeline.config import Ports, RunConfig
 from pipeline.errors import AutoembError
 from pipeline.failpoints import arm
 from pipeline.records import OfflineStage

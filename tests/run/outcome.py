@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.assembly.config import RunConfig
 from pipeline.checkpoint.reading import open_newest
 from pipeline.checkpoint.store import CheckpointStore
+from pipeline.config import RunConfig
 from pipeline.sink.prediction_log import read_predictions
 from tests.run.kafka_reading import read_all
 

@@ -9,14 +9,14 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 
-from pipeline.assembly.config import RunConfig
-from pipeline.assembly.predictor import checkpoint_trainer, tables_of
 from pipeline.checkpoint.export import export_checkpoint
 from pipeline.checkpoint.reading import open_newest
 from pipeline.checkpoint.store import CheckpointStore
 from pipeline.cli.main import main
+from pipeline.config import RunConfig
 from pipeline.errors import StateError
 from pipeline.learners.config import from_preset
+from pipeline.predict import checkpoint_trainer, tables_of
 from pipeline.prequential.metrics import PrequentialConfig
 from pipeline.sink.prediction_log import read_predictions
 from pipeline.state.context import ContextConfig

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.assembly.config import RunConfig
 from pipeline.checkpoint.store import CheckpointStore
+from pipeline.config import RunConfig
 from pipeline.deliveries import MAX_DATASETS
 from pipeline.records import Interaction
 from tests.run.conftest import Stream

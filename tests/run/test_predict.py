@@ -11,14 +11,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.assembly.config import RunConfig, trainer_of
-from pipeline.assembly.predictor import Pair, Predictor, tables_of
 from pipeline.checkpoint.reading import open_newest
 from pipeline.checkpoint.store import CheckpointStore
 from pipeline.cli.main import main
 from pipeline.cli.predict import read_pairs
+from pipeline.config import RunConfig, trainer_of
 from pipeline.errors import CheckpointError, DatasetError
 from pipeline.learners.config import PRESETS, from_preset
+from pipeline.predict import Pair, Predictor, tables_of
 from pipeline.prequential.metrics import PrequentialConfig
 from pipeline.records import OfflineStage
 from pipeline.sink.prediction_log import read_predictions

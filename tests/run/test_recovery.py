@@ -15,8 +15,8 @@ from confluent_kafka.admin import NewPartitions
 
 from ops.metadata import quiet_admin
 from ops.topics import ensure_interactions_topic
-from pipeline.assembly.config import RunConfig
 from pipeline.checkpoint.store import CheckpointStore
+from pipeline.config import RunConfig
 from pipeline.errors import AutoembError, CheckpointError, OffsetError, StateError, TopicError
 from tests.run.conftest import Stream
 from tests.run.kafka_reading import metrics_of

@@ -24,7 +24,7 @@ from pipeline.trainer import Trainer
 _log = structlog.get_logger()
 
 
-class CheckpointKeeper:
+class CheckpointManager:
     """Takes checkpoints of a run.
 
     Args:

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from pipeline.assembly.config import trainer_of
 from pipeline.checkpoint.contents import LoadedCheckpoint
 from pipeline.checkpoint.reading import OpenCheckpoint
+from pipeline.config import trainer_of
 from pipeline.learners.factory import make_learner
 from pipeline.records import FloatArray, Interaction, Labels, LearnerInputs, Predictions, SideContext
 from pipeline.rows import TableSpec

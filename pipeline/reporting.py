@@ -1,15 +1,13 @@
-"""What must happen beside the steps, also while the stream is silent: acknowledgements, ends of checkpoints, the runtime record."""
+"""The runtime record: what a run tells of itself every two seconds, also while the stream is silent."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipeline.assembly.notices import Notices
-from pipeline.checkpoint.keeper import CheckpointKeeper
+from pipeline.checkpoint.manager import CheckpointManager
 from pipeline.epochs import Epochs
-from pipeline.failpoints import failpoint
 from pipeline.meter import Meter
-from pipeline.sink.emitter import Emitter
+from pipeline.notices import Notices
 from pipeline.sink.runtime import RuntimeSink
 from pipeline.source.kafka import KafkaSource
 
@@ -20,14 +18,15 @@ _NAMED = 2  # partitions; all of them would fill the screen
 Observer = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
 
 
-class Housekeeping:
-    """Called between polls of the source.
+class RuntimeReporter:
+    """Emits runtime records, and tells the observers and the log.
 
     Args:
-        run_id: the run's.
-        observers: called every two seconds, and at the end, with the last step's metrics and the runtime record.
-        stop: asked after each round.
-        others: the parts looked after.
+        run_id: of the run.
+        meter: rates, latencies and memory.
+        runtime: where the records go.
+        checkpoints, source, epochs: what the records are about.
+        observers: called with the last step's metrics and the runtime record.
     """
 
     def __init__(
@@ -36,39 +35,26 @@ class Housekeeping:
         run_id: str,
         meter: Meter,
         runtime: RuntimeSink,
-        keeper: CheckpointKeeper,
-        emitter: Emitter,
+        checkpoints: CheckpointManager,
         source: KafkaSource,
         epochs: Epochs,
-        stop: Callable[[], bool],
         observers: tuple[Observer, ...],
     ) -> None:
         self._run_id = run_id
         self._meter = meter
         self._runtime = runtime
-        self._keeper = keeper
-        self._emitter = emitter
+        self._checkpoints = checkpoints
         self._source = source
         self._epochs = epochs
-        self._stop = stop
         self._observers = observers
         self._notices = Notices()
-        self.metrics: Mapping[str, Any] = {}
 
-    def stopping(self) -> bool:
-        """One round, cheap when nothing is due; then whether to stop."""
-        failpoint("poll")
-        self._emitter.tick()
-        self._keeper.tick()
+    def tick(self, metrics: Mapping[str, Any]) -> None:
+        """Reports where two seconds have gone since the last time. metrics: fields of the last step's record; empty before the first."""
         if self._meter.age >= RUNTIME_SECONDS:
-            self.report()
-        return self._stop()
+            self.report(metrics)
 
-    def unread(self) -> Sequence[str]:
-        """What the topic holds that was not read, and why: sentences for people."""
-        return self._source.unread()
-
-    def report(self) -> None:
+    def report(self, metrics: Mapping[str, Any]) -> None:
         """Emits a runtime record now and tells the observers."""
         waiting = self._epochs.waiting
         record = {
@@ -79,16 +65,16 @@ class Housekeeping:
             "waiting_interactions": waiting.interactions,
             "waiting_dead_letters": waiting.dead_letters,
             "batch_closes_in_seconds": waiting.closes_in,
-            "checkpoint_age_seconds": self._keeper.age_seconds,
-            "checkpoint_bytes": self._keeper.fresh_bytes,
+            "checkpoint_age_seconds": self._checkpoints.age_seconds,
+            "checkpoint_bytes": self._checkpoints.fresh_bytes,
             "buffer_size": {"source": self._source.buffered},
             "held_back_by": held_back_text(self._source.held_back_by),
             **self._meter.snapshot(),
         }
         self._runtime.emit(record)
-        self._notices.look(self.metrics, record)
+        self._notices.look(metrics, record)
         for observe in self._observers:
-            observe(self.metrics, record)
+            observe(metrics, record)
 
 
 def held_back_text(partitions: Mapping[int, float]) -> str | None:

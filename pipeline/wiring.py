@@ -1,22 +1,22 @@
-"""The parts of a run and how they are wired, from its state directory outwards."""
+"""How the parts of a run are built, wired and closed, from its state directory outwards."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-from pipeline.assembly.config import Ports, RunConfig
-from pipeline.assembly.housekeeping import Housekeeping
 from pipeline.batching import Batcher
 from pipeline.checkpoint.identity import RunIdentity, new_run_id, open_identity
-from pipeline.checkpoint.keeper import CheckpointKeeper
 from pipeline.checkpoint.lock import state_lock
+from pipeline.checkpoint.manager import CheckpointManager
 from pipeline.checkpoint.outputs import OutputTopics
 from pipeline.checkpoint.resume import Resumed, resume
 from pipeline.checkpoint.store import CheckpointStore
 from pipeline.checkpoint.writer import CheckpointWriter
+from pipeline.config import Ports, RunConfig
 from pipeline.epochs import Epochs
 from pipeline.meter import Meter
-from pipeline.records import RunPosition
+from pipeline.records import MiniBatch, RunPosition
+from pipeline.reporting import RuntimeReporter
 from pipeline.sink.dead_letters import DeadLetterSink
 from pipeline.sink.emitter import Emitter
 from pipeline.sink.metrics import MetricsSink
@@ -32,22 +32,32 @@ from pipeline.trainer import Trainer, trainer_tables
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Parts:
-    """What the main path works with. passes: each pass's source and batcher, in turn."""
+class Run:
+    """What the main path works with.
+
+    Attributes:
+        run_id: key prefix of its metrics.
+        batches: the mini-batches of all epochs in turn; None after each wait without one.
+        source: of the first reading.
+        epochs: where the run stands.
+        trainer, predictions, emitter, checkpoints, reporter: what every mini-batch passes through, in this order.
+        meter: latencies and rates.
+    """
 
     run_id: str
-    passes: Iterator[tuple[KafkaSource, Batcher]]
+    batches: Generator[MiniBatch | None, None, None]
+    source: KafkaSource
     epochs: Epochs
     trainer: Trainer
     predictions: PredictionLog
     emitter: Emitter
-    keeper: CheckpointKeeper
-    housekeeping: Housekeeping
+    checkpoints: CheckpointManager
+    reporter: RuntimeReporter
     meter: Meter
 
 
 @contextmanager
-def assemble(config: RunConfig, ports: Ports) -> Iterator[Parts]:
+def build(config: RunConfig, ports: Ports) -> Iterator[Run]:
     """Locks the state directory, finds where to go on, and builds every part there; lets go of all of them at the end.
 
     Raises:
@@ -57,7 +67,7 @@ def assemble(config: RunConfig, ports: Ports) -> Iterator[Parts]:
     with state_lock(config.state_dir), ExitStack() as closing:
         identity = open_identity(
             config.state_dir,
-            _wanted(config, ports),
+            _identity(config, ports),
             explicit_run_id=config.run_id,
             new_run=config.new_run,
             outputs=outputs.ends,
@@ -69,7 +79,7 @@ def assemble(config: RunConfig, ports: Ports) -> Iterator[Parts]:
         yield _connect(config, ports, closing, store=store, producer=producer, outputs=outputs, resumed=resumed)
 
 
-def _wanted(config: RunConfig, ports: Ports) -> RunIdentity:
+def _identity(config: RunConfig, ports: Ports) -> RunIdentity:
     learner = config.trainer.learner
     return RunIdentity(
         run_id=config.run_id or new_run_id(learner.method, learner.task),
@@ -93,16 +103,16 @@ def _connect(
     producer: RecordProducer,
     outputs: OutputTopics,
     resumed: Resumed,
-) -> Parts:
+) -> Run:
     run_id = resumed.identity.run_id
     rows, trainer = _restore(config, closing, store, resumed)
     source = closing.enter_context(_source(config, ports, resumed, _with_refused(resumed)))
     epochs = _epochs(config, resumed, trainer.examples)
-    passes = epochs.passes(source, lambda position: _source(replace(config, until_end=True), ports, resumed, position))
-    closing.callback(passes.close)
+    batches = epochs.read(source, lambda position: _source(replace(config, until_end=True), ports, resumed, position))
+    closing.callback(batches.close)
     predictions = _predictions(config, resumed)
     emitter = _emitter(config, ports, producer, resumed)
-    keeper = CheckpointKeeper(
+    checkpoints = CheckpointManager(
         every=config.checkpoint_every,
         seconds=config.checkpoint_seconds,
         state_dir=config.state_dir,
@@ -118,26 +128,25 @@ def _connect(
         outputs=outputs,
     )
     meter = Meter()
-    housekeeping = Housekeeping(
+    reporter = RuntimeReporter(
         run_id=run_id,
         meter=meter,
         runtime=_runtime(config, ports, closing),
-        keeper=keeper,
-        emitter=emitter,
+        checkpoints=checkpoints,
         source=source,
         epochs=epochs,
-        stop=ports.stop,
         observers=ports.observers,
     )
-    return Parts(
+    return Run(
         run_id=run_id,
-        passes=passes,
+        batches=batches,
+        source=source,
         epochs=epochs,
         trainer=trainer,
         predictions=predictions,
         emitter=emitter,
-        keeper=keeper,
-        housekeeping=housekeeping,
+        checkpoints=checkpoints,
+        reporter=reporter,
         meter=meter,
     )
 
@@ -179,7 +188,7 @@ def _restore(config: RunConfig, closing: ExitStack, store: CheckpointStore, resu
 
 
 def _epochs(config: RunConfig, resumed: Resumed, examples: int) -> Epochs:
-    position, passes = resumed.position, config.trainer.offline_epochs
+    position, epochs = resumed.position, config.trainer.offline_epochs
     read_once = position.offline_end is not None
     first = Batcher(
         batch_size=config.batch_size,
@@ -189,10 +198,10 @@ def _epochs(config: RunConfig, resumed: Resumed, examples: int) -> Epochs:
         batch_timeout=None if config.until_end else config.batch_timeout,
         offline=None if read_once else config.trainer.offline,
         examples=examples,
-        pauses=passes > 1 and not read_once,
+        pauses=epochs > 1 and not read_once,
         paused_at=resumed.paused_at,
     )
-    return Epochs(first, position, epochs=passes, batch_size=config.batch_size)
+    return Epochs(first, position, epochs=epochs, batch_size=config.batch_size)
 
 
 def _with_refused(resumed: Resumed) -> RunPosition:

@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.assembly.housekeeping import Observer
 from pipeline.checkpoint.identity import READER_OF_OLDER_STATE, flatten, unflatten
 from pipeline.errors import CheckpointError, ConfigurationError
 from pipeline.learners.config import learner_class
 from pipeline.prequential.metrics import PrequentialConfig
 from pipeline.records import Interaction, OfflineStage
+from pipeline.reporting import Observer
 from pipeline.sink.metrics import Format
 from pipeline.state.context import ContextConfig
 from pipeline.trainer import TrainerConfig
