@@ -96,7 +96,7 @@ def read_identity(state_dir: Path) -> RunIdentity | None:
         ) from error
     raise CheckpointError(
         f"{path} is of format {version}; this program reads format {FORMAT}",
-        why="another version of autoemb-pipeline has begun this run",
+        why="the run was begun by another version of this program",
         remedy=f"format 1: go on with commit {READER_OF_OLDER_STATE}; or begin anew with --new-run, or use another --state-dir",
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.assembly.config import RunConfig, trainer_of
 from pipeline.checkpoint.identity import (
     FORMAT,
     RunIdentity,
@@ -18,6 +19,10 @@ from pipeline.checkpoint.identity import (
     read_identity,
 )
 from pipeline.errors import CheckpointError, StateError
+from pipeline.learners.config import from_preset
+from pipeline.prequential.metrics import PrequentialConfig
+from pipeline.state.context import ContextConfig
+from pipeline.trainer import TrainerConfig
 
 WANTED = RunIdentity(
     run_id="fresh",
@@ -105,6 +110,19 @@ def test_state_of_another_format_is_refused_and_its_reader_named(tmp_path: Path)
         opened(tmp_path)
     assert "commit 605c1f6" in refused.value.remedy
     assert opened(tmp_path, new_run=True)[1]
+
+
+def test_a_checkpoint_from_before_the_configurations_parted_is_refused_and_its_reader_named() -> None:
+    learner = from_preset("paper")
+    bits = RunConfig(
+        topic="t",
+        state_dir=Path(),
+        trainer=TrainerConfig(learner=learner, context=ContextConfig(spaces=3), prequential=PrequentialConfig()),
+    ).bits()
+    assert trainer_of(bits, device="cpu").learner == learner
+    with pytest.raises(CheckpointError, match="cannot be used") as refused:
+        trainer_of({**bits, "learner.architecture": "paper"}, device="cpu")
+    assert "605c1f6" in refused.value.remedy
 
 
 def test_run_ids_are_unique() -> None:

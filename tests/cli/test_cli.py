@@ -16,8 +16,9 @@ from pipeline import errors
 from pipeline.cli.errors import render
 from pipeline.cli.main import COMMANDS, cli, main
 from pipeline.cli.replay import EventTime, Speed
-from pipeline.cli.train import DEFAULT_PRESET, learner_config, parse_settings, resolve_device
+from pipeline.cli.train import learner_config, resolve_device
 from pipeline.errors import AutoembError, ConfigurationError
+from pipeline.learners.paper.config import PaperConfig
 from tests.cli.cli_reference import render as render_reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,7 +81,7 @@ def test_no_broker_is_an_error_within_five_seconds_that_names_the_three_ways() -
     [
         (["replay", "--dataset", "no-such-thing", "--bootstrap-servers", "x:y"], 2, "host:port"),
         (["train", "--set", "colour=red"], 2, "no such setting"),
-        (["train", "--set", "row_rate=fast"], 2, "not a float"),
+        (["train", "--set", "drift=fast"], 2, "not a float"),
         (["train", "--method", "magic"], 2, "is not one of"),
         (["train", "--device", "cuda"], 2, "no CUDA device"),
         (["broker", "--port", "0"], 2, "1<=x<=65535"),
@@ -122,17 +123,12 @@ def test_speeds_and_unreadable_values() -> None:
             kind.convert("soon", None, None)
 
 
-def test_settings_take_the_type_of_their_default() -> None:
-    assert parse_settings(("dims=2,8", "row_rate=0.1", "shared_maps=true", "selection=hard")) == {
-        "dims": (2, 8),
-        "row_rate": 0.1,
-        "shared_maps": True,
-        "selection": "hard",
-    }
-    config = learner_config("fse", "binary", DEFAULT_PRESET, 3, "cpu", ("embedding_std=0.01",))
+def test_a_learner_is_configured_by_its_presets_settings() -> None:
+    config = learner_config("fse", "binary", "paper", 3, "cpu", ("embedding_std=0.01",))
+    assert isinstance(config, PaperConfig)
     assert (config.embedding_std, config.seed) == (0.01, 3)
-    with pytest.raises(ConfigurationError):
-        parse_settings(("seed=4",))
+    with pytest.raises(ConfigurationError, match="preset stream has no such setting"):
+        learner_config("fse", "binary", "stream", 3, "cpu", ("embedding_std=0.01",))
 
 
 def test_documents_and_remedies_name_only_commands_that_exist() -> None:

@@ -21,14 +21,17 @@ from schemas.codec import decode_interaction, encode_interaction
 from tests.conftest import TestBroker
 
 
+def small_layers(preset: str) -> dict[str, Any]:
+    """Widths and dimensions of a small learner."""
+    layers = {"controller_hidden": (8,), "dims": (2, 4, 8)}
+    return layers if preset == "stream" else {**layers, "hidden": (16,)}
+
+
 def trainer_config(
     method: str = "fse", *, task: str = "binary", context: str = "event", preset: str = "paper", **learner: Any
 ) -> TrainerConfig:
     """Small layers: the path is under test here, not the model."""
-    small: dict[str, Any] = {"controller_hidden": (8,), "dims": (2, 4, 8), **learner}
-    if preset != "stream":
-        small.setdefault("hidden", (16,))
-    config = from_preset(preset, method=method, task=task, **small)
+    config = from_preset(preset, method=method, task=task, **{**small_layers(preset), **learner})
     return TrainerConfig(
         learner=config,
         context=ContextConfig(mode=context, spaces=len(config.dims), with_classes=task == "rating"),

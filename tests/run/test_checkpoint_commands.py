@@ -21,7 +21,7 @@ from pipeline.prequential.metrics import PrequentialConfig
 from pipeline.sink.prediction_log import read_predictions
 from pipeline.state.context import ContextConfig
 from pipeline.trainer import TrainerConfig
-from tests.run.conftest import Stream
+from tests.run.conftest import Stream, small_layers
 from tests.streams import synthetic_stream
 
 pytestmark = pytest.mark.kafka
@@ -36,7 +36,7 @@ def trained(make_stream: Callable[..., Stream]) -> Train:
     def make(method: str = "autoemb", preset: str = "paper-layernorm") -> RunConfig:
         stream = make_stream()
         stream.send(synthetic_stream(2_400, seed=51, users=90, items=70))
-        learner = from_preset(preset, method=method, dims=DIMS, hidden=(16,), controller_hidden=(8,))
+        learner = from_preset(preset, method=method, **{**small_layers(preset), "dims": DIMS})
         trainer = TrainerConfig(learner=learner, context=ContextConfig(spaces=3), prequential=PrequentialConfig(window=1000))
         config = stream.config(trainer=trainer)
         stream.train(config)

@@ -24,7 +24,7 @@ from pipeline.records import OfflineStage
 from pipeline.sink.prediction_log import read_predictions
 from pipeline.state.context import ContextConfig
 from pipeline.trainer import TrainerConfig
-from tests.run.conftest import Stream, trainer_config
+from tests.run.conftest import Stream, small_layers, trainer_config
 from tests.streams import synthetic_stream
 
 kafka = pytest.mark.kafka
@@ -89,8 +89,7 @@ def test_the_next_mini_batch_from_the_checkpoint_is_what_training_then_predicted
 
 
 def small(method: str, preset: str, task: str, context: str) -> TrainerConfig:
-    layers = {"dims": (2, 4, 8), "hidden": (16,), "controller_hidden": (8,)}
-    config = from_preset(preset, method=method, task=task, **layers)
+    config = from_preset(preset, method=method, task=task, **small_layers(preset))
     return TrainerConfig(
         learner=config,
         context=ContextConfig(mode=context, spaces=3, with_classes=task == "rating"),

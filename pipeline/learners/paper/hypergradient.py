@@ -46,7 +46,7 @@ class Hypergradient:
     last: TrainedStep | None = field(default=None)
 
     def remember(self, forward: ForwardPass, target: Tensor) -> None:
-        """Keeps what the step about to be made from this pass starts from. Call before it is applied."""
+        """Keeps what the step about to be made from this forward pass starts from. Call before it is applied."""
         if self.xi > 0:
             dense = self.model.recommender.dense
             self.last = TrainedStep(

@@ -19,7 +19,7 @@ class Predicted:
 
     Attributes:
         inputs: as the learner got them.
-        forward: the pass that predicted it, graph included.
+        forward: the forward pass that predicted it, graph included.
     """
 
     inputs: LearnerInputs
@@ -52,9 +52,9 @@ class _Stateless:
 
 
 def training_part(model: PaperModel, predicted: Predicted, labels: Labels) -> tuple[ForwardPass, Tensor] | None:
-    """The pass and the targets W may learn from: all of the mini-batch but what is held out; None if that is nothing.
+    """The forward pass and the targets W may learn from: all of the mini-batch but what is held out; None if that is nothing.
 
-    Without held-out interactions this is the given pass, so nothing is computed again.
+    Without held-out interactions this is the given forward pass, so nothing is computed again.
     """
     rows = trainable(predicted.inputs)
     if len(rows) == len(predicted.inputs.user_ids):
@@ -165,6 +165,6 @@ class Bilevel:
 
 
 def descend(model: PaperModel, forward: ForwardPass, target: Tensor) -> None:
-    """One step of W from the pass it was predicted with."""
+    """One step of W from the forward pass it was predicted with."""
     slopes = gradients(model.loss(forward.logits, target), forward.point.leaves)
     model.recommender.apply(forward.point, slopes)

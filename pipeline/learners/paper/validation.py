@@ -54,7 +54,7 @@ class Replay:
         self._size = size
 
     def next(self, inputs: LearnerInputs, labels: Labels) -> Sample:
-        """Adds the newest mini-batch, unless its interactions were offered in an earlier pass, then draws."""
+        """Adds the newest mini-batch, unless its interactions were offered in an earlier epoch, then draws."""
         if not inputs.reread:
             self._reservoir.add(inputs, labels, trainable(inputs))
         return self._reservoir.sample(self._size)

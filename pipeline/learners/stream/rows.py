@@ -1,4 +1,4 @@
-"""One side's rows of the stream architecture in the row store: a table per block, so that a space's rows exist only where they are used.
+"""One side's rows of the stream learner in the row store: a table per block, so that a space's rows exist only where they are used.
 
 A row of block j is [d_j - d_(j-1) means | variance]; block 1's row goes on with the id's bias and its variance. Under a memory budget every
 row ends with what it was worth to its id when last seen, and the mini-batch of that (0: the id does not hold the block).
