@@ -234,7 +234,9 @@ def storage_options(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Passes over the offline stage; those after the first only train, and need a preset without context features.",
 )
-@click.option("--until-end", is_flag=True, help="Stop at the end of what the topic holds now; train the last partial batch.")
+@click.option(
+    "--until-end", is_flag=True, help="Stop at the end of what the topic's present partitions hold now; train the last partial batch."
+)
 @click.option(
     "--batch-timeout",
     type=click.FloatRange(min=0, min_open=True),

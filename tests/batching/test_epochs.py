@@ -1,9 +1,10 @@
 """Passes over the offline stage from a source in memory: any partitioning, dirt and interruption."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from pipeline.batching import Batcher
 from pipeline.checkpoint.position import position_from_json, position_to_json
 from pipeline.epochs import Epochs
 from pipeline.records import Interaction, MiniBatch, OfflineStage, RunPosition
-from pipeline.source import MemoryLog, MemorySource
+from pipeline.source import MemoryLog, MemorySource, SourceConfig
 from tests.batching.oracle import mini_batches
 from tests.batching.test_batches import ENDING, Values, batch_sizes, chunks, fetch_sizes, log_of
 from tests.strategies import partition_logs
@@ -31,8 +32,13 @@ def run(
     paused_at: int | None = None,
     fetches: Sequence[int] = (),
     limit: int | None = None,
+    config: SourceConfig = ENDING,
+    after: Callable[[int], None] = lambda _: None,
 ) -> tuple[list[MiniBatch], list[RunPosition]]:
-    """All mini-batches that follow `done`, as the main path makes them, and the position after each as a checkpoint gives it back."""
+    """All mini-batches that follow `done`, as the main path makes them, and the position after each as a checkpoint gives it back.
+
+    `after` is called with each step made.
+    """
     start, recorded = position or RunPosition(), recorded or {}
     chunk = chunks(fetches) if fetches else lambda: 500
     first = Batcher(
@@ -56,12 +62,13 @@ def run(
 
     if limit == 0:
         return made, positions
-    for batch in whole.read(MemorySource(log, start, config=ENDING, chunk=chunk), read_again, patience=0):
+    for batch in whole.read(MemorySource(log, start, config=config, chunk=chunk), read_again, patience=0):
         assert next(polls) < 20_000, f"no end in sight after {len(made)} mini-batches"
         if batch is not None:
             made.append(batch)
             assert whole.step == batch.step
             positions.append(position_from_json(position_to_json(whole.position())))
+            after(batch.step)
         if limit is not None and len(made) >= limit:
             break
     return made, positions
@@ -162,3 +169,40 @@ def test_what_came_late_to_a_live_stream_does_not_move_the_stages_end() -> None:
     values = [[early, online], [late]]
     resumed, _ = run(log_of(values), 2, offline, 2, recorded={b.step: b for b in made}, paused_at=1)
     assert [(b.epoch, b.records) for b in resumed] == [(1, [early]), (2, [early]), (1, [late, online])]
+
+
+def at_times(*seconds: int) -> list[Interaction]:
+    return [Interaction("u", f"i{second}", 1.0, second * 1000) for second in seconds]
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_a_partition_added_in_the_offline_stage_is_read_again_with_it_and_one_added_later_is_not(at: int) -> None:
+    log = log_of([at_times(0, 10, 20, 30, 40, 50, 60, 70)])
+    added = {1: at_times(15, 35), 4: at_times(45, 46)}  # after which step; the fourth lies in the second pass
+
+    def after(step: int) -> None:
+        if step in added:
+            partition = log.add_partition()
+            for interaction in added[step]:
+                log.append(partition, interaction)
+
+    live, offline = SourceConfig(topic="t", run_id="r", idle_timeout=0.0), OfflineStage(count=4)
+    whole, positions = run(log, 2, offline, 2, limit=8, config=live, after=after)
+    times = [[r.timestamp // 1000 for r in b.records] for b in whole]
+    assert times == [[0, 10], [15, 20], [0, 10], [15, 20], [30, 35], [40, 45], [46, 50], [60, 70]]
+    assert [sorted(b.next_offsets) for b in whole] == [[0], [0, 1], [0, 1], [0, 1], [0, 1, 2], [0, 1, 2], [0, 1, 2], [0, 1, 2]]
+    assert positions[-1].first_offsets == {0: 0, 1: 0, 2: 0}
+    assert positions[-1].offline_end == {0: 3, 1: 1}
+    resumed = run(
+        log,
+        2,
+        offline,
+        2,
+        done=whole[:at],
+        position=positions[at - 1] if at else None,
+        recorded={b.step: b for b in whole[at:]},
+        paused_at=2,
+        limit=8 - at,
+        config=live,
+    )
+    assert resumed == (whole[at:], positions[at:])

@@ -15,6 +15,7 @@ from ops.process import free_port
 from pipeline import errors
 from pipeline.cli.errors import render
 from pipeline.cli.main import COMMANDS, cli, main
+from pipeline.cli.options import Duration
 from pipeline.cli.replay import EventTime, Speed
 from pipeline.cli.train import learner_config, resolve_device
 from pipeline.errors import AutoembError, ConfigurationError
@@ -121,6 +122,17 @@ def test_speeds_and_unreadable_values() -> None:
     for kind in (EventTime(), Speed()):
         with pytest.raises(click.BadParameter):
             kind.convert("soon", None, None)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1.5s", 1.5), ("15m", 900), ("12h", 43_200), ("2d", 172_800)])
+def test_durations(text: str, seconds: float) -> None:
+    assert Duration().convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "2 weeks", "d", ""])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="no duration"):
+        Duration().convert(text, None, None)
 
 
 def test_a_learner_is_configured_by_its_presets_settings() -> None:

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions
 
 from ops.metadata import quiet_admin
 from ops.topics import ensure_interactions_topic
 from pipeline.checkpoint.store import CheckpointStore
+from pipeline.cli.progress import describe
 from pipeline.config import RunConfig
 from pipeline.errors import AutoembError, CheckpointError, OffsetError, StateError, TopicError
+from schemas.codec import encode_interaction
 from tests.run.conftest import Stream
 from tests.run.kafka_reading import metrics_of
 from tests.run.outcome import assert_same, outcome
@@ -170,25 +172,75 @@ def test_unread_records_deleted_are_never_skipped(make_stream: MakeStream) -> No
     assert "--new-run" in caught.value.remedy
 
 
-def test_added_partitions_are_taken_up_at_a_checkpoint(make_stream: MakeStream) -> None:
+def add_partition(stream: Stream, records: list[Any]) -> None:
+    """A second partition, with these records in it."""
+    admin = quiet_admin(stream.kafka)
+    admin.create_partitions([NewPartitions(stream.topic, 2)])[stream.topic].result(20)
+    until_done(lambda: write(stream.kafka, stream.topic, records, lambda _: 1), KafkaException)
+
+
+def test_added_partitions_are_taken_up_without_a_checkpoint(make_stream: MakeStream) -> None:
     stream = make_stream()
     stream.send(RECORDS[:1_200])
-    rounds = iter(range(10_000))
+    rounds, told = iter(range(10**6)), {"examples": 0, "lag": 0}
+    deadline = time.monotonic() + 40
 
     def stop() -> bool:
         if next(rounds) == 1:
-            admin = quiet_admin(stream.kafka)
-            admin.create_partitions([NewPartitions(stream.topic, 2)])[stream.topic].result(20)
-            until_done(lambda: write(stream.kafka, stream.topic, RECORDS[1_200:], lambda _: 1), KafkaException)
-        return False
+            add_partition(stream, RECORDS[1_200:])
+        assert time.monotonic() < deadline, told
+        return told["examples"] == 2_000
 
-    config = stream.config(checkpoint_every=2)
-    summary = stream.train(config, stop=stop)
-    assert summary.examples == 2_000
+    def observe(metrics: Mapping[str, Any], runtime: Mapping[str, Any]) -> None:
+        told.update(examples=metrics.get("examples", 0), lag=runtime["lag"])
+
+    config = stream.config(until_end=False, checkpoint_every=10_000)
+    summary = stream.train(config, stop=stop, observers=(observe,))
+    assert (summary.examples, summary.unread) == (2_000, ())
     last = metrics_of(stream.kafka, config.metrics_topic)[-1]
     assert (last["next_offsets_0"], last["next_offsets_1"]) == (1_200, 800)
-    again = stream.train(config)
+    again = stream.train(stream.config())
     assert (again.trained, again.examples) == (0, 2_000)
+
+
+def test_until_end_says_what_was_added_meanwhile_and_the_next_start_trains_it(make_stream: MakeStream) -> None:
+    stream = make_stream()
+    stream.send(RECORDS[:1_200])
+    rounds = iter(range(10**6))
+
+    def stop() -> bool:
+        if next(rounds) == 1:
+            add_partition(stream, RECORDS[1_200:])
+        return False
+
+    config = stream.config()
+    summary = stream.train(config, stop=stop)
+    assert summary.examples == 1_200
+    assert summary.unread[0].startswith("800 records of partitions [1] were not read")
+    assert "800 records of partitions [1]" in describe(summary, until_end=True, stopped=False)
+    again = stream.train(config)
+    assert (again.examples, again.unread) == (2_000, ())
+
+
+def test_until_end_is_not_done_before_an_open_transaction(make_stream: MakeStream) -> None:
+    stream = make_stream()
+    stream.send(RECORDS[:600])
+    producer = Producer({**stream.kafka, "transactional.id": f"tx-{stream.topic}"})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    for record in RECORDS[600:]:
+        producer.produce(stream.topic, encode_interaction(record))
+    assert producer.flush(30) == 0
+    lags: list[int] = []
+
+    def observe(_: Mapping[str, Any], runtime: Mapping[str, Any]) -> None:
+        lags.append(runtime["lag"])
+        if len(lags) == 2:
+            producer.commit_transaction(30)
+
+    summary = stream.train(stream.config(), observers=(observe,))
+    assert (summary.examples, summary.unread) == (2_000, ())
+    assert lags[0] == 1_400
 
 
 def test_the_checkpoint_before_a_damaged_one_gives_the_same_bits(make_stream: MakeStream) -> None:
