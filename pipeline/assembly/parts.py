@@ -17,6 +17,7 @@ from pipeline.checkpoint.writer import CheckpointWriter
 from pipeline.epochs import Epochs
 from pipeline.meter import Meter
 from pipeline.records import RunPosition
+from pipeline.redaction import keep_settings_secret
 from pipeline.sink.dead_letters import DeadLetterSink
 from pipeline.sink.emitter import Emitter
 from pipeline.sink.metrics import MetricsSink
@@ -53,6 +54,7 @@ def assemble(config: RunConfig, ports: Ports) -> Iterator[Parts]:
     Raises:
         AutoembError: the directory is in use or holds another run, the topic is another one, the broker does not answer, ...
     """
+    keep_settings_secret(ports.kafka)
     outputs = OutputTopics(kafka=ports.kafka, metrics=config.metrics_topic, dead_letters=config.dead_letter_topic, registry=ports.registry)
     with state_lock(config.state_dir), ExitStack() as closing:
         identity = open_identity(

@@ -15,7 +15,15 @@ from ops.topics import broker_kind, ensure_metrics_topics, partition_count, reco
 from pipeline.assembly.config import Ports, RunConfig
 from pipeline.assembly.housekeeping import Observer
 from pipeline.checkpoint.identity import read_identity
-from pipeline.cli.options import broker_options, configure_logging, kafka_settings, logging_options, registry_option, stop_on_signals
+from pipeline.cli.options import (
+    broker_options,
+    configure_logging,
+    kafka_settings,
+    logging_options,
+    open_registry,
+    registry_option,
+    stop_on_signals,
+)
 from pipeline.cli.progress import ProgressLog, describe
 from pipeline.cli.replay import EventTime
 from pipeline.errors import BrokerError, ConfigurationError
@@ -277,6 +285,7 @@ def command(topic: str, until_end: bool, **options: Any) -> int:
     configure_logging(options["log_format"])
     config = run_config(topic, until_end=until_end, **options)
     kafka = kafka_settings(options["bootstrap_servers"], options["kafka_config"])
+    registry = open_registry(options["schema_registry"], options["schema_registry_config"])
     if config.exactly_once and broker_kind(kafka) == "tansu":
         raise BrokerError(
             "--exactly-once-metrics needs Apache Kafka",
@@ -291,7 +300,7 @@ def command(topic: str, until_end: bool, **options: Any) -> int:
             return 0
         config = with_offline_stage(config, kafka, options["offline_until"], options["offline_fraction"], options["offline_epochs"])
         ensure_metrics_topics(kafka, config.metrics_topic, config.runtime_topic, config.dead_letter_topic)
-        summary = train(config, ports(config, kafka, options["schema_registry"], stopping.is_set, (ProgressLog(), *observers)))
+        summary = train(config, ports(config, kafka, registry, stopping.is_set, (ProgressLog(), *observers)))
     click.echo(describe(summary, until_end=until_end, stopped=stopping.is_set()))
     return 0
 
@@ -342,10 +351,9 @@ def run_config(topic: str, *, until_end: bool, **options: Any) -> RunConfig:
 
 
 def ports(
-    config: RunConfig, kafka: Mapping[str, str], schema_registry: str | None, stop: Callable[[], bool], observers: tuple[Any, ...]
+    config: RunConfig, kafka: Mapping[str, str], registry: RegistryCodec | None, stop: Callable[[], bool], observers: tuple[Any, ...]
 ) -> Ports:
     """What the main path is connected to."""
-    registry = RegistryCodec(schema_registry) if schema_registry else None
     return Ports(
         kafka=kafka,
         decoder=InteractionDecoder(registry=registry),
