@@ -28,9 +28,8 @@ def registry_settings(url: str | None, config_file: Path | None, env: Mapping[st
     if not settings:
         return None
     if "url" not in settings:
-        raise ConfigurationError(
-            f"{config_file} names no registry", why="it has no url", remedy="add url=http://HOST:PORT, or --schema-registry URL"
-        )
+        remedy = "add url=http://HOST:PORT, or give --schema-registry URL"
+        raise ConfigurationError(f"{config_file} names no registry", why="it has no url", remedy=remedy)
     if env.get(USER_INFO_VARIABLE):
         settings.setdefault("basic.auth.user.info", env[USER_INFO_VARIABLE])
     for name in _NUMBERS & settings.keys():

@@ -1,4 +1,4 @@
-"""Files that only their owner may read: directories 700, files 600, those included that libraries create (RocksDB, Parquet, safetensors)."""
+"""Files that only their owner may read: directories 700, files 600, those included that libraries create (RocksDB)."""
 
 import os
 import stat
@@ -22,7 +22,7 @@ def private_files() -> Iterator[None]:
     The umask is the process's, and RocksDB and Parquet ask nothing else; so other threads' files are private meanwhile too. Blocks may
     overlap in several threads: the former umask comes back when the last one ends.
     """
-    global _holders, _umask_before  # one umask a process
+    global _holders, _umask_before  # noqa: PLW0603  # one umask a process
     with _lock:
         if _holders == 0:
             _umask_before = os.umask(PRIVATE_UMASK)

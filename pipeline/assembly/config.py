@@ -31,8 +31,8 @@ class RunConfig:
         batch_timeout: seconds that close a partial mini-batch on a live stream; None never does.
         idle_timeout: seconds that other partitions wait for one that is at its end.
         until_end: stop at the end of what the topic holds now.
-        checkpoint_every, checkpoint_seconds: steps, and time, after which the next checkpoint is due; whichever comes first. One of step 0 is
-            written before anything is trained, and none while nothing has changed.
+        checkpoint_every, checkpoint_seconds: steps, and time, after which the next checkpoint is due; whichever comes first. One of
+            step 0 is written before anything is trained, and none while nothing has changed.
         checkpoints_kept: how many stay.
         cache_bytes: memory of the row cache.
         predictions_kept: interactions in the prediction log; 0 switches it off.

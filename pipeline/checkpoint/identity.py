@@ -1,6 +1,6 @@
 """Who a run is: its id, and everything that decides its bits. Written at the start into ``run.json`` of the state directory.
 
-Twice: before the checkpoint of step 0, and again (`RunIdentity.begun`) when that checkpoint is durable and before anything is trained or sent.
+Twice: before the checkpoint of step 0, and again (`RunIdentity.begun`) when that checkpoint is durable, before anything is trained or sent.
 So a run that has begun has had a checkpoint ever since, and one that has none is damaged, not new.
 """
 
@@ -35,8 +35,8 @@ class RunIdentity:
         configuration: flat names -> values of all that decides the bits once the stream is given.
         topic_id: the interactions topic's id (KIP-516): a recreated topic of the same name has another.
         metrics_start, dead_letters_start: end offsets of the output topics when the run began; where its own records are looked for.
-        begun: the checkpoint of step 0 has been written. False in one window only: between the first ``run.json`` and that checkpoint, in which
-            nothing is trained and nothing sent. (Runs of versions without this field may have trained anything.)
+        begun: the checkpoint of step 0 has been written. False in one window only: between the first ``run.json`` and that checkpoint, in
+            which nothing is trained and nothing sent. (Runs of versions without this field may have trained anything.)
     """
 
     run_id: str
@@ -110,7 +110,7 @@ def open_identity(
         The identity; a new one has not `begun`.
 
     Raises:
-        CheckpointError: the configuration differs from the run's; the message names each field. Or checkpoints lie there without an identity.
+        CheckpointError: the configuration differs from the run's; the message names each field. Or checkpoints lie there without one.
         StateError: another run id, or the topic was recreated.
     """
     found = None if new_run else read_identity(state_dir)

@@ -120,7 +120,7 @@ def test_a_run_that_began_on_an_empty_topic_knows_where(make_stream: MakeStream)
     assert (first, position["next_offsets"], position["first_offsets"]) == (0, {"0": 0, "1": 0}, {"0": 0, "1": 0})
     stream.send(RECORDS, 2)
     delete_before(stream, -1, partition=1)
-    with pytest.raises(OffsetError, match="Partition 1 .* and this run stands at 0"):
+    with pytest.raises(OffsetError, match=r"Partition 1 .* and this run stands at 0"):
         stream.train(config)
 
 
@@ -157,7 +157,7 @@ def test_an_added_partition_must_be_whole(make_stream: MakeStream) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.2)
     delete_before(stream, 400, partition=1)
-    with pytest.raises(TopicError, match="Partition 1 .* begins at offset 400, and this run stands at 0"):
+    with pytest.raises(TopicError, match=r"Partition 1 .* begins at offset 400, and this run stands at 0"):
         stream.train(config)
 
 
