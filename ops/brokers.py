@@ -1,6 +1,7 @@
 """Finding a broker, and the client settings to reach it (design, Brokers)."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from confluent_kafka.admin import AdminClient
 
 from ops.process import answers_tcp
 from pipeline.errors import BrokerError, ConfigurationError
+from pipeline.redaction import HIDDEN, keep_settings_secret
 
 ENVIRONMENT_VARIABLE = "AUTOEMB_BOOTSTRAP_SERVERS"
 DEFAULT_BOOTSTRAP = "localhost:9092"
@@ -23,6 +25,7 @@ _THREE_WAYS = (
     "  autoemb-pipeline broker                     local Apache Kafka if KAFKA_HOME is set, else the embedded broker\n"
     f"  --bootstrap-servers HOST:PORT               a broker you have (or {ENVIRONMENT_VARIABLE}=HOST:PORT)"
 )
+_KEY = re.compile(r"[a-z][a-z0-9._-]*")
 # Settings on which the guarantees rest: exactly once, in order, nothing skipped.
 _OURS = {
     "acks": "a record counts as written when all in-sync replicas have it",
@@ -90,11 +93,7 @@ def load_kafka_config(path: Path) -> dict[str, str]:
     Raises:
         ConfigurationError: the file cannot be read or parsed; a key is unknown, has an unusable value, or is one the guarantees rest on.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"The Kafka settings in {path} cannot be read", why=str(error), remedy="correct --kafka-config") from error
-    settings = _parse_json(path, text) if text.lstrip().startswith("{") else _parse_properties(path, text)
+    settings = read_settings(path)
     for key in settings:
         if key in _OURS:
             raise ConfigurationError(f"{path}: {key} cannot be changed", why=_OURS[key], remedy=f"remove the line of {key}")
@@ -103,11 +102,35 @@ def load_kafka_config(path: Path) -> dict[str, str]:
         # Librdkafka may name an alias of the key instead of the key.
         culprit = next((key for key, value in settings.items() if _refusal({key: value})), "")
         raise ConfigurationError(
-            f"{path}: {culprit}: {problem}" if culprit else f"{path}: {problem}",
+            f"{path}: {culprit}: {_without_values(problem, settings)}" if culprit else f"{path}: {_without_values(problem, settings)}",
             why="librdkafka, the Kafka client, does not accept it",
             remedy="see CONFIGURATION.md of librdkafka for names and values",
         )
     return settings
+
+
+def read_settings(path: Path) -> dict[str, str]:
+    """Settings of a client from a properties file (``key=value``, # comments) or a JSON object; their secrets are hidden from now on.
+
+    Raises:
+        ConfigurationError: the file cannot be read or parsed. No message holds anything but names and line numbers.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"The settings in {path} cannot be read", why=str(error), remedy=f"ls -l {path}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"The settings in {path} cannot be read", why="it is not UTF-8", remedy="write it as UTF-8") from error
+    settings = _parse_json(path, text) if text.lstrip().startswith("{") else _parse_properties(path, text)
+    keep_settings_secret(settings)
+    return settings
+
+
+def _without_values(message: str, settings: Mapping[str, str]) -> str:
+    """A message of the client's, without the values it may quote: one may be a secret in the wrong line."""
+    for value in settings.values():
+        message = message.replace(f'"{value}"', HIDDEN)
+    return message
 
 
 def _refusal(settings: Mapping[str, str]) -> str | None:
@@ -128,8 +151,8 @@ def _parse_properties(path: Path, text: str) -> dict[str, str]:
         if not stripped or stripped.startswith(("#", "!")):
             continue
         key, equals, value = (part.strip() for part in stripped.partition("="))
-        if not equals or not key:
-            raise ConfigurationError(f"{path}, line {number}: {stripped!r} is not key=value", remedy="write one key=value on each line")
+        if not equals or not _KEY.fullmatch(key):  # what stands in the key's place may be a part of a secret: it is not shown
+            raise ConfigurationError(f"{path}, line {number}: not key=value", remedy="write one key=value on each line")
         if key in settings:
             raise ConfigurationError(f"{path}, line {number}: {key} is given twice", remedy="remove one of the two lines")
         settings[key] = value

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 from ops.brokers import client_config
+from ops.registry_settings import registry_settings
 from ops.state_directory import StateDirectoryProblem, examine_state_directory
 from ops.topics import SettingProblem, broker_kind, mending_command, partition_count, setting_problems
 from ops.training_topics import deleting_settings, in_words, kept_for, training_problems
 from pipeline.errors import AutoembError, ConfigurationError
+from pipeline.redaction import redact
+from schemas.registry import checked_settings
 
 DISTRIBUTION = "autoemb-pipeline"
 _REGISTRY_SECONDS = 5
@@ -46,7 +49,8 @@ class DoctorConfig:
         bootstrap_servers, kafka_config: as given to every other command; None looks for a broker in the usual order.
         topic: the interactions topic.
         metrics, runtime, dead_letters: the output topics.
-        schema_registry: its URL; None when none is used.
+        schema_registry: its URL; None when none is used, unless its file names one.
+        schema_registry_config: settings of its client, credentials among them.
         state_dir: of the trainer; None examines none.
         device: what `train` would be asked for.
         longest_outage: seconds that a trainer may be away: the interactions are then judged as `train` judges them; None: as `replay` does,
@@ -61,14 +65,15 @@ class DoctorConfig:
     runtime: str = "autoemb.runtime"
     dead_letters: str = "interactions.dlq"
     schema_registry: str | None = None
+    schema_registry_config: Path | None = None
     state_dir: Path | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     longest_outage: float | None = None
     min_free_bytes: int = 2 << 30
 
     def __post_init__(self) -> None:
-        if self.schema_registry is not None and not self.schema_registry.startswith(("http://", "https://")):
-            raise ConfigurationError(f"{self.schema_registry!r} is not the URL of a schema registry", remedy="give http://HOST:PORT")
+        if self.schema_registry is not None:
+            checked_settings({"url": self.schema_registry})
         if self.min_free_bytes < 0:
             raise ConfigurationError("The least free space cannot be negative", remedy="give 0 or more bytes")
 
@@ -84,8 +89,8 @@ def examine(config: DoctorConfig, env: Mapping[str, str]) -> Iterator[Finding]:
     if config.state_dir is not None:
         yield from _state(config.state_dir, config.min_free_bytes)
     yield from _broker_and_topics(config, env)
-    if config.schema_registry is not None:
-        yield _registry(config.schema_registry)
+    if config.schema_registry is not None or config.schema_registry_config is not None:
+        yield _guarded("schema registry", lambda: _registry(config, env))
 
 
 def _guarded(subject: str, look: Callable[[], Finding]) -> Finding:
@@ -198,15 +203,17 @@ def _kept(kafka: Mapping[str, str], topic: str, problems: Sequence[SettingProble
     return Finding(subject=f"topic {topic}", ok=False, text=text, remedy=mending_command(kafka["bootstrap.servers"], topic, problems))
 
 
-def _registry(url: str) -> Finding:
+def _registry(config: DoctorConfig, env: Mapping[str, str]) -> Finding:
+    settings = registry_settings(config.schema_registry, config.schema_registry_config, env) or {}
+    url = settings["url"]
     try:
         client = importlib.import_module("confluent_kafka.schema_registry")
     except ImportError as error:
         remedy = f"{sys.executable} -m pip install 'autoemb-pipeline[registry]'"
         return Finding(subject="schema registry", ok=False, text=f"its client is not installed: {error}", remedy=remedy)
     try:
-        subjects = client.SchemaRegistryClient({"url": url, "timeout": _REGISTRY_SECONDS, "max.retries": 0}).get_subjects()
+        subjects = client.SchemaRegistryClient({**settings, "timeout": _REGISTRY_SECONDS, "max.retries": 0}).get_subjects()
     except Exception as error:  # noqa: BLE001  # the client lets its HTTP library's errors through, whichever that is
         remedy = f"curl {url}/subjects; or start one: docker compose --profile registry up -d"
-        return Finding(subject="schema registry", ok=False, text=f"does not answer at {url}: {error}", remedy=remedy)
+        return Finding(subject="schema registry", ok=False, text=redact(f"does not answer at {url}: {error}"), remedy=remedy)
     return Finding(subject="schema registry", ok=True, text=f"{len(subjects)} subjects at {url}")

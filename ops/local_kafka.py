@@ -18,6 +18,7 @@ from typing import Self
 from ops.broker_process import Broker
 from ops.process import LOG_TAIL_LINES, LOOPBACK, ServerProcess, free_port, port_is_free
 from pipeline.errors import BrokerError, ConfigurationError
+from pipeline.private import private_files
 
 _MAX_PORT = 65_535
 _JAVA_REMEDY = "install Java 17 or newer (Debian: apt-get install openjdk-17-jre-headless) or point JAVA_HOME at one"
@@ -143,7 +144,7 @@ class LocalKafka(Broker):
         """
         if self._server.running():
             return self
-        with _hold(self.config.data_dir) as descriptor:
+        with private_files(), _hold(self.config.data_dir) as descriptor:
             self._check_ports()
             self._log4j2.write_text(_LOG4J2, encoding="utf-8")
             self.config.properties_file.write_text(self.config.to_properties(), encoding="utf-8")
@@ -188,7 +189,8 @@ def _hold(data_dir: Path) -> Iterator[int]:
     """
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(data_dir / "LOCK", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(data_dir / "LOCK", os.O_RDWR | os.O_CREAT, 0o600)
+        data_dir.chmod(0o700)  # made by an earlier version: what lies in it may be readable, but nobody gets there
     except OSError as error:
         raise BrokerError(
             f"The data directory {data_dir} cannot be used", why=str(error), remedy="choose another one (--data-dir)"

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.errors import BrokerError
+from pipeline.private import PRIVATE_UMASK, private_files
 
 LOOPBACK = "127.0.0.1"
 LOG_TAIL_LINES = 15
@@ -102,9 +103,11 @@ class ServerProcess:
         if self.running():
             return
         self.stop()
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        self._log_start = self._log.stat().st_size if self._log.exists() else 0
-        with self._log.open("ab") as log:
+        with private_files():
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            log_file = self._log.open("ab")
+        self._log_start = self._log.stat().st_size
+        with log_file as log:
             try:
                 self._process = subprocess.Popen(  # noqa: S603  # a fixed program, no shell
                     self._command,
@@ -114,6 +117,7 @@ class ServerProcess:
                     env={**os.environ, **self._environment},
                     start_new_session=True,
                     pass_fds=inherits,
+                    umask=PRIVATE_UMASK,  # its data are users' interactions
                 )
             except OSError as error:
                 raise BrokerError(f"{self._name} could not be started", why=str(error)) from error

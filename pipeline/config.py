@@ -10,11 +10,12 @@ from pipeline.errors import CheckpointError, ConfigurationError
 from pipeline.learners.config import learner_class
 from pipeline.prequential.metrics import PrequentialConfig
 from pipeline.records import Interaction, OfflineStage
-from pipeline.reporting import Observer
 from pipeline.sink.metrics import Format
 from pipeline.state.context import ContextConfig
 from pipeline.trainer import TrainerConfig
 from schemas.registry import RegistryCodec
+
+Observer = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +118,7 @@ class Ports:
         topic_id: the interactions topic's.
         registry: for Avro metrics in the registry's wire format.
         stop: asked between polls.
-        observers: see `Housekeeping`.
+        observers: see `pipeline.reporting.RuntimeReporter`.
     """
 
     kafka: Mapping[str, str]

@@ -3,6 +3,8 @@
 Each error says what happened, why, and the command that mends it; `pipeline.cli` alone turns it into a message and an exit code.
 """
 
+from pipeline.redaction import redact
+
 
 class AutoembError(Exception):
     """Root of the tree.
@@ -11,15 +13,15 @@ class AutoembError(Exception):
         what: what happened, one sentence.
         why: the cause, as far as it is known.
         remedy: the command or change that mends it.
+
+    Secrets are taken out of all three: errors go to logs, terminals and dead letters.
     """
 
     exit_code = 1
 
     def __init__(self, what: str, *, why: str = "", remedy: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.why = why
-        self.remedy = remedy
+        self.what, self.why, self.remedy = redact(what), redact(why), redact(remedy)
+        super().__init__(self.what)
 
 
 class ConfigurationError(AutoembError):

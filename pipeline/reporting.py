@@ -1,10 +1,11 @@
 """The runtime record: what a run tells of itself every two seconds, also while the stream is silent."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.checkpoint.manager import CheckpointManager
+from pipeline.config import Observer
 from pipeline.epochs import Epochs
 from pipeline.meter import Meter
 from pipeline.notices import Notices
@@ -14,8 +15,6 @@ from pipeline.source.kafka import KafkaSource
 RUNTIME_SECONDS = 2.0
 _NOTABLE_SECONDS = 1.0  # a shorter wait is a fetch under way
 _NAMED = 2  # partitions; all of them would fill the screen
-
-Observer = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
 
 
 class RuntimeReporter:

@@ -16,6 +16,7 @@ from pipeline.config import Ports, RunConfig
 from pipeline.epochs import Epochs
 from pipeline.meter import Meter
 from pipeline.records import MiniBatch, RunPosition
+from pipeline.redaction import keep_settings_secret
 from pipeline.reporting import RuntimeReporter
 from pipeline.sink.dead_letters import DeadLetterSink
 from pipeline.sink.emitter import Emitter
@@ -63,6 +64,7 @@ def build(config: RunConfig, ports: Ports) -> Iterator[Run]:
     Raises:
         AutoembError: the directory is in use or holds another run, the topic is another one, the broker does not answer, ...
     """
+    keep_settings_secret(ports.kafka)
     outputs = OutputTopics(kafka=ports.kafka, metrics=config.metrics_topic, dead_letters=config.dead_letter_topic, registry=ports.registry)
     with state_lock(config.state_dir), ExitStack() as closing:
         identity = open_identity(

@@ -9,10 +9,12 @@ from typing import Any
 
 from pipeline.errors import AutoembError, BrokerError, ConfigurationError, DecodeError
 from pipeline.records import Interaction
+from pipeline.redaction import keep_secret, keep_settings_secret
 from schemas.avro import parse, read_body, schema_text, write_body
 from schemas.codec import INTERACTION_SCHEMA, checked_interaction, decode_interaction, encode_checked
 from schemas.metrics import RecordFormat
 
+USER_INFO_VARIABLE = "AUTOEMB_SCHEMA_REGISTRY_USER_INFO"
 REGISTRY_MAGIC = b"\x00"
 HEADER_BYTES = 5
 _NO_SUCH_SCHEMA = 40403  # the registry's own code: a bare 404 may come from a wrong URL and must not condemn records
@@ -25,14 +27,15 @@ class RegistryCodec:
 
     Args:
         config: the registry's URL, or the settings of confluent_kafka's SchemaRegistryClient (``url``, ``basic.auth.user.info``,
-            ``ssl.ca.location``, ...). Requests time out after 10 s and are tried 4 times unless it says otherwise.
+            ``ssl.ca.location``, ...). Requests time out after 10 s and are tried 4 times unless it says otherwise. The URL holds no
+            credentials: it is shown in messages.
 
     Raises:
         ConfigurationError: the extra is not installed, or the settings are refused.
     """
 
     def __init__(self, config: str | Mapping[str, Any]) -> None:
-        settings = {"url": config} if isinstance(config, str) else dict(config)
+        settings = checked_settings({"url": config} if isinstance(config, str) else config)
         self.url = str(settings.get("url", ""))
         self._client = _open_client({"timeout": 10, "retries.wait.ms": 200, **settings})
         self._interaction = parse(INTERACTION_SCHEMA)
@@ -123,6 +126,27 @@ class RegistryCodec:
         return BrokerError(
             f"The schema registry at {self.url} did not {what}.", why=why, remedy="Check --schema-registry, its credentials and its log."
         )
+
+
+def checked_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a registry's client; their secrets are hidden from now on wherever they would leave the process.
+
+    Raises:
+        ConfigurationError: the URL is none, or holds credentials.
+    """
+    keep_settings_secret(config)
+    url = str(config.get("url", ""))
+    if "@" in url:
+        keep_secret(url.rpartition("@")[0].rpartition("://")[2])
+        raise ConfigurationError(
+            "The schema registry's URL holds credentials",
+            why="`ps` shows them to every user of this machine, and messages name the URL",
+            remedy=f"give the URL without them, and user:password in the environment variable {USER_INFO_VARIABLE},\n"
+            "or as basic.auth.user.info in a file that only you can read: --schema-registry-config FILE",
+        )
+    if not url.startswith(("http://", "https://")):
+        raise ConfigurationError(f"{url!r} is not the URL of a schema registry", remedy="give http://HOST:PORT")
+    return dict(config)
 
 
 def _open_client(settings: dict[str, Any]) -> Any:

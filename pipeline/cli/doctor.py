@@ -39,6 +39,7 @@ def command(context: click.Context, /, topic: str, **options: Any) -> None:
         runtime=options["runtime_topic"],
         dead_letters=options["dead_letter_topic"] or f"{topic}.dlq",
         schema_registry=options["schema_registry"],
+        schema_registry_config=options["schema_registry_config"],
         state_dir=options["state_dir"],
         device=options["device"],
         longest_outage=options["longest_outage"],

@@ -2,13 +2,16 @@
 
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
+from types import TracebackType
 
 import click
 
 from pipeline import __version__
 from pipeline.cli.errors import report
 from pipeline.errors import AutoembError
+from pipeline.redaction import redact
 
 COMMANDS = {
     "broker": ("pipeline.cli.broker", "Run a broker on this machine: Apache Kafka from KAFKA_HOME, else the embedded one."),
@@ -54,8 +57,14 @@ def cli() -> None:
     """Streaming training of recommendation models on Kafka, with embedding dimensions chosen online (AutoEmb)."""
 
 
+def _print_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A programming error's traceback may quote settings too."""
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs a command and exits with its code; the one place where an error becomes a message."""
+    sys.excepthook = _print_redacted
     try:
         code = cli.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
     except AutoembError as error:

@@ -6,8 +6,7 @@ import click
 
 from ops.metrics_export import export as export_table
 from ops.metrics_reader import MetricsReader
-from pipeline.cli.options import broker_options, kafka_settings, reading_registry_option, stop_on_signals
-from schemas.registry import RegistryCodec
+from pipeline.cli.options import broker_options, kafka_settings, open_registry, reading_registry_option, stop_on_signals
 
 
 @click.group("metrics")
@@ -30,13 +29,14 @@ def export(
     runtime: bool,
     topic: str | None,
     schema_registry: str | None,
+    schema_registry_config: Path | None,
     bootstrap_servers: str | None,
     kafka_config: Path | None,
 ) -> None:
     """Write the topic's records up to now as a table: one row per step, columns as in docs/metrics.md, times in UTC."""
     kind = "runtime" if runtime else "metrics"
     kafka = kafka_settings(bootstrap_servers, kafka_config)
-    registry = RegistryCodec(schema_registry) if schema_registry else None
+    registry = open_registry(schema_registry, schema_registry_config)
     with stop_on_signals() as stopping, MetricsReader(kafka, topic or f"autoemb.{kind}", kind, registry=registry) as reader:
         rows = export_table(reader, kind, output, run_ids=run_ids, stop=stopping.is_set)
         skipped = f"; {reader.skipped:,} records were none" if reader.skipped else ""

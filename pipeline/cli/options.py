@@ -14,6 +14,9 @@ import click
 import structlog
 
 from ops.brokers import client_config
+from ops.registry_settings import registry_settings
+from pipeline.redaction import redact_all
+from schemas.registry import RegistryCodec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,7 +36,8 @@ def broker_options(command: F) -> F:
 
 
 def registry_option(command: F) -> F:
-    """--schema-registry."""
+    """--schema-registry and --schema-registry-config."""
+    command = _registry_config_option(command)
     return click.option(
         "--schema-registry",
         metavar="URL",
@@ -42,8 +46,24 @@ def registry_option(command: F) -> F:
 
 
 def reading_registry_option(command: F) -> F:
-    """--schema-registry, for commands that only read metrics."""
+    """The same, for commands that only read metrics."""
+    command = _registry_config_option(command)
     return click.option("--schema-registry", metavar="URL", help="For metrics that were written as Avro with a registry.")(command)
+
+
+def _registry_config_option(command: F) -> F:
+    return click.option(
+        "--schema-registry-config",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="The registry client's settings (basic.auth.user.info, ssl.ca.location, url, ...): a file of key=value lines, or JSON. "
+        "user:password may come from AUTOEMB_SCHEMA_REGISTRY_USER_INFO instead.",
+    )(command)
+
+
+def open_registry(url: str | None, config_file: Path | None) -> RegistryCodec | None:
+    """The registry that the options name; None where they name none. Raises ConfigurationError."""
+    settings = registry_settings(url, config_file, os.environ)
+    return None if settings is None else RegistryCodec(settings)
 
 
 def logging_options(command: F) -> F:
@@ -93,6 +113,7 @@ def configure_logging(log_format: str) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console),
+            lambda _logger, _method, event: redact_all(event),
             renderer,
         ],
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # the stderr of the moment: tests and pagers replace it

@@ -12,14 +12,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ops.topics import ensure_interactions_topic
-from pipeline.cli.options import broker_options, configure_logging, kafka_settings, logging_options, registry_option, stop_on_signals
+from pipeline.cli.options import (
+    broker_options,
+    configure_logging,
+    kafka_settings,
+    logging_options,
+    open_registry,
+    registry_option,
+    stop_on_signals,
+)
 from pipeline.errors import ConfigurationError
 from producers.catalogue import DatasetOptions, default_cache_dir, default_data_dir, load_dataset
 from producers.named import Columns
 from producers.replay import ReplayConfig, ReplayProgress, ReplayResult, replay
 from producers.shuffling import Order
 from producers.ties import Ties
-from schemas.registry import InteractionDecoder, RegistryCodec
+from schemas.registry import InteractionDecoder
 
 
 class EventTime(click.ParamType[int]):
@@ -207,6 +215,7 @@ def command(
     partitions: int | None,
     data_dir: Path | None,
     schema_registry: str | None,
+    schema_registry_config: Path | None,
     bootstrap_servers: str | None,
     kafka_config: Path | None,
     log_format: str,
@@ -219,7 +228,7 @@ def command(
     kafka = kafka_settings(bootstrap_servers, kafka_config)
     data = load_dataset(dataset, dataset_options(data_dir, console, **reading))
     ensure_interactions_topic(kafka, topic, partitions)
-    registry = RegistryCodec(schema_registry) if schema_registry else None
+    registry = open_registry(schema_registry, schema_registry_config)
     encode = registry.interaction_encoder(topic) if registry else None
     with stop_on_signals() as stopping, progress_bar(console, f"replay {data.name}") as show:
         result = replay(

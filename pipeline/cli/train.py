@@ -19,18 +19,18 @@ from pipeline.cli.options import (
     configure_logging,
     kafka_settings,
     logging_options,
+    open_registry,
     outage_option,
     registry_option,
     stop_on_signals,
 )
 from pipeline.cli.progress import ProgressLog, describe
 from pipeline.cli.replay import EventTime
-from pipeline.config import Ports, RunConfig
+from pipeline.config import Observer, Ports, RunConfig
 from pipeline.errors import BrokerError, ConfigurationError
 from pipeline.learners.config import METHODS, PRESETS, STREAM_METHODS, LearnerConfig, from_preset, parse_settings
 from pipeline.prequential.metrics import PrequentialConfig
 from pipeline.records import OfflineStage
-from pipeline.reporting import Observer
 from pipeline.run import train
 from pipeline.state.context import ContextConfig
 from pipeline.trainer import TrainerConfig
@@ -269,6 +269,7 @@ def command(topic: str, until_end: bool, **options: Any) -> int:
     configure_logging(options["log_format"])
     config = run_config(topic, until_end=until_end, **options)
     kafka = kafka_settings(options["bootstrap_servers"], options["kafka_config"])
+    registry = open_registry(options["schema_registry"], options["schema_registry_config"])
     if config.exactly_once and broker_kind(kafka) == "tansu":
         raise BrokerError(
             "--exactly-once-metrics needs Apache Kafka",
@@ -284,7 +285,7 @@ def command(topic: str, until_end: bool, **options: Any) -> int:
         check_for_training(kafka, topic, longest_outage=options["longest_outage"])
         config = with_offline_stage(config, kafka, options["offline_until"], options["offline_fraction"], options["offline_epochs"])
         ensure_metrics_topics(kafka, config.metrics_topic, config.runtime_topic, config.dead_letter_topic)
-        summary = train(config, ports(config, kafka, options["schema_registry"], stopping.is_set, (ProgressLog(), *observers)))
+        summary = train(config, ports(config, kafka, registry, stopping.is_set, (ProgressLog(), *observers)))
     click.echo(describe(summary, until_end=until_end, stopped=stopping.is_set()))
     return 0
 
@@ -336,10 +337,9 @@ def run_config(topic: str, *, until_end: bool, **options: Any) -> RunConfig:
 
 
 def ports(
-    config: RunConfig, kafka: Mapping[str, str], schema_registry: str | None, stop: Callable[[], bool], observers: tuple[Any, ...]
+    config: RunConfig, kafka: Mapping[str, str], registry: RegistryCodec | None, stop: Callable[[], bool], observers: tuple[Any, ...]
 ) -> Ports:
     """What the main path is connected to."""
-    registry = RegistryCodec(schema_registry) if schema_registry else None
     return Ports(
         kafka=kafka,
         decoder=InteractionDecoder(registry=registry),

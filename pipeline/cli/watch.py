@@ -16,9 +16,8 @@ from ops.live_view import ASCII, BLOCKS, live_view, one_line
 from ops.metrics_reader import MetricsReader, Record, flat_json
 from ops.run_history import RECORDS_KEPT, Histories
 from ops.topics import wait_for_topic
-from pipeline.cli.options import broker_options, kafka_settings, reading_registry_option, stop_on_signals
+from pipeline.cli.options import broker_options, kafka_settings, open_registry, reading_registry_option, stop_on_signals
 from pipeline.errors import StateError
-from schemas.registry import RegistryCodec
 
 _POLL_SECONDS = 0.25
 _APPEAR_SECONDS = 5.0
@@ -45,6 +44,7 @@ def command(
     once: bool,
     interval: float,
     schema_registry: str | None,
+    schema_registry_config: Path | None,
     bootstrap_servers: str | None,
     kafka_config: Path | None,
 ) -> None:
@@ -54,7 +54,7 @@ def command(
     (without colours where NO_COLOR is set); in a pipe one line per interval, or every record with --json.
     """
     kafka = kafka_settings(bootstrap_servers, kafka_config)
-    registry = RegistryCodec(schema_registry) if schema_registry else None
+    registry = open_registry(schema_registry, schema_registry_config)
     topics = {"metrics": metrics_topic, "runtime": runtime_topic}
     # A run that is named may be old: read all. Otherwise the newest records are those of the newest run.
     last = None if run_id else RECORDS_KEPT

@@ -5,6 +5,7 @@ from itertools import chain
 
 from pipeline.errors import ConfigurationError
 from pipeline.records import DeadLetter
+from pipeline.redaction import redact
 from pipeline.sink.producer import Outgoing, RecordProducer
 
 # Kafka's own default limit for a record is 1 MiB, librdkafka's 1,000,000 bytes; ours leaves room for the headers.
@@ -46,8 +47,8 @@ class DeadLetterSink:
 
 
 def _header(text: str) -> bytes:
-    """At most 1 KiB of valid UTF-8."""
-    return text.encode(errors="backslashreplace")[:_MAX_DETAIL_BYTES].decode(errors="ignore").encode()
+    """At most 1 KiB of valid UTF-8, without secrets."""
+    return redact(text).encode(errors="backslashreplace")[:_MAX_DETAIL_BYTES].decode(errors="ignore").encode()
 
 
 def _cut(name: str, data: bytes | None, limit: int) -> tuple[bytes | None, list[tuple[str, bytes]]]:

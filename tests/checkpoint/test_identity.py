@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from pipeline.assembly.config import RunConfig, trainer_of
+
 from pipeline.checkpoint.identity import (
     FORMAT,
     RunIdentity,
