@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pipeline.assembly.config import RunConfig, trainer_of
+from pipeline.config import RunConfig, trainer_of
 
 from pipeline.checkpoint.identity import (
     FORMAT,

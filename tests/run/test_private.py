@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import structlog
-from pipeline.assembly.config import RunConfig
+from pipeline.config import RunConfig
 
 from ops.local_kafka import LocalKafka
 from pipeline.cli.errors import render
