@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from ops.broker_command import make_broker
-from ops.process import free_port
+from ops.brokers.command import make_broker
+from ops.brokers.process import free_port
 from ops.topics import ensure_interactions_topic, ensure_metrics_topics
 from pipeline.assembly.config import RunConfig
 from pipeline.cli.options import stop_on_signals
@@ -24,8 +24,8 @@ from pipeline.cli.replay import describe as describe_replay
 from pipeline.cli.train import learner_config, ports, resolve_device, settings_of, train_options, trainer_config
 from pipeline.errors import DatasetError
 from pipeline.run import RunSummary, train
-from producers.catalogue import load_dataset
-from producers.dataset import SortedDataset
+from producers.datasets.catalogue import load_dataset
+from producers.datasets.sorted_dataset import SortedDataset
 from producers.replay import ReplayConfig, replay
 
 TOPIC = "interactions"

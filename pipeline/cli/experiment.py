@@ -23,8 +23,8 @@ from pipeline.experiments.jobs import Job, only_warnings, run_jobs
 from pipeline.learners.config import METHODS, PRESETS
 from pipeline.records import ContextMode, OfflineStage
 from pipeline.trainer import TrainerConfig
-from producers.catalogue import load_dataset
-from producers.dataset import SortedDataset
+from producers.datasets.catalogue import load_dataset
+from producers.datasets.sorted_dataset import SortedDataset
 
 PAPER_METHODS = "fse,sam,darts,autoemb"
 REGIMES = {

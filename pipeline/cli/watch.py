@@ -12,10 +12,10 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from ops.live_view import ASCII, BLOCKS, live_view, one_line
-from ops.metrics_reader import MetricsReader, Record, flat_json
-from ops.run_history import RECORDS_KEPT, Histories
+from ops.metrics.reader import MetricsReader, Record, flat_json
 from ops.topics import wait_for_topic
+from ops.watch.live_view import ASCII, BLOCKS, live_view, one_line
+from ops.watch.run_history import RECORDS_KEPT, Histories
 from pipeline.cli.options import broker_options, kafka_settings, reading_registry_option, stop_on_signals
 from pipeline.errors import StateError
 from schemas.registry import RegistryCodec

@@ -13,7 +13,7 @@ import pytest
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import NewPartitions
 
-from ops.metadata import quiet_admin
+from ops.brokers.metadata import quiet_admin
 from ops.topics import ensure_interactions_topic
 from pipeline.assembly.config import RunConfig
 from pipeline.checkpoint.store import CheckpointStore

@@ -8,8 +8,8 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from ops.local_kafka import LocalKafka
-from ops.metadata import quiet_admin
+from ops.brokers.local_kafka import LocalKafka
+from ops.brokers.metadata import quiet_admin
 from pipeline.batching import Batcher, batches
 from pipeline.errors import OffsetError, TopicError
 from pipeline.records import RunPosition
