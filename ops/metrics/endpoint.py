@@ -9,11 +9,11 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from ops.metrics.prometheus import METRICS, MetricSpec
 from pipeline.errors import ConfigurationError
+from schemas.vocabulary import CHECKPOINT_AGE, METRICS
+from schemas.vocabulary import Metric as Entry
 
 LOOPBACK = "127.0.0.1"
-_AGE = "checkpoint_age_seconds"
 _MAX_PORT = 65_535
 Record = Mapping[str, Any]
 
@@ -73,11 +73,11 @@ class PrometheusExporter(Collector):
         metrics, runtime, updated = self._records
         if metrics and "run_id" in runtime:
             metrics = {"run_id": runtime["run_id"], **metrics}  # an observer's metrics are without the run's own name
-        age = runtime.get(_AGE)
+        age = runtime.get(CHECKPOINT_AGE.field)
         if age is not None:
-            runtime = {**runtime, _AGE: age + max(0.0, self._clock() - updated)}
-        for spec in METRICS:
-            yield _family(spec, metrics if spec.source == "metrics" else runtime)
+            runtime = {**runtime, CHECKPOINT_AGE.field: age + max(0.0, self._clock() - updated)}
+        for entry in METRICS:
+            yield _family(entry, metrics if entry.topic == "metrics" else runtime)
 
     def close(self) -> None:
         """Stops serving. May be called twice."""
@@ -92,10 +92,10 @@ class PrometheusExporter(Collector):
         self.close()
 
 
-def _family(spec: MetricSpec, record: Record) -> Metric:
+def _family(entry: Entry, record: Record) -> Metric:
     # The class `Metric` and not its subclasses: SummaryMetricFamily has no quantiles.
-    name = spec.name.removesuffix("_total") if spec.kind == "counter" else spec.name
-    family = Metric(name, spec.help, spec.kind)
-    for values, number in spec.samples(record):
-        family.add_sample(spec.name, dict(zip(spec.labels, values, strict=True)), float(number))
+    name = entry.name.removesuffix("_total") if entry.kind == "counter" else entry.name
+    family = Metric(name, entry.help, entry.kind)
+    for values, number in entry.samples(record):
+        family.add_sample(entry.name, dict(zip(entry.labels, values, strict=True)), float(number))
     return family

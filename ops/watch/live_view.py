@@ -5,17 +5,43 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ops.watch.run_history import RunHistory
+from schemas.vocabulary import (
+    ACCURACY,
+    BUCKET_DIMENSION,
+    BUCKET_LOSS,
+    CHECKPOINT_AGE,
+    CHECKPOINT_SIZE,
+    DEAD_LETTERS,
+    DIMENSION,
+    DUPLICATES,
+    ENTROPY,
+    EVENT_TIME,
+    LAG,
+    LAST_UPDATE,
+    LATE,
+    LOSS,
+    MEMORY,
+    METHOD,
+    MODELS,
+    REFERENCES,
+    SIDES,
+    STEP_LATENCY,
+    THROUGHPUT,
+    WEIGHT,
+    WINDOW,
+    score_field,
+    scored,
+)
 
 Record = Mapping[str, Any]
 BLOCKS, ASCII = "▁▂▃▄▅▆▇█", "_.-=+*%#"
 _SILENT_SECONDS = 30
 _LABEL = 20
-_MODELS = {"running_mean_": "running mean", "logistic_": "online logistic"}
 
 
 def sparkline(values: Sequence[float | None], width: int, *, ramp: str = BLOCKS) -> str:
@@ -34,6 +60,13 @@ def bar(share: float, width: int, *, ramp: str = BLOCKS) -> str:
     return (ramp[-1] * round(min(max(share, 0.0), 1.0) * width)).ljust(width, "·" if ramp is BLOCKS else " ")
 
 
+def picture(history: RunHistory | None, console: Console) -> RenderableType:
+    """`live_view` as this console can show it; without a run, that one is awaited."""
+    if history is None:
+        return Text("waiting for a run")
+    return live_view(history, width=console.width, ramp=BLOCKS if console.encoding.lower().startswith("utf") else ASCII)
+
+
 def live_view(history: RunHistory, *, width: int, now: float | None = None, ramp: str = BLOCKS) -> RenderableType:
     """Everything of one run on one screen.
 
@@ -44,12 +77,12 @@ def live_view(history: RunHistory, *, width: int, now: float | None = None, ramp
         ramp: signs from low to high; `ASCII` where blocks cannot be shown.
     """
     metrics, runtime = history.latest("metrics"), history.latest("runtime")
-    silent = max(0.0, (time.time() if now is None else now) - runtime["wall_time"] / 1000) if runtime else 0.0
+    silent = max(0.0, (time.time() if now is None else now) - runtime[LAST_UPDATE.field] * LAST_UPDATE.scale) if runtime else 0.0
     parts: list[RenderableType] = [_head(history.run_id, metrics, silent)]
     if metrics:
         parts += [Text(), _errors(history, metrics, width, ramp)]
         # A step that scored nothing (dead letters behind the last whole batch) has none of its own.
-        weighted = next((record for record in reversed(history.metrics) if record.get("user_weight")), None)
+        weighted = next((record for record in reversed(history.metrics) if any(record.get(field) for _, field in WEIGHT.fields())), None)
         if weighted is not None:
             parts += [Text(), _weights(weighted, width, ramp)]
         parts += [Text(), _popularity(metrics, ramp)]
@@ -66,21 +99,21 @@ def one_line(history: RunHistory) -> str:
     """The run in one line, for a log or a pipe."""
     metrics, runtime = history.latest("metrics"), history.latest("runtime")
     if not metrics:
-        return f"{history.run_id}  no interactions yet  lag {_number(runtime.get('lag'))}"
-    loss = _loss(metrics)
-    references = "  ".join(f"{name} {_fixed(metrics.get(f'{prefix}{loss}'))}" for prefix, name in _MODELS.items())
-    rate = f"  {_number(runtime.get('interactions_per_second'))}/s  lag {_number(runtime.get('lag'))}" if runtime else ""
+        return f"{history.run_id}  no interactions yet  lag {_number(runtime.get(LAG.field))}"
+    loss = scored(metrics).field
+    references = "  ".join(f"{model.title} {_fixed(metrics.get(score_field(model, loss)))}" for model in REFERENCES)
+    rate = f"  {_number(runtime.get(THROUGHPUT.field))}/s  lag {_number(runtime.get(LAG.field))}" if runtime else ""
     return (
         f"{history.run_id}  step {metrics['step']:,}  {metrics['examples']:,} interactions  "
-        f"{loss} {_fixed(metrics.get(loss))} (window {_fixed(metrics.get(f'{loss}_window'))})  {references}{rate}"
+        f"{loss} {_fixed(metrics.get(loss))} (window {_fixed(metrics.get(score_field(METHOD, loss, WINDOW)))})  {references}{rate}"
     )
 
 
 def _head(run_id: str, metrics: Record, silent: float) -> Text:
     head = Text(run_id, style="bold", no_wrap=True, overflow="ellipsis")
     if metrics:
-        time_of = datetime.fromtimestamp((metrics["event_time"] or 0) / 1000, UTC)
-        seen = "" if metrics["event_time"] is None else f", up to {time_of:%Y-%m-%d}"
+        time_of = datetime.fromtimestamp((metrics[EVENT_TIME.field] or 0) * EVENT_TIME.scale, UTC)
+        seen = "" if metrics[EVENT_TIME.field] is None else f", up to {time_of:%Y-%m-%d}"
         head.append(
             f"\n{metrics['method']} ({metrics['preset']}), {metrics['task']}, context {metrics['context_mode']}   "
             f"{metrics['examples']:,} interactions{seen}",
@@ -92,36 +125,38 @@ def _head(run_id: str, metrics: Record, silent: float) -> Text:
 
 
 def _errors(history: RunHistory, metrics: Record, width: int, ramp: str) -> Table:
-    loss = _loss(metrics)
-    name = "MSE" if loss == "mse" else "cross-entropy"
-    table = _table(f"prequential {name}", "all", "window", "accuracy", "window's course")
-    for prefix, label in {"": str(metrics["method"]), **_MODELS}.items():
-        course = sparkline(history.series("metrics", f"{prefix}{loss}_window"), width - _LABEL - 36, ramp=ramp)
-        cells = [_fixed(metrics.get(f"{prefix}{field}")) for field in (loss, f"{loss}_window", "accuracy_window")]
-        table.add_row(label, *cells, course, style="" if prefix else "bold cyan")
+    loss = scored(metrics)
+    table = _table(f"{LOSS.title.lower().removesuffix('error')}{loss.title}", "all", "window", ACCURACY, "window's course")
+    for model in MODELS:
+        window = score_field(model, loss.field, WINDOW)
+        course = sparkline(history.series(LOSS.topic, window), width - _LABEL - 36, ramp=ramp)
+        cells = [_fixed(metrics.get(field)) for field in (score_field(model, loss.field), window, score_field(model, ACCURACY, WINDOW))]
+        own = model is METHOD
+        table.add_row(str(metrics["method"]) if own else model.title, *cells, course, style="bold cyan" if own else "")
     return table
 
 
 def _weights(metrics: Record, width: int, ramp: str) -> Table:
-    dimensions = sorted(metrics["user_weight"], key=int)
-    table = _table("weights by dimension", *dimensions, "effective", "entropy")
+    """Rows of users and items: bars of their weights, effective dimension, entropy."""
+    fields = zip(SIDES, *([field for _, field in metric.fields()] for metric in (WEIGHT, DIMENSION, ENTROPY)), strict=True)
+    rows = [(side, *(metrics[name] for name in names)) for side, *names in fields]
+    dimensions = sorted(rows[0][1], key=int)
+    table = _table(WEIGHT.title.lower(), *dimensions, "effective", ENTROPY.title.lower())
     bars = max(3, (width - _LABEL - 24) // max(1, len(dimensions)) - 8)
-    for side in ("user", "item"):
-        cells = [
-            f"{weight:.2f} {bar(weight, bars, ramp=ramp)}" for weight in (metrics[f"{side}_weight"][dimension] for dimension in dimensions)
-        ]
-        table.add_row(f"{side}s", *cells, f"{metrics[f'{side}_dimension']:.1f}", f"{metrics[f'{side}_entropy']:.2f}")
+    for side, weights, effective, entropy in rows:
+        cells = [f"{weights[dimension]:.2f} {bar(weights[dimension], bars, ramp=ramp)}" for dimension in dimensions]
+        table.add_row(f"{side}s", *cells, f"{effective:.1f}", f"{entropy:.2f}")
     return table
 
 
 def _popularity(metrics: Record, ramp: str) -> Table:
     """Buckets from 0 to the most popular, one sign each."""
-    shown = [("loss", 3), *([("dimension", 0)] if metrics.get("user_bucket_dimension") else [])]
+    shown = [(metric, digits) for metric, digits in ((BUCKET_LOSS, 3), (BUCKET_DIMENSION, 0)) if any(metric.samples(metrics))]
     table = _table("by popularity", *["error, rare → popular", "range", "dimension", "range"][: 2 * len(shown)])
-    for side in ("user", "item"):
+    for side in SIDES:
         cells = []
-        for what, digits in shown:
-            buckets = metrics.get(f"{side}_bucket_{what}") or {}
+        for metric, digits in shown:
+            buckets = metrics.get(metric.field.format(side=side)) or {}
             values = [buckets[bucket] for bucket in sorted(buckets, key=int)]
             known = [value for value in values if value is not None]
             cells += [sparkline(values, 16, ramp=ramp), f"{min(known):.{digits}f} to {max(known):.{digits}f}" if known else ""]
@@ -131,25 +166,29 @@ def _popularity(metrics: Record, ramp: str) -> Table:
 
 def _operation(history: RunHistory, runtime: Record, width: int, ramp: str, silent: float) -> Table:
     course = max(10, width - _LABEL - 34)
+
+    def line(field: str) -> str:
+        return sparkline(history.series("runtime", field), course, ramp=ramp)
+
     table = _table("trainer", "now", "course")
-    rate, lag = history.series("runtime", "interactions_per_second"), history.series("runtime", "lag")
-    table.add_row("interactions/s", _number(runtime.get("interactions_per_second")), sparkline(rate, course, ramp=ramp))
-    table.add_row("lag, records", _number(runtime.get("lag")), sparkline(lag, course, ramp=ramp))
-    latencies = [runtime.get(f"step_latency_p{q}") for q in (50, 95, 99)]
-    text = " ".join("–" if value is None else f"{1000 * value:,.0f}" for value in latencies)
-    table.add_row("step, ms 50/95/99 %", text, sparkline(history.series("runtime", "step_latency_p95"), course, ramp=ramp))
-    age = runtime.get("checkpoint_age_seconds")
-    size = "" if runtime.get("checkpoint_bytes") is None else f"{runtime['checkpoint_bytes'] / 1e6:,.1f} MB"
-    table.add_row("checkpoint", "none yet" if age is None else f"{_duration(age + silent)} old", size)
-    memory = runtime.get("rss_bytes")
-    table.add_row("memory", "–" if memory is None else f"{memory / 1e6:,.0f} MB", "")
+    table.add_row(THROUGHPUT.unit, _number(runtime.get(THROUGHPUT.field)), line(THROUGHPUT.field))
+    table.add_row(f"{LAG.title.lower()}, {LAG.unit}", _number(runtime.get(LAG.field)), line(LAG.field))
+    latencies = [field for _, field in STEP_LATENCY.fields()]
+    seconds = [runtime.get(field) for field in latencies]
+    text = " ".join("–" if value is None else f"{1000 * value:,.0f}" for value in seconds)
+    table.add_row("step, ms 50/95/99 %", text, line(latencies[1]))
+    age, size = runtime.get(CHECKPOINT_AGE.field), runtime.get(CHECKPOINT_SIZE.field)
+    size_text = "" if size is None else f"{size / 1e6:,.1f} MB"
+    table.add_row("checkpoint", "none yet" if age is None else f"{_duration(age + silent)} old", size_text)
+    memory = runtime.get(MEMORY.field)
+    table.add_row(MEMORY.title.lower(), "–" if memory is None else f"{memory / 1e6:,.0f} MB", "")
     return table
 
 
 def _counts(metrics: Record) -> Text:
-    dead = metrics["dead_letters"]
-    text = Text(f"step {metrics['step']:,}   late {metrics['late']:,}   duplicates {metrics['duplicates']:,}   ")
-    return text.append(f"dead letters {dead:,}", style="bold red" if dead else "")
+    late, duplicates, dead = (f"{metric.title.lower()} {metrics[metric.field]:,}" for metric in (LATE, DUPLICATES, DEAD_LETTERS))
+    text = Text(f"step {metrics['step']:,}   {late}   {duplicates}   ")
+    return text.append(dead, style="bold red" if metrics[DEAD_LETTERS.field] else "")
 
 
 def _table(first: str, *columns: str) -> Table:
@@ -158,10 +197,6 @@ def _table(first: str, *columns: str) -> Table:
     for column in columns:
         table.add_column(column, no_wrap=True)
     return table
-
-
-def _loss(metrics: Record) -> str:
-    return "mse" if metrics["task"] == "binary" else "cross_entropy"
 
 
 def _fixed(value: float | None) -> str:

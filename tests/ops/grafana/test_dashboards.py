@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ops.grafana.generate import FOLDER, LAST_RECORDS, TOPICS, rendered
-from ops.metrics.prometheus import METRICS
+from schemas.vocabulary import METRICS
 from tests.ops.recorded import flat, recorded
 
 ROOT = Path(__file__).resolve().parents[3]

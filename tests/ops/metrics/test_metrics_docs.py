@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from ops.grafana.generate import rendered
-from ops.metrics.prometheus import METRICS
 from ops.metrics.reader import FORMATS
+from schemas.vocabulary import METRICS
 from tests.ops.metrics.metrics_reference import filled
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"

@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ops.brokers.process import free_port
 from ops.metrics.endpoint import PrometheusExporter, parse_address
-from ops.metrics.prometheus import METRICS
 from pipeline.errors import ConfigurationError
+from schemas.vocabulary import METRICS
 from tests.ops.recorded import RUN_ID, recorded
 
 ROOT = Path(__file__).resolve().parents[3]
