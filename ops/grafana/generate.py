@@ -1,4 +1,4 @@
-"""Generates the dashboards: ``python -m ops.grafana.generate`` rewrites ops/grafana/dashboards; a test fails while they are out of date.
+"""Generates the dashboards; a test fails while they are out of date: ``python -m ops.grafana.generate`` rewrites them.
 
 Needs the extra ``test`` (grafana-foundation-sdk). The Kafka datasource (hamedkarbasi93-kafka-datasource) streams each record as one row of
 a frame whose columns are the flat JSON's fields; panels choose columns by name and, with the variable `run`, rows by run_id.
