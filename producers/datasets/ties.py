@@ -6,15 +6,15 @@ day's ratings of one movie after another: an order that no service has seen. The
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigurationError
+from producers.formats.layouts import TieKind
 
-TieKind = Literal["file", "hash"]
 Words = NDArray[np.uint64]
 _LARGEST_SEED: Final = (1 << 64) - 1
 

@@ -17,15 +17,16 @@ To add a format, write its ``scan`` and ``detects`` and add a `Layout` to `SPECI
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import polars as pl
 
 from pipeline.errors import DatasetError
-from producers.datasets.ties import TieKind
 from producers.formats import named, netflix
 from producers.formats.delimited import Delimited, first_line, has_numbers, seconds_or_milliseconds
 from producers.formats.named import Columns
+
+TieKind = Literal["file", "hash"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
