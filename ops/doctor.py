@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ops.brokers import client_config
+from ops.brokers.client import client_config
 from ops.state_directory import StateDirectoryProblem, examine_state_directory
 from ops.topics import SettingProblem, broker_kind, mending_command, partition_count, setting_problems
 from ops.training_topics import deleting_settings, in_words, kept_for, training_problems

@@ -14,11 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from ops.topics import ensure_interactions_topic
 from pipeline.cli.options import broker_options, configure_logging, kafka_settings, logging_options, registry_option, stop_on_signals
 from pipeline.errors import ConfigurationError
-from producers.catalogue import DatasetOptions, default_cache_dir, default_data_dir, load_dataset
-from producers.named import Columns
+from producers.datasets.catalogue import DatasetOptions, default_cache_dir, default_data_dir, load_dataset
+from producers.datasets.shuffling import Order
+from producers.datasets.ties import Ties
+from producers.formats.named import Columns
 from producers.replay import ReplayConfig, ReplayProgress, ReplayResult, replay
-from producers.shuffling import Order
-from producers.ties import Ties
 from schemas.registry import InteractionDecoder, RegistryCodec
 
 
