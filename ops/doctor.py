@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ops.brokers import client_config
+from ops.brokers.client import client_config
 from ops.registry_settings import registry_settings
 from ops.state_directory import StateDirectoryProblem, examine_state_directory
 from ops.topics import SettingProblem, broker_kind, mending_command, partition_count, setting_problems

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ops.brokers import read_settings
+from ops.brokers.client import read_settings
 from pipeline.errors import ConfigurationError
 from schemas.registry import USER_INFO_VARIABLE, checked_settings
 

@@ -14,7 +14,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
 
-from ops.metadata import quiet_admin
+from ops.brokers.metadata import quiet_admin
 from pipeline.errors import BrokerError, TopicError
 
 BrokerKind = Literal["apache", "tansu", "unknown"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import structlog
 from confluent_kafka import KafkaError, KafkaException
 
-from ops.metadata import quiet_admin
+from ops.brokers.metadata import quiet_admin
 from ops.topics import KEEP_RULES, SettingProblem, existing_topic, problems_of, refuse, topic_settings
 from pipeline.errors import BrokerError
 

@@ -23,7 +23,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from pipeline.errors import BrokerError, ConfigurationError, DatasetError, DeliveryError, TopicError
 from pipeline.records import Interaction
-from producers.dataset import SortedDataset
+from producers.datasets.sorted_dataset import SortedDataset
 from producers.delivery import Trouble, producer_settings
 from producers.resume import ResumePoints, resume_points, unsent
 from producers.topic_reader import FINGERPRINT_HEADER, Decode, TopicReader

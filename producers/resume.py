@@ -16,7 +16,7 @@ import polars as pl
 
 from pipeline.errors import TopicError
 from pipeline.records import Interaction
-from producers.dataset import SortedDataset
+from producers.datasets.sorted_dataset import SortedDataset
 from producers.partitioner import Partitioner
 from producers.topic_reader import OTHER_TOPIC, Ends, Stored, TopicView
 

@@ -3,21 +3,23 @@
 from collections.abc import Mapping
 from typing import Any
 
+from schemas.vocabulary import BATCH_CLOSES_IN, LABEL_WARNING, WAITING_DEAD_LETTERS, WAITING_INTERACTIONS
+
 
 def waiting_notice(runtime: Mapping[str, Any]) -> str | None:
     """What was read and waits for its mini-batch to be closed, and when that is; None where nothing waits."""
-    counts = [(runtime.get("waiting_interactions"), "interaction"), (runtime.get("waiting_dead_letters"), "dead letter")]
+    counts = [(runtime.get(WAITING_INTERACTIONS.field), "interaction"), (runtime.get(WAITING_DEAD_LETTERS.field), "dead letter")]
     parts = [f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in counts if count]
     if not parts:
         return None
-    closes_in = runtime.get("batch_closes_in_seconds")
+    closes_in = runtime.get(BATCH_CLOSES_IN.field)
     closes = "when it is full" if closes_in is None else f"in {closes_in:.0f} s"
     return f"{', '.join(parts)}; the mini-batch closes {closes}"
 
 
 def label_notice(metrics: Mapping[str, Any]) -> str | None:
     """Why the labels teach nothing and what mends it; None where both classes (rating task: several) were seen."""
-    warning = metrics.get("label_warning")
+    warning = metrics.get(LABEL_WARNING.field)
     if warning is None:
         return None
     low, high = metrics["rating_min"], metrics["rating_max"]

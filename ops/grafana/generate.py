@@ -1,4 +1,4 @@
-"""Generates the dashboards: ``python -m ops.grafana.generate`` rewrites ops/grafana/dashboards; a test fails while they are out of date.
+"""Generates the dashboards; a test fails while they are out of date: ``python -m ops.grafana.generate`` rewrites them.
 
 Needs the extra ``test`` (grafana-foundation-sdk). The Kafka datasource (hamedkarbasi93-kafka-datasource) streams each record as one row of
 a frame whose columns are the flat JSON's fields; panels choose columns by name and, with the variable `run`, rows by run_id.
@@ -16,13 +16,15 @@ from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models import common as common_models
 from grafana_foundation_sdk.models import dashboard as models
 
-from ops.grafana.panels import BUCKETS, LOSS, ROWS, PanelSpec
+from ops.grafana.panels import BUCKETS, LOSS_VARIABLE, ROWS, PanelSpec
+from schemas.vocabulary import LOSSES, RUN_INFO
 
 FOLDER = Path(__file__).with_name("dashboards")
 TOPICS = {"metrics": "autoemb.metrics", "runtime": "autoemb.runtime"}
 LAST_RECORDS = 300  # of each panel, 5 KB each: more would make opening the dashboard slow
 _KAFKA = models.DataSourceRef(type_val="hamedkarbasi93-kafka-datasource", uid="autoemb-kafka")
 _PROMETHEUS = models.DataSourceRef(type_val="prometheus", uid="autoemb-prometheus")
+_LOSS_FIELDS = [loss.field for loss in LOSSES.values()]
 _GRID_COLUMNS = 24
 _PANEL_HEIGHT = 8
 
@@ -65,7 +67,7 @@ def _panel(spec: PanelSpec) -> PanelBuilder:
         panel = bargauge.Panel().orientation(common_models.VizOrientation.HORIZONTAL)
         panel.display_mode(common_models.BarGaugeDisplayMode.BASIC)
         panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
-        panel.decimals(4 if "rror" in spec.title else 1)
+        panel.decimals(spec.decimals)
     else:
         panel = timeseries.Panel().line_width(2).fill_opacity(0).show_points(common_models.VisibilityMode.NEVER)
         panel.tooltip(common.VizTooltipOptions().mode(common_models.TooltipDisplayMode.MULTI))
@@ -93,9 +95,10 @@ def kafka_panel(spec: PanelSpec, number: int) -> PanelBuilder:
         order = {f"{prefix}{bucket}": place for place, bucket in enumerate(BUCKETS)}
         names = {f"{prefix}{bucket}": bucket for bucket in BUCKETS}
         panel.with_transformation(models.DataTransformerConfig(id_val="organize", options={"indexByName": order, "renameByName": names}))
+    losses = f"({'|'.join(_LOSS_FIELDS)})"
     for field, name in spec.fields.items():
         if name:
-            matcher = f"/^{field.replace(LOSS, '(mse|cross_entropy)')}$/"  # variables are not replaced in matchers
+            matcher = f"/^{field.replace(LOSS_VARIABLE, losses)}$/"  # variables are not replaced in matchers
             panel.override_by_regexp(matcher, [models.DynamicConfigValue(id_val="displayName", value=name)])
     return panel
 
@@ -113,9 +116,9 @@ def prometheus_panel(spec: PanelSpec, number: int) -> PanelBuilder:
 def kafka_dashboard() -> dashboard.Dashboard:
     """The metrics and runtime topics, streamed."""
     board = _board("autoemb-kafka", "AutoEmb: topics", "From the metrics and runtime topics, through the Kafka datasource.", kafka_panel)
-    loss = dashboard.CustomVariable("loss").label("Loss").values("mse,cross_entropy")
-    loss.description("mse for the binary task, cross_entropy for the rating task")
-    loss.current(models.VariableOption(selected=True, text="mse", value="mse"))
+    loss = dashboard.CustomVariable("loss").label("Loss").values(",".join(_LOSS_FIELDS))
+    loss.description(", ".join(f"{loss.field} for the {task} task" for task, loss in LOSSES.items()))
+    loss.current(models.VariableOption(selected=True, text=_LOSS_FIELDS[0], value=_LOSS_FIELDS[0]))
     run = dashboard.TextBoxVariable("run").label("Run").default_value(".*").description("A regular expression of run ids.")
     return board.with_variable(run).with_variable(loss)
 
@@ -124,7 +127,7 @@ def prometheus_dashboard() -> dashboard.Dashboard:
     """The Prometheus endpoint."""
     board = _board("autoemb-prometheus", "AutoEmb: Prometheus", "From the trainer's Prometheus endpoint.", prometheus_panel)
     instance = (
-        dashboard.QueryVariable("instance").label("Trainer").datasource(_PROMETHEUS).query("label_values(autoemb_run_info, instance)")
+        dashboard.QueryVariable("instance").label("Trainer").datasource(_PROMETHEUS).query(f"label_values({RUN_INFO.name}, instance)")
     )
     instance.include_all(True).all_value(".*").refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
     instance.current(models.VariableOption(selected=True, text="All", value="$__all"))

@@ -1,12 +1,50 @@
-"""What the two dashboards show, once: the topics' fields for the Kafka datasource and PromQL for Prometheus, panel by panel."""
+"""What the two dashboards show: which metrics of the vocabulary stand together in a panel, and how they are drawn."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+from schemas.vocabulary import (
+    ACCURACY,
+    ACCURACY_RATIO,
+    BUCKET_DIMENSION,
+    BUCKET_LOSS,
+    CHECKPOINT_AGE,
+    CHECKPOINT_SIZE,
+    CUMULATIVE,
+    DEAD_LETTERS,
+    DUPLICATES,
+    ENTROPY,
+    INTERACTIONS,
+    LAG,
+    LATE,
+    LOSS,
+    MEMORY,
+    MODELS,
+    PHASES,
+    SIDES,
+    STEP_LATENCY,
+    THROUGHPUT,
+    WAITING_INTERACTIONS,
+    WEIGHT,
+    WINDOW,
+    Metric,
+    Topic,
+    Unit,
+    score_field,
+)
+
 BUCKETS = ("0", *(str(2**power) for power in range(15)))  # lower bounds of the popularity buckets
-ONE_RUN = '{instance=~"$instance"}'
-LOSS = "${loss}"  # mse or cross_entropy: the dashboard's variable
-_MODELS = {"": "method", "running_mean_": "running mean", "logistic_": "logistic"}
+LOSS_VARIABLE = "${loss}"  # mse or cross_entropy: the dashboard's variable
+_RUN = 'instance=~"$instance"'
+_NUMBERS = "_[0-9]+"  # keys of a map whose entries are dimensions or buckets
+_UNITS: dict[Unit, str] = {
+    "ratio": "percentunit",
+    "s": "s",
+    "bytes": "bytes",
+    "interactions/s": "ops",
+    "records": "short",
+    "interactions": "short",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,176 +52,132 @@ class PanelSpec:
     """One panel of both dashboards.
 
     Attributes:
-        title, description, unit: as Grafana shows them; the unit is Grafana's id.
-        topic: `metrics` or `runtime`.
+        title, description: as Grafana shows them.
+        metrics: shown together; of one topic, in one unit of Grafana's.
         fields: regular expression without ``|`` or groups (matched whole) -> display name; "" keeps the field's own.
         queries: PromQL -> legend.
-        kind: `lines` over time, `bars` of the newest values, or `number`s.
+        kind: `lines` over time, or `bars` of the newest values.
         width: of 24 columns.
         limits: of the axis.
+        decimals: of bars.
     """
 
     title: str
     description: str
-    unit: str
-    topic: Literal["metrics", "runtime"]
+    metrics: tuple[Metric, ...]
     fields: dict[str, str]
     queries: dict[str, str]
-    kind: Literal["lines", "bars", "number"] = "lines"
-    width: int = 12
+    kind: Literal["lines", "bars"] = "lines"
+    width: int = 8
     limits: tuple[float, float] | None = None
+    decimals: int = 0
+
+    @property
+    def topic(self) -> Topic:
+        """Of the fields."""
+        return self.metrics[0].topic
+
+    @property
+    def unit(self) -> str:
+        """Grafana's id of the unit."""
+        return _UNITS.get(self.metrics[0].unit, "none")
 
 
-def _models(what: str, suffix: str) -> dict[str, str]:
-    return {f"{prefix}{what}{suffix}": name for prefix, name in _MODELS.items()}
+def _query(metric: Metric, **labels: str) -> str:
+    """PromQL: the metric's series of the chosen trainer with these labels."""
+    chosen = [f'{label}="{value}"' for label, value in labels.items()]
+    return f"{metric.name}{{{','.join([*chosen, _RUN])}}}"
 
 
-def _by_bucket(side: str) -> tuple[PanelSpec, PanelSpec]:
-    error = PanelSpec(
-        title=f"Error by popularity of the {side}",
-        description=f"Mean loss over the run by the {side}'s earlier interactions (the bucket's lower bound): the paper's Figure 6.",
-        unit="none",
-        topic="metrics",
-        fields={f"{side}_bucket_loss_[0-9]+": ""},
-        queries={f'autoemb_bucket_loss{{side="{side}",instance=~"$instance"}}': "{{popularity}}"},
-        kind="bars",
-        width=8,
-    )
-    weights = PanelSpec(
-        title=f"Effective dimension by popularity of the {side}",
-        description="Mean of weight times dimension, summed, over the run: large dimensions should come with popularity (Figure 7).",
-        unit="none",
-        topic="metrics",
-        fields={f"{side}_bucket_dimension_[0-9]+": ""},
-        queries={f'autoemb_bucket_dimension{{side="{side}",instance=~"$instance"}}': "{{popularity}}"},
-        kind="bars",
-        width=8,
-    )
-    return error, weights
-
-
-def _weights(side: str) -> PanelSpec:
+def _scores(metric: Metric, score: str, average: str, title: str, width: int) -> PanelSpec:
+    """The method beside the references."""
     return PanelSpec(
-        title=f"Dimension shares, {side}s",
-        description=f"Mean controller weight of each dimension over a mini-batch's {side}s. Empty for methods without controllers.",
-        unit="percentunit",
-        topic="metrics",
-        fields={f"{side}_weight_[0-9]+": ""},
-        queries={f'autoemb_weight_ratio{{side="{side}",instance=~"$instance"}}': "dimension {{dimension}}"},
-        width=8,
-        limits=(0.0, 1.0),
+        title=title,
+        description=f"{metric.help} The references see the same interactions under the same rules.",
+        metrics=(metric,),
+        fields={score_field(model, score, average): model.title for model in MODELS},
+        queries={_query(metric, kind=average): "{{model}}"},
+        width=width,
     )
 
 
-QUALITY: tuple[PanelSpec, ...] = (
-    PanelSpec(
-        title="Prequential error, sliding window",
-        description="Every prediction is made before its label is learned from. Binary task: squared error; rating task: nats.",
-        unit="none",
-        topic="metrics",
-        fields=_models(LOSS, "_window"),
-        queries={'autoemb_prequential_loss{kind="window",instance=~"$instance"}': "{{model}}"},
-    ),
-    PanelSpec(
-        title="Prequential error since the beginning",
-        description="Mean over the run, beside two references that see the same interactions under the same rules.",
-        unit="none",
-        topic="metrics",
-        fields=_models(LOSS, ""),
-        queries={'autoemb_prequential_loss{kind="cumulative",instance=~"$instance"}': "{{model}}"},
-    ),
-    PanelSpec(
-        title="Accuracy, sliding window",
-        description="Share of predictions with the right class.",
-        unit="percentunit",
-        topic="metrics",
-        fields=_models("accuracy", "_window"),
-        queries={'autoemb_prequential_accuracy_ratio{kind="window",instance=~"$instance"}': "{{model}}"},
-        width=8,
-    ),
-    PanelSpec(
-        title="Entropy of the controllers",
-        description="Mean entropy of an id's weights, nats: 0 is one dimension for certain, ln 3 = 1.1 is no preference among three.",
-        unit="none",
-        topic="metrics",
-        fields={"user_entropy": "users", "item_entropy": "items"},
-        queries={f"autoemb_weight_entropy_nats{ONE_RUN}": "{{side}}s"},
-        width=8,
-    ),
-    PanelSpec(
-        title="Late, duplicate, dead",
-        description="Interactions behind the merge frontier (trained all the same), re-deliveries skipped, undecodable records set aside.",
-        unit="short",
-        topic="metrics",
-        fields={"late": "late", "duplicates": "duplicates", "dead_letters": "dead letters"},
-        queries={
-            f"autoemb_late_interactions_total{ONE_RUN}": "late",
-            f"autoemb_duplicates_total{ONE_RUN}": "duplicates",
-            f"autoemb_dead_letters_total{ONE_RUN}": "dead letters",
-        },
-        width=8,
-    ),
+def _of_side(metric: Metric, side: str, *, kind: Literal["lines", "bars"], legend: str, decimals: int = 0) -> PanelSpec:
+    """A map of numbers for users or items."""
+    return PanelSpec(
+        title=f"{metric.title}, {side}s",
+        description=metric.help,
+        metrics=(metric,),
+        fields={f"{metric.field.format(side=side)}{_NUMBERS}": ""},
+        queries={_query(metric, side=side): legend},
+        kind=kind,
+        limits=(0.0, 1.0) if metric.unit == "ratio" else None,
+        decimals=decimals,
+    )
+
+
+def _plain(*metrics: Metric, title: str | None = None) -> PanelSpec:
+    """Metrics of one field each; several stand with their own titles."""
+    return PanelSpec(
+        title=title or metrics[0].title,
+        description=" ".join(metric.help if len(metrics) == 1 else f"{metric.title}: {metric.help}" for metric in metrics),
+        metrics=metrics,
+        fields={metric.field: metric.title.lower() for metric in metrics},
+        queries={_query(metric): metric.title.lower() for metric in metrics},
+    )
+
+
+_ENTROPY = PanelSpec(
+    title="Entropy of the controllers",
+    description=ENTROPY.help,
+    metrics=(ENTROPY,),
+    fields={field: f"{side}s" for (side,), field in ENTROPY.fields()},
+    queries={_query(ENTROPY): "{{side}}s"},
 )
-DIMENSIONS: tuple[PanelSpec, ...] = (
-    _weights("user"),
-    *_by_bucket("user"),
-    _weights("item"),
-    *_by_bucket("item"),
+_THROUGHPUT = PanelSpec(
+    title=THROUGHPUT.title,
+    description=THROUGHPUT.help,
+    metrics=(THROUGHPUT,),
+    fields={THROUGHPUT.field: THROUGHPUT.unit},
+    queries={f"rate({_query(INTERACTIONS)}[$__rate_interval])": THROUGHPUT.unit},
 )
-OPERATION: tuple[PanelSpec, ...] = (
-    PanelSpec(
-        title="Throughput",
-        description="Interactions predicted and trained on.",
-        unit="ops",
-        topic="runtime",
-        fields={"interactions_per_second": "interactions"},
-        queries={f"rate(autoemb_interactions_total{ONE_RUN}[$__rate_interval])": "interactions"},
-        width=8,
-    ),
-    PanelSpec(
-        title="Lag",
-        description="Records not trained yet, over all partitions; of them, interactions that wait in the partial mini-batch.",
-        unit="short",
-        topic="runtime",
-        fields={"lag": "records", "waiting_interactions": "waiting in the mini-batch"},
-        queries={f"autoemb_lag_records{ONE_RUN}": "records", f"autoemb_waiting_interactions{ONE_RUN}": "waiting in the mini-batch"},
-        width=8,
-    ),
-    PanelSpec(
-        title="Step latency",
-        description="Time of one mini-batch: context, prediction, update.",
-        unit="s",
-        topic="runtime",
-        fields={"step_latency_p50": "median", "step_latency_p95": "95 %", "step_latency_p99": "99 %"},
-        queries={f"autoemb_step_latency_seconds{ONE_RUN}": "{{quantile}}"},
-        width=8,
-    ),
-    PanelSpec(
-        title="Time by phase",
-        description="Seconds of each reporting interval (two seconds) spent waiting, stepping, emitting.",
-        unit="s",
-        topic="runtime",
-        fields={"phase_seconds_.+": ""},
-        queries={f"autoemb_phase_seconds{ONE_RUN}": "{{phase}}"},
-        width=8,
-    ),
-    PanelSpec(
-        title="Checkpoint age",
-        description="Since the newest checkpoint. It grows without harm while no interactions come.",
-        unit="s",
-        topic="runtime",
-        fields={"checkpoint_age_seconds": "age"},
-        queries={f"autoemb_checkpoint_age_seconds{ONE_RUN}": "age"},
-        width=8,
-    ),
-    PanelSpec(
-        title="Checkpoint size and memory",
-        description="Bytes of the newest checkpoint, and of the trainer's resident memory.",
-        unit="bytes",
-        topic="runtime",
-        fields={"checkpoint_bytes": "checkpoint", "rss_bytes": "memory"},
-        queries={f"autoemb_checkpoint_size_bytes{ONE_RUN}": "checkpoint", f"autoemb_resident_memory_bytes{ONE_RUN}": "memory"},
-        width=8,
-    ),
+_LATENCY = PanelSpec(
+    title=STEP_LATENCY.title,
+    description=STEP_LATENCY.help,
+    metrics=(STEP_LATENCY,),
+    fields={field: f"{float(quantile):.0%}" for (quantile,), field in STEP_LATENCY.fields()},
+    queries={_query(STEP_LATENCY): "{{quantile}}"},
 )
-ROWS: dict[str, tuple[PanelSpec, ...]] = {"Quality": QUALITY, "Dimensions": DIMENSIONS, "Operation": OPERATION}
+_PHASES = PanelSpec(
+    title=PHASES.title,
+    description=PHASES.help,
+    metrics=(PHASES,),
+    fields={f"{PHASES.field}_.+": ""},
+    queries={_query(PHASES): "{{phase}}"},
+)
+
+ROWS: dict[str, tuple[PanelSpec, ...]] = {
+    "Quality": (
+        _scores(LOSS, LOSS_VARIABLE, WINDOW, f"{LOSS.title}, sliding window", 12),
+        _scores(LOSS, LOSS_VARIABLE, CUMULATIVE, f"{LOSS.title} since the beginning", 12),
+        _scores(ACCURACY_RATIO, ACCURACY, WINDOW, f"{ACCURACY_RATIO.title}, sliding window", 8),
+        _ENTROPY,
+        _plain(LATE, DUPLICATES, DEAD_LETTERS, title="Late, duplicate, dead"),
+    ),
+    "Dimensions": tuple(
+        panel
+        for side in SIDES
+        for panel in (
+            _of_side(WEIGHT, side, kind="lines", legend="dimension {{dimension}}"),
+            _of_side(BUCKET_LOSS, side, kind="bars", legend="{{popularity}}", decimals=4),
+            _of_side(BUCKET_DIMENSION, side, kind="bars", legend="{{popularity}}", decimals=1),
+        )
+    ),
+    "Operation": (
+        _THROUGHPUT,
+        _plain(LAG, WAITING_INTERACTIONS, title=LAG.title),
+        _LATENCY,
+        _PHASES,
+        _plain(CHECKPOINT_AGE),
+        _plain(CHECKPOINT_SIZE, MEMORY, title="Checkpoint size and memory"),
+    ),
+}

@@ -11,11 +11,12 @@ import click
 import structlog
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
-from ops.broker_command import make_broker
-from ops.process import free_port
+from ops.brokers.command import make_broker
+from ops.brokers.process import free_port
 from ops.topics import ensure_interactions_topic, ensure_metrics_topics
+from ops.watch.live_view import one_line, picture
+from ops.watch.run_history import Histories
 from pipeline.cli.options import stop_on_signals
 from pipeline.cli.progress import describe
 from pipeline.cli.replay import dataset_options, progress_bar
@@ -24,59 +25,34 @@ from pipeline.cli.train import learner_config, ports, resolve_device, settings_o
 from pipeline.config import RunConfig
 from pipeline.errors import DatasetError
 from pipeline.run import RunSummary, train
-from producers.catalogue import load_dataset
-from producers.dataset import SortedDataset
+from producers.datasets.catalogue import load_dataset
+from producers.datasets.sorted_dataset import SortedDataset
 from producers.replay import ReplayConfig, replay
+from schemas.metrics import PREQUENTIAL, RUNTIME
+from schemas.vocabulary import LOGISTIC, score_field, scored
 
 TOPIC = "interactions"
 _REAL = "ml-latest-small"
 
 
-class LiveTable:
-    """The method beside the references, twice a second on a terminal, else a line now and then."""
+class DemoView:
+    """What `watch` shows, twice a second on a terminal, else a line now and then."""
 
     def __init__(self, console: Console, live: Live) -> None:
         self._console = console
         self._live = live
+        self._histories = Histories()
 
     def __call__(self, metrics: Mapping[str, Any], runtime: Mapping[str, Any]) -> None:
-        """Observer of the main path."""
-        if not metrics:
-            return
+        """Observer of the main path: records as the topics will hold them."""
+        self._histories.add("runtime", [RUNTIME.normalise(runtime)])
+        if metrics:
+            self._histories.add("metrics", [PREQUENTIAL.normalise({"run_id": runtime["run_id"], **metrics})])
+        history = self._histories.current
         if self._console.is_terminal:
-            self._live.update(table(metrics, runtime), refresh=True)
-        else:
-            loss = "mse" if metrics["task"] == "binary" else "cross_entropy"
-            self._console.print(
-                f"{metrics['examples']:>9,} interactions   {metrics['method']} {metrics[loss]:.4f}   "
-                f"running mean {metrics[f'running_mean_{loss}']:.4f}   logistic {metrics[f'logistic_{loss}']:.4f}   "
-                f"{runtime['interactions_per_second']:,.0f}/s",
-                highlight=False,
-                soft_wrap=True,
-            )
-
-
-def table(metrics: Mapping[str, Any], runtime: Mapping[str, Any]) -> Table:
-    """Prequential metrics so far: every prediction was made before its label was learnt."""
-    loss = "mse" if metrics["task"] == "binary" else "cross_entropy"
-    name = "MSE" if loss == "mse" else "cross-entropy"
-    view = Table(
-        title=f"step {metrics['step']}   {metrics['examples']:,} interactions   {runtime['interactions_per_second']:,.0f}/s   "
-        f"lag {runtime['lag']:,}",
-        title_justify="left",
-    )
-    view.add_column("prequential, context " + str(metrics["context_mode"]))
-    for heading in (name, f"{name}, last 5,000", "accuracy", "accuracy, last 5,000"):
-        view.add_column(heading, justify="right")
-    models = ((f"{metrics['method']} ({metrics['preset']})", ""), ("running mean", "running_mean_"), ("logistic reference", "logistic_"))
-    for label, prefix in models:
-        values = (metrics[f"{prefix}{f}"] for f in (loss, f"{loss}_window", "accuracy", "accuracy_window"))
-        view.add_row(label, *(f"{v:.4f}" for v in values), style="bold" if not prefix else "")
-    for side in ("user", "item"):
-        if metrics.get(f"{side}_weight"):
-            weights = "  ".join(f"{d}: {w:.2f}" for d, w in metrics[f"{side}_weight"].items())
-            view.add_row(f"{side} weights  {weights}", f"dim {metrics[f'{side}_dimension']:.1f}")
-    return view
+            self._live.update(picture(history, self._console), refresh=True)
+        elif metrics and history is not None:
+            self._console.print(one_line(history), highlight=False, soft_wrap=True)
 
 
 def demo_dataset(spec: str | None, data_dir: Path | None, console: Console) -> SortedDataset:
@@ -127,8 +103,8 @@ def command(dataset: str | None, limit: int | None, data_dir: Path | None, **opt
 def _train(state_dir: Path, kafka: Mapping[str, str], console: Console, stop: Callable[[], bool], options: Mapping[str, Any]) -> RunSummary:
     config = _run_config(state_dir, options)
     ensure_metrics_topics(kafka, config.metrics_topic, config.runtime_topic, config.dead_letter_topic)
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        return train(config, ports(config, kafka, None, stop, (LiveTable(console, live),)))
+    with Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop") as live:
+        return train(config, ports(config, kafka, None, stop, (DemoView(console, live),)))
 
 
 def _run_config(state_dir: Path, options: Mapping[str, Any]) -> RunConfig:
@@ -147,10 +123,10 @@ def _run_config(state_dir: Path, options: Mapping[str, Any]) -> RunConfig:
 
 
 def _verdict(metrics: Mapping[str, Any], dataset: str) -> str:
-    loss = "mse" if metrics["task"] == "binary" else "cross_entropy"
-    difference = metrics[loss] - metrics[f"logistic_{loss}"]
+    loss = scored(metrics).field
+    difference = metrics[loss] - metrics[score_field(LOGISTIC, loss)]
     against = "below" if difference < 0 else "above"
     return (
-        f"on {dataset}, one pass, every prediction before its label: {abs(difference):.4f} {against} the logistic reference\n"
+        f"on {dataset}, one pass, every prediction before its label: {abs(difference):.4f} {against} the {LOGISTIC.title} reference\n"
         "next: autoemb-pipeline broker, then replay and train in two more terminals; see README.md"
     )

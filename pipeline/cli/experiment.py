@@ -23,8 +23,9 @@ from pipeline.experiments.jobs import Job, only_warnings, run_jobs
 from pipeline.learners.config import METHODS, PRESETS, learner_class
 from pipeline.records import ContextMode, OfflineStage
 from pipeline.trainer import TrainerConfig
-from producers.catalogue import load_dataset
-from producers.dataset import SortedDataset
+from producers.datasets.catalogue import load_dataset
+from producers.datasets.sorted_dataset import SortedDataset
+from schemas.vocabulary import LOSSES
 
 PAPER_METHODS = "fse,sam,darts,autoemb"
 REGIMES = {
@@ -309,8 +310,7 @@ def figure1_command(
         path = output / f"figure1-{stream.name}-{task}".replace(" ", "-")
         users, tests = results["users"][0], results["tests"][0]
         title = f"Fixed dimensions against training ratings: {stream.name}, {users:,} users, {tests:,} test ratings"
-        loss_name = "squared error (MSE)" if task == "binary" else "cross-entropy (nats)"
-        figures.write(path, figures.figure1_panels(results, loss_name), title=title)
+        figures.write(path, figures.figure1_panels(results, LOSSES[task].long_title), title=title)
         results.write_parquet(path.with_name(f"{path.name}-seeds.parquet"))
         click.echo(f"{path}.png")
 

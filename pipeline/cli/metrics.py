@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from ops.metrics_export import export as export_table
-from ops.metrics_reader import MetricsReader
+from ops.metrics.export import export as export_table
+from ops.metrics.reader import MetricsReader
 from pipeline.cli.options import broker_options, kafka_settings, open_registry, reading_registry_option, stop_on_signals
 
 

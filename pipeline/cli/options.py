@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 import click
 import structlog
 
-from ops.brokers import client_config
+from ops.brokers.client import client_config
 from ops.registry_settings import registry_settings
 from pipeline.redaction import redact_all
 from schemas.registry import RegistryCodec
@@ -101,7 +101,7 @@ def outage_option(command: F) -> F:
 
 
 def kafka_settings(bootstrap_servers: str | None, kafka_config: Path | None) -> dict[str, str]:
-    """librdkafka settings incl. bootstrap.servers, of a broker that answers (`ops.brokers.client_config` lists the errors)."""
+    """librdkafka settings incl. bootstrap.servers, of a broker that answers (`ops.brokers.client.client_config` lists the errors)."""
     return client_config(bootstrap_servers, kafka_config, os.environ)
 
 

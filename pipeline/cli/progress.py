@@ -8,6 +8,7 @@ import structlog
 
 from pipeline.run import RunSummary
 from schemas.notices import label_notice
+from schemas.vocabulary import ACCURACY, HELD_BACK, LAG, METHOD, MODELS, THROUGHPUT, score_field, scored
 
 _log = structlog.get_logger()
 _QUIET_SECONDS = 60.0
@@ -27,30 +28,29 @@ class ProgressLog:
             return
         self._due = now + _QUIET_SECONDS
         if not metrics or step == self._step:
-            _log.info("waiting for interactions", lag=runtime["lag"], **_held_back(runtime))
+            _log.info("waiting for interactions", lag=runtime[LAG.field], **_held_back(runtime))
         else:
             _log_step(metrics, runtime)
         self._step = step
 
 
 def _log_step(metrics: Mapping[str, Any], runtime: Mapping[str, Any]) -> None:
-    loss = "mse" if metrics["task"] == "binary" else "cross_entropy"
+    loss = scored(metrics).field
     _log.info(
         "training",
         step=metrics["step"],
         examples=metrics["examples"],
-        **{loss: _rounded(metrics[loss]), "running_mean": _rounded(metrics[f"running_mean_{loss}"])},
-        logistic=_rounded(metrics[f"logistic_{loss}"]),
-        per_second=round(runtime["interactions_per_second"]),
-        lag=runtime["lag"],
+        **{loss if model is METHOD else model.name: _rounded(metrics[score_field(model, loss)]) for model in MODELS},
+        per_second=round(runtime[THROUGHPUT.field]),
+        lag=runtime[LAG.field],
         **({"dead_letters": metrics["dead_letters"]} if metrics["dead_letters"] else {}),
         **_held_back(runtime),
     )
 
 
 def _held_back(runtime: Mapping[str, Any]) -> Mapping[str, str]:
-    held = runtime.get("held_back_by")
-    return {"held_back_by": held} if held else {}
+    held = runtime.get(HELD_BACK.field)
+    return {HELD_BACK.field: held} if held else {}
 
 
 def _rounded(value: float | None) -> float | None:
@@ -70,12 +70,11 @@ def describe(summary: RunSummary, *, until_end: bool, stopped: bool) -> str:
             head = f"nothing new: run {summary.run_id} has trained all {summary.examples:,} interactions of the topic (step {summary.step})"
         return "\n".join([head, *notes])
     metrics = summary.metrics
-    loss = "mse" if metrics["task"] == "binary" else "cross_entropy"
-    rows = [("", metrics), ("running_mean_", metrics), ("logistic_", metrics)]
-    names = (f"{metrics['method']} ({metrics['preset']})", "running mean", "logistic reference")
+    loss = scored(metrics).field
+    names = {model: model.title for model in MODELS} | {METHOD: f"{metrics['method']} ({metrics['preset']})"}
     lines = [
-        f"  {name:24} {loss} {m[prefix + loss]:.4f}   accuracy {m[prefix + 'accuracy']:.4f}"
-        for name, (prefix, m) in zip(names, rows, strict=True)
+        f"  {name:24} {loss} {metrics[score_field(model, loss)]:.4f}   {ACCURACY} {metrics[score_field(model, ACCURACY)]:.4f}"
+        for model, name in names.items()
     ]
     head = "stopped" if stopped else "done"
     return "\n".join(

@@ -22,11 +22,11 @@ from pipeline.cli.options import (
     stop_on_signals,
 )
 from pipeline.errors import ConfigurationError
-from producers.catalogue import DatasetOptions, default_cache_dir, default_data_dir, load_dataset
-from producers.named import Columns
+from producers.datasets.catalogue import DatasetOptions, default_cache_dir, default_data_dir, load_dataset
+from producers.datasets.shuffling import Order
+from producers.datasets.ties import Ties
+from producers.formats.named import Columns
 from producers.replay import ReplayConfig, ReplayProgress, ReplayResult, replay
-from producers.shuffling import Order
-from producers.ties import Ties
 from schemas.registry import InteractionDecoder
 
 

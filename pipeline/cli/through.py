@@ -9,14 +9,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ops.broker_command import make_broker
-from ops.process import free_port
+from ops.brokers.command import make_broker
+from ops.brokers.process import free_port
 from ops.topics import ensure_interactions_topic, ensure_metrics_topics, topic_id
 from pipeline.cli.options import kafka_settings
 from pipeline.cli.replay import progress_bar
 from pipeline.experiments.cells import Stream
 from pipeline.experiments.kafka_cells import Topic
-from producers.dataset import SortedDataset
+from producers.datasets.sorted_dataset import SortedDataset
 from producers.replay import ReplayConfig, replay
 
 TopicOf = Callable[[SortedDataset, Stream], Topic]

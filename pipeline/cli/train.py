@@ -10,7 +10,7 @@ import click
 import structlog
 import torch
 
-from ops.prometheus_exporter import PrometheusExporter, parse_address
+from ops.metrics.endpoint import PrometheusExporter, parse_address
 from ops.topics import broker_kind, ensure_metrics_topics, partition_count, record_count, topic_id, wait_for_topic
 from ops.training_topics import check_for_training
 from pipeline.checkpoint.identity import read_identity

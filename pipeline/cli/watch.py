@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.live import Live
-from rich.text import Text
 
-from ops.live_view import ASCII, BLOCKS, live_view, one_line
-from ops.metrics_reader import MetricsReader, Record, flat_json
-from ops.run_history import RECORDS_KEPT, Histories
+from ops.metrics.reader import MetricsReader, Record, flat_json
 from ops.topics import wait_for_topic
+from ops.watch.live_view import one_line, picture
+from ops.watch.run_history import RECORDS_KEPT, Histories
 from pipeline.cli.options import broker_options, kafka_settings, open_registry, reading_registry_option, stop_on_signals
 from pipeline.errors import StateError
 
@@ -109,14 +108,9 @@ def _display(*, as_json: bool) -> Iterator[Show]:
     elif console.is_terminal and not console.is_dumb_terminal:
         # The alternate screen: the scrollback keeps what was there, over ssh and in tmux too.
         with Live(console=console, auto_refresh=False, screen=True, vertical_overflow="crop") as live:
-            yield lambda histories, _: live.update(_picture(histories, console), refresh=True)
+            yield lambda histories, _: live.update(picture(histories.current, console), refresh=True)
     else:
         yield _print_line
-
-
-def _picture(histories: Histories, console: Console) -> RenderableType:
-    current = histories.current
-    return Text("waiting for a run") if current is None else live_view(current, width=console.width, ramp=_ramp(console))
 
 
 def _print_line(histories: Histories, fresh: Fresh) -> None:
@@ -137,8 +131,4 @@ def _show_once(histories: Histories, *, as_json: bool) -> None:
         _print_json(_newest(histories))
     else:
         console = Console(highlight=False)
-        console.print(_picture(histories, console))
-
-
-def _ramp(console: Console) -> str:
-    return BLOCKS if console.encoding.lower().startswith("utf") else ASCII
+        console.print(picture(histories.current, console))

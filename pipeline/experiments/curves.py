@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from pipeline.experiments.runs import REFERENCES, Group, Run, Variant
+from pipeline.experiments.runs import REFERENCE_TITLES, Group, Run, Variant
 from pipeline.records import FloatArray
 
 STRETCHES = 40
@@ -68,7 +68,7 @@ def error_by_popularity(group: Group, side: str) -> tuple[list[Curve], dict[int,
     curves = [_over_seeds(variant, tables, "method_loss") for variant in group.variants]
     curves += [
         Curve(name=name, x=_floats(first, "bucket"), y=_floats(first, f"{model}_loss"), reference=True)
-        for model, name in REFERENCES.items()
+        for model, name in REFERENCE_TITLES.items()
         if f"{model}_loss" in first.columns
     ]
     return curves, dict(zip(first["bucket"].to_list(), first["interactions"].to_list(), strict=True))
@@ -89,7 +89,7 @@ def error_over_stream(group: Group) -> tuple[list[Curve], list[Curve]]:
     stretch = [_over_seeds(variant, tables, "method_loss", x="end") for variant in group.variants]
     running = [_over_seeds(variant, tables, "method_running", x="end") for variant in group.variants]
     first = tables[group.runs[0].run_id]
-    for model, name in REFERENCES.items():
+    for model, name in REFERENCE_TITLES.items():
         if f"{model}_loss" in first.columns:
             stretch.append(Curve(name=name, x=_floats(first, "end"), y=_floats(first, f"{model}_loss"), reference=True))
             running.append(Curve(name=name, x=_floats(first, "end"), y=_floats(first, f"{model}_running"), reference=True))

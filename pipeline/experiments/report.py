@@ -16,7 +16,7 @@ from pipeline import __version__
 from pipeline.errors import ConfigurationError, StateError
 from pipeline.experiments.curves import LEAST_IN_BUCKET, Curve, Panel, user_sums
 from pipeline.experiments.panels import error_panels, stream_panels, weight_panels
-from pipeline.experiments.runs import REFERENCES, Group, Run, Variant, comparable, open_run
+from pipeline.experiments.runs import REFERENCE_TITLES, Group, Run, Variant, comparable, open_run
 from pipeline.experiments.statistics import RESAMPLES, Interval, holm, interval_of_sums, spread
 from pipeline.records import FloatArray
 
@@ -101,7 +101,7 @@ def _comparison(group: Group) -> str:
     first = sums[group.runs[0].run_id]
     counts, total = first["interactions"].to_numpy(), group.length - group.scored_from
     losses = {variant.name: _mean_over_seeds(variant, sums, "method_loss") for variant in group.variants}
-    references = {name: _column(first, f"{model}_loss") for model, name in REFERENCES.items() if f"{model}_loss" in first.columns}
+    references = {name: _column(first, f"{model}_loss") for model, name in REFERENCE_TITLES.items() if f"{model}_loss" in first.columns}
     rows = []
     for variant in group.variants:
         per_seed = spread([float(sums[run.run_id]["method_loss"].sum()) / total for run in variant.runs])
@@ -109,7 +109,7 @@ def _comparison(group: Group) -> str:
         differences = [interval_of_sums(losses[variant.name] - reference, counts) for reference in references.values()]
         error = f"{per_seed.mean:.4f}" + (f" ± {per_seed.deviation:.4f}" if per_seed.count > 1 else "")
         rows.append([escape(variant.name), str(per_seed.count), error, f"{hits:.2%}", *map(_difference, differences)])
-    for model, name in REFERENCES.items():
+    for model, name in REFERENCE_TITLES.items():
         if name in references:
             hits = _column(first, f"{model}_hit").sum() / total
             blank = ["–"] * len(references)

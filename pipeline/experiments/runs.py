@@ -16,9 +16,10 @@ from pipeline.checkpoint.identity import read_identity
 from pipeline.errors import StateError
 from pipeline.records import OfflineStage
 from pipeline.sink.prediction_log import read_predictions
+from schemas.vocabulary import LOSSES, REFERENCES
 
 PREDICTIONS = "predictions"
-REFERENCES = {"running_mean": "running user + item mean", "logistic": "online logistic"}
+REFERENCE_TITLES = {model.name: model.long_title for model in REFERENCES}
 METHOD_NAMES = {"autoemb": "AutoEmb", "darts": "DARTS", "fse": "FSE", "fse-uniform": "FSE, equal weights", "sam": "SAM"}
 _SEED = "seed"
 # Names of topics and the smoothing of emitted metrics do not enter what is predicted.
@@ -74,7 +75,7 @@ class Run:
     @property
     def loss_name(self) -> str:
         """With unit."""
-        return "squared error (MSE)" if self.setting("task", "binary") == "binary" else "cross-entropy (nats)"
+        return LOSSES[self.setting("task", "binary")].long_title
 
     @property
     def regime(self) -> tuple[tuple[str, Any], ...]:

@@ -15,9 +15,9 @@ from pipeline.experiments.kafka_cells import Topic, run_kafka_cell
 from pipeline.experiments.statistics import Interval, Spread, holm, interval_of_sums, spread
 from pipeline.records import FloatArray, OfflineStage, Task
 from pipeline.trainer import TrainerConfig
+from schemas.vocabulary import LOGISTIC, LOSSES, METHOD, MODELS, REFERENCES
 
-LOSS = {"binary": "mse", "rating": "cross_entropy"}
-MODELS = ("method", "running_mean", "logistic")
+_MODELS = tuple(model.name for model in MODELS)
 TASK_NAMES = {"binary": "Regression", "rating": "Classification"}
 
 # Table 2 as printed: dataset -> task -> (loss, accuracy) -> method.
@@ -107,7 +107,7 @@ def rows(
     task, offline = configs[0].learner.task, configs[0].offline
     by_method: dict[str, list[pl.DataFrame]] = {}
     for folder, config in zip(folders, configs, strict=True):
-        by_method.setdefault(config.learner.method, []).append(_user_sums(folder, offline, MODELS))
+        by_method.setdefault(config.learner.method, []).append(_user_sums(folder, offline, _MODELS))
     any_cell = next(iter(by_method.values()))[0]
     losses = {method: np.mean([_sums(c, "method_loss") for c in cells], axis=0) for method, cells in by_method.items()}
     table = _Table(stream.name, task, any_cell, losses.get("fse"))
@@ -116,8 +116,8 @@ def rows(
         for method, cells in by_method.items()
     ]
     own = _adjusted(own)
-    others = [(name.replace("_", " "), any_cell, name) for name in MODELS[1:]]
-    others += [(name, _user_sums(folder, offline, MODELS[:1]), "method") for name, folder in (references or {}).items()]
+    others = [(model.title, any_cell, model.name) for model in REFERENCES]
+    others += [(name, _user_sums(folder, offline, _MODELS[:1]), METHOD.name) for name, folder in (references or {}).items()]
     return own + [table.row(name, _sums(cell, f"{model}_loss"), [cell], model) for name, cell, model in others]
 
 
@@ -133,7 +133,7 @@ class _Table:
     def row(self, model: str, losses: FloatArray, cells: Sequence[pl.DataFrame], column: str) -> Row:
         counts = _sums(self.users, "interactions")
         logistic = _sums(self.users, "logistic_loss")
-        is_fse, is_logistic = model == "fse", model == "logistic"
+        is_fse, is_logistic = model == "fse", model == LOGISTIC.title
         return Row(
             dataset=self.dataset,
             task=self.task,
@@ -198,7 +198,7 @@ def as_markdown(table: Sequence[Row], *, regime: str, fraction: float, epochs: i
     for row in table:
         values = [
             row.dataset,
-            f"{TASK_NAMES[row.task]}, {'MSE' if row.task == 'binary' else 'CE'}",
+            f"{TASK_NAMES[row.task]}, {LOSSES[row.task].abbreviation}",
             row.model,
             _with_spread(row.loss),
             _with_spread(row.accuracy),

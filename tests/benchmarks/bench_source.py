@@ -15,8 +15,8 @@ from pathlib import Path
 from confluent_kafka import Producer
 from confluent_kafka.admin import NewTopic
 
-from ops.local_kafka import LocalKafka, LocalKafkaConfig
-from ops.metadata import quiet_admin
+from ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
+from ops.brokers.metadata import quiet_admin
 from pipeline.batching import Batcher, batches
 from pipeline.records import Interaction, RunPosition
 from pipeline.source import KafkaSource, MemorySource, SourceConfig

@@ -29,7 +29,7 @@ from pipeline.records import FloatArray, Interaction, LearnerInputs, MiniBatch, 
 from pipeline.state.context import ContextConfig
 from pipeline.state.memory import MemoryRowStore
 from pipeline.trainer import Trainer, TrainerConfig, trainer_tables
-from producers.synthetic import PRESETS, SyntheticConfig, SyntheticModel
+from producers.datasets.synthetic import PRESETS, SyntheticConfig, SyntheticModel
 
 BATCH = 500
 FIXED = (2, 8, 16, 32, 64, 128, 146)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.experiments.statistics import holm
 from pipeline.records import FloatArray
-from producers.synthetic import PRESETS, SyntheticConfig, SyntheticModel
+from producers.datasets.synthetic import PRESETS, SyntheticConfig, SyntheticModel
 from tests.benchmarks.ladder import RUNGS, _shown, _wider, cells, load
 
 FIXED = tuple(rung for rung in RUNGS if rung.startswith("fse-"))

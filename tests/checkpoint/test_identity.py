@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pipeline.config import RunConfig, trainer_of
 
 from pipeline.checkpoint.identity import (
     FORMAT,
@@ -18,6 +17,7 @@ from pipeline.checkpoint.identity import (
     open_identity,
     read_identity,
 )
+from pipeline.config import RunConfig, trainer_of
 from pipeline.errors import CheckpointError, StateError
 from pipeline.learners.config import from_preset
 from pipeline.prequential.metrics import PrequentialConfig

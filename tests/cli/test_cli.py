@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from ops.process import free_port
+from ops.brokers.process import free_port
 from pipeline import errors
 from pipeline.cli.errors import render
 from pipeline.cli.main import COMMANDS, cli, main

@@ -17,6 +17,7 @@ from pipeline.experiments.statistics import clustered_interval
 from pipeline.records import Interaction, OfflineStage
 from pipeline.sink.prediction_log import read_predictions
 from pipeline.trainer import TrainerConfig
+from schemas.vocabulary import LOSSES
 from tests.run.conftest import trainer_config
 from tests.streams import synthetic_stream
 
@@ -105,11 +106,11 @@ def table_of(
 @pytest.mark.parametrize("task", ["binary", "rating"])
 def test_table2_says_what_the_cells_hold(tmp_path: Path, task: str) -> None:
     configs, folders, rows = table_of(tmp_path, task)
-    assert [r.model for r in rows] == ["fse", "autoemb", "running mean", "logistic"]
+    assert [r.model for r in rows] == ["fse", "autoemb", "running mean", "online logistic"]
     losses = {}
     for config, folder in zip(configs, folders, strict=True):
         done = json.loads((folder / "done.json").read_text())
-        losses.setdefault(config.learner.method, []).append(done[table2.LOSS[task]])
+        losses.setdefault(config.learner.method, []).append(done[LOSSES[task].field])
     fse, autoemb = rows[0], rows[1]
     assert fse.loss.mean == pytest.approx(np.mean(losses["fse"]), rel=1e-9)
     assert autoemb.loss.deviation == pytest.approx(np.std(losses["autoemb"], ddof=1), rel=1e-6)

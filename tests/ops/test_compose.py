@@ -12,9 +12,9 @@ import click
 import pytest
 import yaml
 
-from ops.local_kafka import LocalKafka, LocalKafkaConfig
-from ops.metadata import quiet_admin
-from ops.process import free_port
+from ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
+from ops.brokers.metadata import quiet_admin
+from ops.brokers.process import free_port
 from ops.topics import ensure_interactions_topic
 from pipeline.cli.main import cli
 

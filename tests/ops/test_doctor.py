@@ -11,9 +11,9 @@ import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from ops import doctor, state_directory
+from ops.brokers.metadata import quiet_admin
+from ops.brokers.process import free_port
 from ops.doctor import DoctorConfig, Finding, examine
-from ops.metadata import quiet_admin
-from ops.process import free_port
 from ops.state_directory import StateDirectoryProblem, examine_state_directory
 from ops.topics import ensure_interactions_topic, ensure_metrics_topics
 from pipeline.errors import ConfigurationError

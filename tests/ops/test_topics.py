@@ -9,7 +9,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions
 
 from ops import topics
-from ops.metadata import quiet_admin
+from ops.brokers.metadata import quiet_admin
 from ops.topics import ensure_interactions_topic, ensure_metrics_topics, partition_count, topic_id, wait_for_topic
 from pipeline.errors import BrokerError, TopicError
 

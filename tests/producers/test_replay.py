@@ -7,14 +7,14 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
-from ops.metadata import quiet_admin
+from ops.brokers.metadata import quiet_admin
 from pipeline.errors import BrokerError, ConfigurationError, DatasetError, DeliveryError, TopicError
-from producers.catalogue import DatasetOptions, load_dataset
-from producers.dataset import SortedDataset
-from producers.layouts import find_source
+from producers.datasets.catalogue import DatasetOptions, load_dataset
+from producers.datasets.sorted_dataset import SortedDataset
+from producers.datasets.sorting import sort_source
+from producers.formats.layouts import find_source
 from producers.partitioner import partition_of
 from producers.replay import ReplayConfig, ReplayProgress, ReplayResult, replay
-from producers.sorting import sort_source
 from producers.topic_reader import FINGERPRINT_HEADER
 from schemas.codec import encode_interaction
 from tests.producers.topic_content import assert_each_once, read_all

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ops.local_kafka import LocalKafka
+from ops.brokers.local_kafka import LocalKafka
 from ops.topics import ensure_interactions_topic
 from pipeline.errors import TopicError
-from producers.catalogue import DatasetOptions, load_dataset
+from producers.datasets.catalogue import DatasetOptions, load_dataset
 from producers.replay import ReplayConfig, ReplayProgress, replay
 from tests.producers.topic_content import assert_each_once, read_all
 
@@ -26,7 +26,7 @@ SPEC = "synthetic:interactions={n},users=500,items=100"
 CHILD = """
 import sys
 from pathlib import Path
-from producers.catalogue import DatasetOptions, load_dataset
+from producers.datasets.catalogue import DatasetOptions, load_dataset
 from producers.replay import ReplayConfig, replay
 
 servers, topic, spec, cache = sys.argv[1:]

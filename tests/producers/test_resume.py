@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from pipeline.errors import TopicError
 from pipeline.records import Interaction
-from producers.dataset import SortedDataset
+from producers.datasets.sorted_dataset import SortedDataset
+from producers.datasets.synthetic import SyntheticConfig, generate
 from producers.partitioner import Partitioner
 from producers.resume import resume_points, unsent
-from producers.synthetic import SyntheticConfig, generate
 from producers.topic_reader import Ends, Stored
 
 LENGTH = 200

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from pipeline.records import Interaction
-from producers.dataset import SortedDataset
+from producers.datasets.sorted_dataset import SortedDataset
 from producers.partitioner import partition_of
 from schemas.codec import decode_interaction
 

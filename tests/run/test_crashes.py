@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from ops.local_kafka import LocalKafka, LocalKafkaConfig
+from ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
 from ops.topics import ensure_interactions_topic, ensure_metrics_topics
 from tests.conftest import TestBroker
 from tests.fastdisk import fast_directory

@@ -14,7 +14,7 @@ from pipeline.errors import CheckpointError, StateError
 from pipeline.learners.config import METHODS, STREAM_METHODS
 from pipeline.sink.prediction_log import read_predictions
 from pipeline.state.readonly import ReadOnlyRows
-from producers.catalogue import DatasetOptions, load_dataset
+from producers.datasets.catalogue import DatasetOptions, load_dataset
 from producers.replay import ReplayConfig, replay
 from tests.run.conftest import Stream, trainer_config
 from tests.run.kafka_reading import metrics_of, read_all

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import structlog
-from pipeline.config import RunConfig
 
-from ops.local_kafka import LocalKafka
+from ops.brokers.local_kafka import LocalKafka
 from pipeline.cli.errors import render
 from pipeline.cli.main import main
 from pipeline.cli.options import configure_logging
+from pipeline.config import RunConfig
 from pipeline.errors import BrokerError
 from schemas.registry import InteractionDecoder, RegistryCodec
 from tests.run.conftest import Stream

@@ -11,7 +11,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import NewPartitions
 from structlog.testing import capture_logs
 
-from ops.metadata import quiet_admin
+from ops.brokers.metadata import quiet_admin
 from pipeline.checkpoint.identity import read_identity
 from pipeline.checkpoint.reading import open_newest
 from pipeline.checkpoint.store import CheckpointStore

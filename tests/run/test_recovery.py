@@ -13,7 +13,7 @@ import pytest
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions
 
-from ops.metadata import quiet_admin
+from ops.brokers.metadata import quiet_admin
 from ops.topics import ensure_interactions_topic
 from pipeline.checkpoint.store import CheckpointStore
 from pipeline.cli.progress import describe

@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from ops.local_kafka import LocalKafka
+from ops.brokers.local_kafka import LocalKafka
 from pipeline.errors import AutoembError, BrokerError, ConfigurationError, DeliveryError, StateError
 from pipeline.records import DeadLetter
 from pipeline.sink.dead_letters import DeadLetterSink

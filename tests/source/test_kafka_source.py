@@ -8,8 +8,8 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions, NewTopic
 
-from ops.embedded import EmbeddedBroker, embedded_available
-from ops.metadata import quiet_admin
+from ops.brokers.embedded import EmbeddedBroker, embedded_available
+from ops.brokers.metadata import quiet_admin
 from pipeline.batching import Batcher, batches, read
 from pipeline.errors import BrokerError, ConfigurationError, TopicError
 from pipeline.records import Interaction, MiniBatch, RunPosition

@@ -9,8 +9,8 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from structlog.testing import capture_logs
 
-from ops.local_kafka import LocalKafka
-from ops.metadata import quiet_admin
+from ops.brokers.local_kafka import LocalKafka
+from ops.brokers.metadata import quiet_admin
 from pipeline.batching import Batcher, batches
 from pipeline.errors import BrokerError, OffsetError, TopicError
 from pipeline.records import Interaction, RunPosition

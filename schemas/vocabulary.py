@@ -1,0 +1,433 @@
+"""The vocabulary of metrics, once: models, losses, averages and sides, and each metric's names, title, unit and help.
+
+Prometheus, the dashboards, the live view, the summaries of `train` and `demo`, Table 2 and docs/metrics.md take them from here. What the
+fields of the topics mean is said in the schemas beside this file, which other programs read.
+
+Names and units of Prometheus follow https://prometheus.io/docs/practices/naming/: seconds, bytes, ratios from 0 to 1, `_total` on
+counters. Losses have the unit of the task's loss (binary: squared error; rating: nats).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from types import MappingProxyType
+from typing import Any, Literal
+
+Kind = Literal["counter", "gauge", "summary"]
+Topic = Literal["metrics", "runtime"]
+Unit = Literal["", "loss", "ratio", "nats", "dimensions", "interactions", "interactions/s", "records", "s", "bytes"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """Who predicts: the run's method, or a reference on the same interactions.
+
+    Attributes:
+        name: in labels of Prometheus and columns of the prediction log.
+        prefix: of its fields in a metrics record.
+        title: for people; the method's own name stands instead where it is known.
+        long_title: where there is room to say of what.
+    """
+
+    name: str
+    prefix: str
+    title: str
+    long_title: str
+
+
+METHOD = Model(name="method", prefix="", title="method", long_title="method")
+RUNNING_MEAN = Model(name="running_mean", prefix="running_mean_", title="running mean", long_title="running user + item mean")
+LOGISTIC = Model(name="logistic", prefix="logistic_", title="online logistic", long_title="online logistic")
+REFERENCES = (RUNNING_MEAN, LOGISTIC)
+MODELS = (METHOD, *REFERENCES)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loss:
+    """A task's loss.
+
+    Attributes:
+        field: in a metrics record, behind the model's prefix.
+        title, abbreviation: for people.
+        long_title: with the unit.
+    """
+
+    field: str
+    title: str
+    abbreviation: str
+    long_title: str
+
+
+LOSSES: Mapping[str, Loss] = MappingProxyType(
+    {
+        "binary": Loss(field="mse", title="MSE", abbreviation="MSE", long_title="squared error (MSE)"),
+        "rating": Loss(field="cross_entropy", title="cross-entropy", abbreviation="CE", long_title="cross-entropy (nats)"),
+    }
+)
+ACCURACY = "accuracy"
+# How a mean is taken -> suffix of its field.
+CUMULATIVE, WINDOW, FADING = "cumulative", "window", "fading"
+AVERAGES: Mapping[str, str] = MappingProxyType({CUMULATIVE: "", WINDOW: "_window", FADING: "_fading"})
+SIDES = ("user", "item")
+QUANTILES: Mapping[str, str] = MappingProxyType({"0.5": "p50", "0.95": "p95", "0.99": "p99"})
+_LOSS_HELP = "binary task: squared error; rating task: cross-entropy in nats"
+
+
+def score_field(model: Model, score: str, average: str = CUMULATIVE) -> str:
+    """The field of a metrics record that holds a model's loss (`Loss.field`) or accuracy."""
+    return f"{model.prefix}{score}{AVERAGES[average]}"
+
+
+def scored(record: Mapping[str, Any]) -> Loss:
+    """The loss that a metrics record's task has."""
+    return LOSSES[record["task"]]
+
+
+# What stands for a placeholder in `Metric.field`: value of the label -> part of the field's name.
+_PLACEHOLDERS: Mapping[str, Mapping[str, str]] = {
+    "model": {model.name: model.prefix for model in MODELS},
+    "kind": AVERAGES,
+    "side": {side: side for side in SIDES},
+    "quantile": QUANTILES,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """One metric, wherever it is shown.
+
+    Attributes:
+        name: in Prometheus; a counter's with its `_total`.
+        kind: of Prometheus.
+        topic: whose records hold it.
+        field: of such a record. Placeholders are labels: {model}, {kind} (of average), {side}, {quantile}; {loss} is either task's. Empty:
+            the labels are fields themselves, and the value is 1.
+        title: for people, as short as a legend.
+        unit: of the field's values.
+        help: one sentence.
+        labels: the placeholders in order, then those that the keys of a map hold, joined by underscores.
+        scale: Prometheus value / value of the field.
+        is_text: the field holds words; the value in Prometheus is 1 where there are any, 0 where it is null.
+    """
+
+    name: str
+    kind: Kind = "gauge"
+    topic: Topic
+    field: str
+    title: str
+    unit: Unit = ""
+    help: str
+    labels: tuple[str, ...] = ()
+    scale: float = 1.0
+    is_text: bool = False
+
+    def fields(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """(values of the placeholders' labels, name of the field), for every combination."""
+        placed = [_PLACEHOLDERS[label] for label in self.labels if f"{{{label}}}" in self.field]
+        labels = self.labels[: len(placed)]
+        for combination in product(*(choices.items() for choices in placed)):
+            parts = {label: part for label, (_, part) in zip(labels, combination, strict=True)}
+            for loss in LOSSES.values() if "{loss}" in self.field else [None]:
+                yield tuple(value for value, _ in combination), self.field.format(**parts, loss=loss and loss.field)
+
+    def samples(self, record: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], float]]:
+        """(label values, value) of a record, maps not flattened; nothing where the record does not say."""
+        if not self.field:
+            own = [record.get(label) for label in self.labels]
+            if None not in own:
+                yield tuple(map(str, own)), 1.0
+            return
+        if self.is_text:
+            if self.field in record:
+                yield (), float(record[self.field] is not None)
+            return
+        for values, field in self.fields():
+            held = record.get(field)
+            further = len(self.labels) - len(values)
+            for key, value in held.items() if isinstance(held, Mapping) else [("", held)]:
+                if value is not None:
+                    yield (*values, *(str(key).split("_", further - 1) if further else ())), value * self.scale
+
+
+RUN_INFO = Metric(
+    name="autoemb_run_info",
+    topic="metrics",
+    field="",
+    title="Run",
+    help="Always 1; the labels say which run this is.",
+    labels=("run_id", "method", "task", "preset", "context_mode"),
+)
+INTERACTIONS = Metric(
+    name="autoemb_interactions_total",
+    kind="counter",
+    topic="metrics",
+    field="examples",
+    title="Interactions",
+    unit="interactions",
+    help="Interactions predicted and trained on since the run began.",
+)
+STEPS = Metric(
+    name="autoemb_steps_total",
+    kind="counter",
+    topic="metrics",
+    field="step",
+    title="Steps",
+    help="Mini-batches since the run began.",
+)
+EVENT_TIME = Metric(
+    name="autoemb_event_timestamp_seconds",
+    topic="metrics",
+    field="event_time",
+    title="Event time",
+    unit="s",
+    help="Event time of the last interaction, Unix time.",
+    scale=0.001,
+)
+POSITIVE_SHARE = Metric(
+    name="autoemb_positive_labels_ratio",
+    topic="metrics",
+    field="positive_share",
+    title="Positive labels",
+    unit="ratio",
+    help="Share of positive labels since the run began.",
+)
+LABEL_WARNING = Metric(
+    name="autoemb_one_sided_labels",
+    topic="metrics",
+    field="label_warning",
+    title="Labels of one class",
+    help="1 where all of at least 2,000 labels are of one class, so that nothing is learnt; else 0.",
+    is_text=True,
+)
+LOSS = Metric(
+    name="autoemb_prequential_loss",
+    topic="metrics",
+    field="{model}{loss}{kind}",
+    title="Prequential error",
+    unit="loss",
+    help=f"Mean loss of predictions made before learning ({_LOSS_HELP}).",
+    labels=("model", "kind"),
+)
+ACCURACY_RATIO = Metric(
+    name="autoemb_prequential_accuracy_ratio",
+    topic="metrics",
+    field=f"{{model}}{ACCURACY}{{kind}}",
+    title="Accuracy",
+    unit="ratio",
+    help="Share of predictions with the right class, made before learning.",
+    labels=("model", "kind"),
+)
+WEIGHT = Metric(
+    name="autoemb_weight_ratio",
+    topic="metrics",
+    field="{side}_weight",
+    title="Weights by dimension",
+    unit="ratio",
+    help="Mean controller weight of an embedding space in the last mini-batch. None for methods without controllers.",
+    labels=("side", "dimension"),
+)
+ENTROPY = Metric(
+    name="autoemb_weight_entropy_nats",
+    topic="metrics",
+    field="{side}_entropy",
+    title="Entropy",
+    unit="nats",
+    help=(
+        "Mean entropy of the controller weights in the last mini-batch: 0 is one dimension for certain, ln 3 = 1.1 is no preference among "
+        "three."
+    ),
+    labels=("side",),
+)
+DIMENSION = Metric(
+    name="autoemb_effective_dimension",
+    topic="metrics",
+    field="{side}_dimension",
+    title="Effective dimension",
+    unit="dimensions",
+    help="Mean of weight times dimension, summed, in the last mini-batch.",
+    labels=("side",),
+)
+BUCKET_INTERACTIONS = Metric(
+    name="autoemb_bucket_interactions_total",
+    kind="counter",
+    topic="metrics",
+    field="{side}_bucket_count",
+    title="Interactions by popularity",
+    unit="interactions",
+    help="Interactions by popularity at the prediction (the bucket's lower bound).",
+    labels=("side", "popularity"),
+)
+BUCKET_LOSS = Metric(
+    name="autoemb_bucket_loss",
+    topic="metrics",
+    field="{side}_bucket_loss",
+    title="Error by popularity",
+    unit="loss",
+    help=f"Mean loss over the run by popularity ({_LOSS_HELP}): the paper's Figure 6.",
+    labels=("side", "popularity"),
+)
+BUCKET_DIMENSION = Metric(
+    name="autoemb_bucket_dimension",
+    topic="metrics",
+    field="{side}_bucket_dimension",
+    title="Effective dimension by popularity",
+    unit="dimensions",
+    help="Mean effective dimension over the run by popularity: large dimensions should come with popularity (Figure 7).",
+    labels=("side", "popularity"),
+)
+BUCKET_WEIGHT = Metric(
+    name="autoemb_bucket_weight_ratio",
+    topic="metrics",
+    field="{side}_bucket_weight",
+    title="Weights by popularity",
+    unit="ratio",
+    help="Mean controller weight over the run by popularity.",
+    labels=("side", "popularity", "dimension"),
+)
+LATE = Metric(
+    name="autoemb_late_interactions_total",
+    kind="counter",
+    topic="metrics",
+    field="late",
+    title="Late",
+    unit="interactions",
+    help="Interactions before the merge frontier, trained all the same.",
+)
+DUPLICATES = Metric(
+    name="autoemb_duplicates_total",
+    kind="counter",
+    topic="metrics",
+    field="duplicates",
+    title="Duplicates",
+    unit="records",
+    help="Re-delivered records, skipped.",
+)
+DEAD_LETTERS = Metric(
+    name="autoemb_dead_letters_total",
+    kind="counter",
+    topic="metrics",
+    field="dead_letters",
+    title="Dead letters",
+    unit="records",
+    help="Undecodable records, sent to the dead-letter topic.",
+)
+NEXT_OFFSET = Metric(
+    name="autoemb_next_offset",
+    topic="metrics",
+    field="next_offsets",
+    title="Next offset",
+    help="Offset of the first record not trained on.",
+    labels=("partition",),
+)
+LAG = Metric(
+    name="autoemb_lag_records",
+    topic="runtime",
+    field="lag",
+    title="Lag",
+    unit="records",
+    help="Records not read yet, or read and still waiting in a partial mini-batch, over all partitions.",
+)
+WAITING_INTERACTIONS = Metric(
+    name="autoemb_waiting_interactions",
+    topic="runtime",
+    field="waiting_interactions",
+    title="Waiting in the mini-batch",
+    unit="interactions",
+    help="Interactions read that wait for their mini-batch to be closed.",
+)
+WAITING_DEAD_LETTERS = Metric(
+    name="autoemb_waiting_dead_letters",
+    topic="runtime",
+    field="waiting_dead_letters",
+    title="Dead letters in the mini-batch",
+    unit="records",
+    help="Undecodable records read that wait for their mini-batch to be closed.",
+)
+BATCH_CLOSES_IN = Metric(
+    name="autoemb_batch_closes_in_seconds",
+    topic="runtime",
+    field="batch_closes_in_seconds",
+    title="Mini-batch closes in",
+    unit="s",
+    help="Time until the clock closes the partial mini-batch; absent where nothing waits.",
+)
+HELD_BACK = Metric(
+    name="autoemb_held_back",
+    topic="runtime",
+    field="held_back_by",
+    title="Held back by",
+    help="1 where partitions have waited for another's next record for at least a second (the log says for which); else 0.",
+    is_text=True,
+)
+THROUGHPUT = Metric(
+    name="autoemb_interactions_per_second",
+    topic="runtime",
+    field="interactions_per_second",
+    title="Throughput",
+    unit="interactions/s",
+    help="Interactions trained over the last reporting interval (two seconds).",
+)
+STEP_LATENCY = Metric(
+    name="autoemb_step_latency_seconds",
+    kind="summary",
+    topic="runtime",
+    field="step_latency_{quantile}",
+    title="Step latency",
+    unit="s",
+    help="Time of a mini-batch's step (context, prediction, update), of the last 512.",
+    labels=("quantile",),
+)
+PHASES = Metric(
+    name="autoemb_phase_seconds",
+    topic="runtime",
+    field="phase_seconds",
+    title="Time by phase",
+    unit="s",
+    help="Time spent in a phase of the loop over the last reporting interval (two seconds).",
+    labels=("phase",),
+)
+MEMORY = Metric(
+    name="autoemb_resident_memory_bytes",
+    topic="runtime",
+    field="rss_bytes",
+    title="Memory",
+    unit="bytes",
+    help="Resident memory of the trainer.",
+)
+CHECKPOINT_AGE = Metric(
+    name="autoemb_checkpoint_age_seconds",
+    topic="runtime",
+    field="checkpoint_age_seconds",
+    title="Checkpoint age",
+    unit="s",
+    help="Time since the newest checkpoint; goes on growing if the trainer hangs, and, without harm, while no interactions come.",
+)
+CHECKPOINT_SIZE = Metric(
+    name="autoemb_checkpoint_size_bytes",
+    topic="runtime",
+    field="checkpoint_bytes",
+    title="Checkpoint size",
+    unit="bytes",
+    help="Size of the newest checkpoint.",
+)
+BUFFERS = Metric(
+    name="autoemb_buffer_entries",
+    topic="runtime",
+    field="buffer_size",
+    title="Buffers",
+    unit="records",
+    help="Entries in a buffer now.",
+    labels=("buffer",),
+)
+LAST_UPDATE = Metric(
+    name="autoemb_last_update_timestamp_seconds",
+    topic="runtime",
+    field="wall_time",
+    title="Last report",
+    unit="s",
+    help="When the trainer last reported, Unix time: two seconds ago, unless it hangs.",
+    scale=0.001,
+)
+
+# All of the above, in order.
+METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
