@@ -109,7 +109,7 @@ def test_state_of_another_format_is_refused_and_its_reader_named(tmp_path: Path)
     with pytest.raises(CheckpointError, match=f"format 1; this program reads format {FORMAT}") as refused:
         opened(tmp_path)
     assert "commit 605c1f6" in refused.value.remedy
-    assert opened(tmp_path, new_run=True)[1]
+    assert not opened(tmp_path, new_run=True).begun
 
 
 def test_a_checkpoint_from_before_the_configurations_parted_is_refused_and_its_reader_named() -> None:
