@@ -52,9 +52,14 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["pipeline*", "schemas*", "producers*", "ops*"]),
-    package_data={"pipeline": ["**/*.html"], "schemas": ["*.avsc"], "ops": ["**/*.json", "**/*.yml", "**/*.yaml", "**/*.xml"]},
+    # `autoemb_pipeline` is a link to pipeline/, in which links lead to schemas/, producers/ and ops/: one import name for four folders.
+    packages=find_packages(include=["autoemb_pipeline", "autoemb_pipeline.*"]),
+    package_data={
+        "autoemb_pipeline.experiments": ["*.html"],
+        "autoemb_pipeline.schemas": ["*.avsc"],
+        "autoemb_pipeline.ops": ["**/*.json", "**/*.yml", "**/*.yaml", "**/*.xml"],
+    },
     install_requires=REQUIRES,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["autoemb-pipeline=pipeline.cli:main"]},
+    entry_points={"console_scripts": ["autoemb-pipeline=autoemb_pipeline.cli:main"]},
 )

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ops.brokers.client import client_config
-from ops.registry_settings import registry_settings
-from ops.state_directory import StateDirectoryProblem, examine_state_directory
-from ops.topics import SettingProblem, broker_kind, mending_command, partition_count, setting_problems
-from ops.training_topics import deleting_settings, in_words, kept_for, training_problems
-from pipeline.errors import AutoembError, ConfigurationError
-from pipeline.redaction import redact
-from schemas.registry import checked_settings
+from autoemb_pipeline.errors import AutoembError, ConfigurationError
+from autoemb_pipeline.ops.brokers.client import client_config
+from autoemb_pipeline.ops.registry_settings import registry_settings
+from autoemb_pipeline.ops.state_directory import StateDirectoryProblem, examine_state_directory
+from autoemb_pipeline.ops.topics import SettingProblem, broker_kind, mending_command, partition_count, setting_problems
+from autoemb_pipeline.ops.training_topics import deleting_settings, in_words, kept_for, training_problems
+from autoemb_pipeline.redaction import redact
+from autoemb_pipeline.schemas.registry import checked_settings
 
 DISTRIBUTION = "autoemb-pipeline"
 _REGISTRY_SECONDS = 5

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ops.brokers.client import read_settings
-from pipeline.errors import ConfigurationError
-from schemas.registry import USER_INFO_VARIABLE, checked_settings
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.ops.brokers.client import read_settings
+from autoemb_pipeline.schemas.registry import USER_INFO_VARIABLE, checked_settings
 
 _NUMBERS = {"timeout", "max.retries", "retries.wait.ms", "retries.max.wait.ms", "cache.capacity", "cache.latest.ttl.sec"}
 
 
 def registry_settings(url: str | None, config_file: Path | None, env: Mapping[str, str]) -> dict[str, Any] | None:
-    """What `schemas.registry.RegistryCodec` takes; None where no registry is named.
+    """What `autoemb_pipeline.schemas.registry.RegistryCodec` takes; None where no registry is named.
 
     Args:
         url: --schema-registry; goes before the file's ``url``.

@@ -7,9 +7,9 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.durable import sync
+from autoemb_pipeline.durable import sync
 
-# The lock's holder and name are those of pipeline.checkpoint.lock.
+# The lock's holder and name are those of autoemb_pipeline.checkpoint.lock.
 _LOCK_NAME = "LOCK"
 _MOUNTS = Path("/proc/self/mounts")
 # On these, fsync or flock reach another machine, or a rename is not atomic for its other clients.

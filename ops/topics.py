@@ -14,8 +14,8 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
 
-from ops.brokers.metadata import quiet_admin
-from pipeline.errors import BrokerError, TopicError
+from autoemb_pipeline.errors import BrokerError, TopicError
+from autoemb_pipeline.ops.brokers.metadata import quiet_admin
 
 BrokerKind = Literal["apache", "tansu", "unknown"]
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import structlog
 from confluent_kafka import KafkaError, KafkaException
 
-from ops.brokers.metadata import quiet_admin
-from ops.topics import KEEP_RULES, SettingProblem, existing_topic, problems_of, refuse, topic_settings
-from pipeline.errors import BrokerError
+from autoemb_pipeline.errors import BrokerError
+from autoemb_pipeline.ops.brokers.metadata import quiet_admin
+from autoemb_pipeline.ops.topics import KEEP_RULES, SettingProblem, existing_topic, problems_of, refuse, topic_settings
 
 _log = structlog.get_logger()
 _DELETING = {"cleanup.policy", "retention.ms", "retention.bytes"}

@@ -12,9 +12,9 @@ from heapq import merge as heap_merge
 from itertools import groupby, pairwise
 from typing import NamedTuple, Protocol
 
-from pipeline.deliveries import PartitionDeliveries
-from pipeline.errors import ConfigurationError, OffsetError
-from pipeline.records import ConsumedRecord, DeadLetter, MiniBatch, OfflineStage, Remainder, RunPosition
+from autoemb_pipeline.deliveries import PartitionDeliveries
+from autoemb_pipeline.errors import ConfigurationError, OffsetError
+from autoemb_pipeline.records import ConsumedRecord, DeadLetter, MiniBatch, OfflineStage, Remainder, RunPosition
 
 Item = ConsumedRecord | Remainder
 Boundaries = Mapping[int, Mapping[int, int]]  # step -> partition -> next offset
@@ -77,7 +77,7 @@ class Batcher:
         batch_timeout: seconds after a mini-batch's first item that close it as it is; None never does.
         offline: the first stage of the stream; its end also ends a mini-batch, so that none belongs to both stages.
         examples: interactions in the steps done.
-        pauses: whether to stop where the offline stage ends, so that it can be read again (`pipeline.epochs`), until `go_on`.
+        pauses: whether to stop where the offline stage ends, so that it can be read again (`autoemb_pipeline.epochs`), until `go_on`.
         paused_at: the step before the pause, where recorded steps lie behind it: they alone decide then.
         clock: seconds, monotonic.
     """

@@ -5,15 +5,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoint.identity import READER_OF_OLDER_STATE, flatten, unflatten
-from pipeline.errors import CheckpointError, ConfigurationError
-from pipeline.learners.config import learner_class
-from pipeline.prequential.metrics import PrequentialConfig
-from pipeline.records import Interaction, OfflineStage
-from pipeline.sink.metrics import Format
-from pipeline.state.context import ContextConfig
-from pipeline.trainer import TrainerConfig
-from schemas.registry import RegistryCodec
+from autoemb_pipeline.checkpoint.identity import READER_OF_OLDER_STATE, flatten, unflatten
+from autoemb_pipeline.errors import CheckpointError, ConfigurationError
+from autoemb_pipeline.learners.config import learner_class
+from autoemb_pipeline.prequential.metrics import PrequentialConfig
+from autoemb_pipeline.records import Interaction, OfflineStage
+from autoemb_pipeline.schemas.registry import RegistryCodec
+from autoemb_pipeline.sink.metrics import Format
+from autoemb_pipeline.state.context import ContextConfig
+from autoemb_pipeline.trainer import TrainerConfig
 
 Observer = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
 
@@ -118,7 +118,7 @@ class Ports:
         topic_id: the interactions topic's.
         registry: for Avro metrics in the registry's wire format.
         stop: asked between polls.
-        observers: see `pipeline.reporting.RuntimeReporter`.
+        observers: see `autoemb_pipeline.reporting.RuntimeReporter`.
     """
 
     kafka: Mapping[str, str]

@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TypeVar
 
-from pipeline.batching import MAX_LOOSE_LETTERS, Batcher, Source, Waiting, read
-from pipeline.records import MiniBatch, RereadPosition, RunPosition
+from autoemb_pipeline.batching import MAX_LOOSE_LETTERS, Batcher, Source, Waiting, read
+from autoemb_pipeline.records import MiniBatch, RereadPosition, RunPosition
 
 S = TypeVar("S", bound=Source)
 
@@ -116,7 +116,7 @@ class Epochs:
     def read(
         self, source: S, read_again: Callable[[RunPosition], AbstractContextManager[S]], *, patience: float = 0.1
     ) -> Generator[MiniBatch | None, None, None]:
-        """The mini-batches of all readings in turn, and None after each wait without one (`pipeline.batching.read`).
+        """The mini-batches of all readings in turn, and None after each wait without one (`autoemb_pipeline.batching.read`).
 
         Args:
             source: of the first reading.

@@ -1,9 +1,9 @@
 """Every error a user can meet, as one tree.
 
-Each error says what happened, why, and the command that mends it; `pipeline.cli` alone turns it into a message and an exit code.
+Each error says what happened, why, and the command that mends it; `autoemb_pipeline.cli` alone turns it into a message and an exit code.
 """
 
-from pipeline.redaction import redact
+from autoemb_pipeline.redaction import redact
 
 
 class AutoembError(Exception):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pipeline.records import FloatArray
+from autoemb_pipeline.records import FloatArray
 
 
 class OnlineNewton:

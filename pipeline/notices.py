@@ -5,7 +5,7 @@ from typing import Any
 
 import structlog
 
-from schemas.notices import label_notice, waiting_notice
+from autoemb_pipeline.schemas.notices import label_notice, waiting_notice
 
 _log = structlog.get_logger()
 _QUIET_MS = 60_000

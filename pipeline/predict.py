@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from pipeline.checkpoint.contents import LoadedCheckpoint
-from pipeline.checkpoint.reading import OpenCheckpoint
-from pipeline.config import trainer_of
-from pipeline.learners.factory import make_learner
-from pipeline.records import FloatArray, Interaction, Labels, LearnerInputs, Predictions, SideContext
-from pipeline.rows import TableSpec
-from pipeline.state.context import ContextTracker
-from pipeline.trainer import TrainerConfig, trainer_tables
+from autoemb_pipeline.checkpoint.contents import LoadedCheckpoint
+from autoemb_pipeline.checkpoint.reading import OpenCheckpoint
+from autoemb_pipeline.config import trainer_of
+from autoemb_pipeline.learners.factory import make_learner
+from autoemb_pipeline.records import FloatArray, Interaction, Labels, LearnerInputs, Predictions, SideContext
+from autoemb_pipeline.rows import TableSpec
+from autoemb_pipeline.state.context import ContextTracker
+from autoemb_pipeline.trainer import TrainerConfig, trainer_tables
 
 
 class Pair(NamedTuple):

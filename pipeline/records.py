@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.deliveries import Remembered
+from autoemb_pipeline.deliveries import Remembered
 
 FloatArray = NDArray[np.float64]
 Task = Literal["binary", "rating"]
@@ -227,7 +227,7 @@ class RunPosition:
 
     Attributes:
         next_offsets: partition -> offset to read next, for the first time.
-        deliveries: partition -> what was released of it, for finding duplicates; see `pipeline.deliveries`.
+        deliveries: partition -> what was released of it, for finding duplicates; see `autoemb_pipeline.deliveries`.
         frontier: greatest (timestamp, dataset, sequence) released, for finding late records; None before the first.
         first_offsets: partition -> offset of the run's first record.
         offline_end: `next_offsets` as they were when the offline stage had been read once and a further pass began; None before, and

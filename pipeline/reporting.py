@@ -4,13 +4,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.checkpoint.manager import CheckpointManager
-from pipeline.config import Observer
-from pipeline.epochs import Epochs
-from pipeline.meter import Meter
-from pipeline.notices import Notices
-from pipeline.sink.runtime import RuntimeSink
-from pipeline.source.kafka import KafkaSource
+from autoemb_pipeline.checkpoint.manager import CheckpointManager
+from autoemb_pipeline.config import Observer
+from autoemb_pipeline.epochs import Epochs
+from autoemb_pipeline.meter import Meter
+from autoemb_pipeline.notices import Notices
+from autoemb_pipeline.sink.runtime import RuntimeSink
+from autoemb_pipeline.source.kafka import KafkaSource
 
 RUNTIME_SECONDS = 2.0
 _NOTABLE_SECONDS = 1.0  # a shorter wait is a fetch under way

@@ -2,17 +2,17 @@
 
     source → batcher → trainer (predict, score, learn) → prediction log, emitter → checkpoint
 
-The offline stage may be read more than once: `pipeline.epochs`. How the parts are built and closed: `pipeline.wiring`. One step:
-`pipeline.trainer`.
+The offline stage may be read more than once: `epochs`. How the parts are built and closed: `wiring`. One step:
+`autoemb_pipeline.trainer`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config import Ports, RunConfig
-from pipeline.failpoints import failpoint
-from pipeline.wiring import build
+from autoemb_pipeline.config import Ports, RunConfig
+from autoemb_pipeline.failpoints import failpoint
+from autoemb_pipeline.wiring import build
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +42,7 @@ def train(config: RunConfig, ports: Ports) -> RunSummary:
     Whatever raises ends the run without one: the next call goes on from the newest checkpoint and recomputes to the same bits.
 
     Raises:
-        AutoembError: every error a user can meet; see `pipeline.errors`.
+        AutoembError: every error a user can meet; see `autoemb_pipeline.errors`.
     """
     metrics: Mapping[str, Any] = {}
     with build(config, ports) as run:

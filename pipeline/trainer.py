@@ -6,19 +6,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from pipeline.errors import ConfigurationError
-from pipeline.learners.base import MicroBatchLearner
-from pipeline.learners.config import LearnerConfig
-from pipeline.learners.factory import learner_tables, make_learner
-from pipeline.learners.stream.micro_batches import micro_batches
-from pipeline.offsets import offsets_to_text
-from pipeline.prequential.balance import LabelBalance
-from pipeline.prequential.labels import labels_of
-from pipeline.prequential.metrics import Prequential, PrequentialConfig
-from pipeline.prequential.references import Logistic, RunningMean
-from pipeline.records import CONTEXT_FEATURES, FloatArray, Interaction, Labels, LearnerInputs, MiniBatch, OfflineStage, Predictions
-from pipeline.rows import RowStore, TableSpec
-from pipeline.state.context import ContextConfig, ContextTracker, context_tables
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.learners.base import MicroBatchLearner
+from autoemb_pipeline.learners.config import LearnerConfig
+from autoemb_pipeline.learners.factory import learner_tables, make_learner
+from autoemb_pipeline.learners.stream.micro_batches import micro_batches
+from autoemb_pipeline.offsets import offsets_to_text
+from autoemb_pipeline.prequential.balance import LabelBalance
+from autoemb_pipeline.prequential.labels import labels_of
+from autoemb_pipeline.prequential.metrics import Prequential, PrequentialConfig
+from autoemb_pipeline.prequential.references import Logistic, RunningMean
+from autoemb_pipeline.records import CONTEXT_FEATURES, FloatArray, Interaction, Labels, LearnerInputs, MiniBatch, OfflineStage, Predictions
+from autoemb_pipeline.rows import RowStore, TableSpec
+from autoemb_pipeline.state.context import ContextConfig, ContextTracker, context_tables
 
 COUNTERS = ("late", "duplicates", "dead_letters")
 

@@ -4,32 +4,32 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-from pipeline.batching import Batcher
-from pipeline.checkpoint.identity import RunIdentity, new_run_id, open_identity
-from pipeline.checkpoint.lock import state_lock
-from pipeline.checkpoint.manager import CheckpointManager
-from pipeline.checkpoint.outputs import OutputTopics
-from pipeline.checkpoint.resume import Resumed, resume
-from pipeline.checkpoint.store import CheckpointStore
-from pipeline.checkpoint.writer import CheckpointWriter
-from pipeline.config import Ports, RunConfig
-from pipeline.epochs import Epochs
-from pipeline.meter import Meter
-from pipeline.records import MiniBatch, RunPosition
-from pipeline.redaction import keep_settings_secret
-from pipeline.reporting import RuntimeReporter
-from pipeline.sink.dead_letters import DeadLetterSink
-from pipeline.sink.emitter import Emitter
-from pipeline.sink.metrics import MetricsSink
-from pipeline.sink.prediction_log import PredictionLog
-from pipeline.sink.producer import IdempotentProducer, RecordProducer
-from pipeline.sink.runtime import RuntimeSink
-from pipeline.sink.transactions import TransactionalProducer
-from pipeline.source.config import SourceConfig
-from pipeline.source.kafka import KafkaSource
-from pipeline.state.options import RocksConfig
-from pipeline.state.rocks import RocksRowStore
-from pipeline.trainer import Trainer, trainer_tables
+from autoemb_pipeline.batching import Batcher
+from autoemb_pipeline.checkpoint.identity import RunIdentity, new_run_id, open_identity
+from autoemb_pipeline.checkpoint.lock import state_lock
+from autoemb_pipeline.checkpoint.manager import CheckpointManager
+from autoemb_pipeline.checkpoint.outputs import OutputTopics
+from autoemb_pipeline.checkpoint.resume import Resumed, resume
+from autoemb_pipeline.checkpoint.store import CheckpointStore
+from autoemb_pipeline.checkpoint.writer import CheckpointWriter
+from autoemb_pipeline.config import Ports, RunConfig
+from autoemb_pipeline.epochs import Epochs
+from autoemb_pipeline.meter import Meter
+from autoemb_pipeline.records import MiniBatch, RunPosition
+from autoemb_pipeline.redaction import keep_settings_secret
+from autoemb_pipeline.reporting import RuntimeReporter
+from autoemb_pipeline.sink.dead_letters import DeadLetterSink
+from autoemb_pipeline.sink.emitter import Emitter
+from autoemb_pipeline.sink.metrics import MetricsSink
+from autoemb_pipeline.sink.prediction_log import PredictionLog
+from autoemb_pipeline.sink.producer import IdempotentProducer, RecordProducer
+from autoemb_pipeline.sink.runtime import RuntimeSink
+from autoemb_pipeline.sink.transactions import TransactionalProducer
+from autoemb_pipeline.source.config import SourceConfig
+from autoemb_pipeline.source.kafka import KafkaSource
+from autoemb_pipeline.state.options import RocksConfig
+from autoemb_pipeline.state.rocks import RocksRowStore
+from autoemb_pipeline.trainer import Trainer, trainer_tables
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, Message
 
-from producers.topic_reader import quiet
+from autoemb_pipeline.producers.topic_reader import quiet
 
 # aliases in librdkafka of settings that a replay needs as they are
 _RESERVED: Final = frozenset(

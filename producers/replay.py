@@ -21,14 +21,14 @@ from typing import Final, Literal, NoReturn
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from pipeline.errors import BrokerError, ConfigurationError, DatasetError, DeliveryError, TopicError
-from pipeline.records import Interaction
-from producers.datasets.sorted_dataset import SortedDataset
-from producers.delivery import Trouble, producer_settings
-from producers.resume import ResumePoints, resume_points, unsent
-from producers.topic_reader import FINGERPRINT_HEADER, Decode, TopicReader
-from schemas.codec import decode_interaction
-from schemas.fast import dataset_encoder
+from autoemb_pipeline.errors import BrokerError, ConfigurationError, DatasetError, DeliveryError, TopicError
+from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
+from autoemb_pipeline.producers.delivery import Trouble, producer_settings
+from autoemb_pipeline.producers.resume import ResumePoints, resume_points, unsent
+from autoemb_pipeline.producers.topic_reader import FINGERPRINT_HEADER, Decode, TopicReader
+from autoemb_pipeline.records import Interaction
+from autoemb_pipeline.schemas.codec import decode_interaction
+from autoemb_pipeline.schemas.fast import dataset_encoder
 
 Encode = Callable[[Interaction], bytes]
 
@@ -46,7 +46,7 @@ class ReplayConfig:
     """What to send, how fast.
 
     Attributes:
-        topic: exists already (``ops.topics.ensure_interactions_topic``).
+        topic: exists already (``autoemb_pipeline.ops.topics.ensure_interactions_topic``).
         partitions: the number of partitions the topic must have; None: whatever it has.
         speed: multiple of event time (60: an hour of it a minute); None: as fast as the broker takes it.
         limit, from_ms, until_ms: see `SortedDataset.select`.

@@ -14,11 +14,11 @@ from typing import Final, NamedTuple
 
 import polars as pl
 
-from pipeline.errors import TopicError
-from pipeline.records import Interaction
-from producers.datasets.sorted_dataset import SortedDataset
-from producers.partitioner import Partitioner
-from producers.topic_reader import OTHER_TOPIC, Ends, Stored, TopicView
+from autoemb_pipeline.errors import TopicError
+from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
+from autoemb_pipeline.producers.partitioner import Partitioner
+from autoemb_pipeline.producers.topic_reader import OTHER_TOPIC, Ends, Stored, TopicView
+from autoemb_pipeline.records import Interaction
 
 # an appended batch of a process killed a moment ago, or another replay at work, shows within this time
 _QUIET_SECONDS: Final = 0.3

@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from pipeline.errors import BrokerError, DecodeError, TopicError
-from pipeline.records import Interaction
+from autoemb_pipeline.errors import BrokerError, DecodeError, TopicError
+from autoemb_pipeline.records import Interaction
 
 # names the dataset's fingerprint on every record
 FINGERPRINT_HEADER: Final = "autoemb-dataset"
@@ -18,7 +18,7 @@ OTHER_TOPIC: Final = "replay into another topic with --topic NAME, or delete thi
 Decode = Callable[[bytes | None], Interaction]
 
 # fatal errors are logged whatever the log level
-_SILENT: Final = logging.getLogger("producers.librdkafka")
+_SILENT: Final = logging.getLogger("autoemb_pipeline.producers.librdkafka")
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False
 
@@ -54,7 +54,7 @@ class Ends(NamedTuple):
 
 
 class TopicView(Protocol):
-    """What `producers.resume` has to see of a topic: `TopicReader`, or a test's own."""
+    """What `autoemb_pipeline.producers.resume` has to see of a topic: `TopicReader`, or a test's own."""
 
     def high_watermarks(self, partitions: int) -> list[int]:
         """End offset of every partition."""

@@ -1,4 +1,4 @@
-"""Avro schemas of everything on the wire, and their codecs. Uses the leaves `pipeline.records` and `pipeline.errors` only.
+"""Avro schemas of everything on the wire, and their codecs. Uses the leaves `autoemb_pipeline.records` and `autoemb_pipeline.errors` only.
 
 - `avro`: loads the .avsc files; bodies, fingerprints and single-object encoding of any schema.
 - `codec`: interactions.

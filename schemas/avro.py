@@ -13,7 +13,7 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from fastavro.read import SchemaResolutionError
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
-from pipeline.errors import DecodeError
+from autoemb_pipeline.errors import DecodeError
 
 Schema = Mapping[str, Any]
 
@@ -29,7 +29,7 @@ def load_schema(name: str) -> Schema:
 
 def schema_text(name: str) -> str:
     """The text of ``schemas/<name>.avsc``, as a registry is given it."""
-    return (resources.files("schemas") / f"{name}.avsc").read_text(encoding="utf-8")
+    return (resources.files("autoemb_pipeline.schemas") / f"{name}.avsc").read_text(encoding="utf-8")
 
 
 def schema_fingerprint(schema: Schema) -> bytes:

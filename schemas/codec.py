@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from pipeline.errors import DecodeError
-from pipeline.records import Interaction
-from schemas.avro import Schema, SingleObjectCodec, load_schema
+from autoemb_pipeline.errors import DecodeError
+from autoemb_pipeline.records import Interaction
+from autoemb_pipeline.schemas.avro import Schema, SingleObjectCodec, load_schema
 
 MAX_ID_BYTES = 1024
 MAX_TIMESTAMP = 253_402_300_799_999  # last millisecond of the year 9999; a timestamp in microseconds lies beyond it

@@ -1,4 +1,4 @@
-"""The encoding of `schemas.codec.encode_interaction` for the interactions of one dataset, three times as fast.
+"""The encoding of `autoemb_pipeline.schemas.codec.encode_interaction` for the interactions of one dataset, three times as fast.
 
 A replay encodes millions of records that differ in five fields. Whatever is not of that plain shape goes to `encode_interaction`, which
 alone decides what is valid; a test holds the two to the same bytes.
@@ -9,9 +9,9 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from pipeline.records import Interaction
-from schemas.avro import MAGIC, schema_fingerprint
-from schemas.codec import INTERACTION_SCHEMA, MAX_ID_BYTES, MAX_SEQUENCE, MAX_TIMESTAMP, encode_interaction
+from autoemb_pipeline.records import Interaction
+from autoemb_pipeline.schemas.avro import MAGIC, schema_fingerprint
+from autoemb_pipeline.schemas.codec import INTERACTION_SCHEMA, MAX_ID_BYTES, MAX_SEQUENCE, MAX_TIMESTAMP, encode_interaction
 
 _DIGIT: Final = 14  # bits of a zigzag number written at once: two bytes of a variable-length integer
 _BASE: Final = 1 << _DIGIT
@@ -39,7 +39,7 @@ def _long(value: int) -> bytes:
 
 
 def dataset_encoder(dataset: str) -> Callable[[Interaction], bytes]:
-    """An encoder for interactions of this dataset: the bytes and errors of `schemas.codec.encode_interaction`."""
+    """An encoder for interactions of this dataset: the bytes and errors of `autoemb_pipeline.schemas.codec.encode_interaction`."""
     try:
         name = dataset.encode()
     except UnicodeEncodeError:

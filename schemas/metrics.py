@@ -11,8 +11,8 @@ import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from pipeline.errors import ConfigurationError, DecodeError
-from schemas.avro import MAGIC, Schema, SingleObjectCodec, load_schema
+from autoemb_pipeline.errors import ConfigurationError, DecodeError
+from autoemb_pipeline.schemas.avro import MAGIC, Schema, SingleObjectCodec, load_schema
 
 Record = Mapping[str, Any]
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from schemas.vocabulary import BATCH_CLOSES_IN, LABEL_WARNING, WAITING_DEAD_LETTERS, WAITING_INTERACTIONS
+from autoemb_pipeline.schemas.vocabulary import BATCH_CLOSES_IN, LABEL_WARNING, WAITING_DEAD_LETTERS, WAITING_INTERACTIONS
 
 
 def waiting_notice(runtime: Mapping[str, Any]) -> str | None:

@@ -7,12 +7,12 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipeline.errors import AutoembError, BrokerError, ConfigurationError, DecodeError
-from pipeline.records import Interaction
-from pipeline.redaction import keep_secret, keep_settings_secret
-from schemas.avro import parse, read_body, schema_text, write_body
-from schemas.codec import INTERACTION_SCHEMA, checked_interaction, decode_interaction, encode_checked
-from schemas.metrics import RecordFormat
+from autoemb_pipeline.errors import AutoembError, BrokerError, ConfigurationError, DecodeError
+from autoemb_pipeline.records import Interaction
+from autoemb_pipeline.redaction import keep_secret, keep_settings_secret
+from autoemb_pipeline.schemas.avro import parse, read_body, schema_text, write_body
+from autoemb_pipeline.schemas.codec import INTERACTION_SCHEMA, checked_interaction, decode_interaction, encode_checked
+from autoemb_pipeline.schemas.metrics import RecordFormat
 
 USER_INFO_VARIABLE = "AUTOEMB_SCHEMA_REGISTRY_USER_INFO"
 REGISTRY_MAGIC = b"\x00"
@@ -192,7 +192,7 @@ class InteractionDecoder:
 
         Raises:
             DecodeError: ``registry-needed`` (it is in the registry's format and none is configured), or as
-                `schemas.codec.decode_interaction` and `RegistryCodec.decode_interaction`.
+                `autoemb_pipeline.schemas.codec.decode_interaction` and `RegistryCodec.decode_interaction`.
             BrokerError: the registry does not answer.
         """
         if not payload or payload[:1] != REGISTRY_MAGIC:

@@ -2,8 +2,8 @@
 
 from hypothesis import strategies as st
 
-from pipeline.records import Interaction
-from schemas.codec import MAX_ID_BYTES, MAX_SEQUENCE, MAX_TIMESTAMP
+from autoemb_pipeline.records import Interaction
+from autoemb_pipeline.schemas.codec import MAX_ID_BYTES, MAX_SEQUENCE, MAX_TIMESTAMP
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
 ids = text.filter(lambda s: 0 < len(s.encode()) <= MAX_ID_BYTES)

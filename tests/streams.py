@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipeline.records import Interaction
+from autoemb_pipeline.records import Interaction
 
 
 def synthetic_stream(events: int, *, seed: int, users: int = 12, items: int = 20, ties: int = 3) -> list[Interaction]:

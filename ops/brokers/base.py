@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
-from ops.brokers.metadata import is_ready
-from ops.brokers.process import LOOPBACK, ServerProcess, answers_tcp
+from autoemb_pipeline.ops.brokers.metadata import is_ready
+from autoemb_pipeline.ops.brokers.process import LOOPBACK, ServerProcess, answers_tcp
 
 
 class Broker(ABC):

@@ -10,9 +10,9 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from ops.brokers.process import answers_tcp
-from pipeline.errors import BrokerError, ConfigurationError
-from pipeline.redaction import HIDDEN, keep_settings_secret
+from autoemb_pipeline.errors import BrokerError, ConfigurationError
+from autoemb_pipeline.ops.brokers.process import answers_tcp
+from autoemb_pipeline.redaction import HIDDEN, keep_settings_secret
 
 ENVIRONMENT_VARIABLE = "AUTOEMB_BOOTSTRAP_SERVERS"
 DEFAULT_BOOTSTRAP = "localhost:9092"

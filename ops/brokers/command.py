@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from ops.brokers.base import Broker
-from ops.brokers.embedded import EmbeddedBroker, EmbeddedConfig
-from ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
-from pipeline.errors import BrokerError
+from autoemb_pipeline.errors import BrokerError
+from autoemb_pipeline.ops.brokers.base import Broker
+from autoemb_pipeline.ops.brokers.embedded import EmbeddedBroker, EmbeddedConfig
+from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
 
 DEFAULT_PORT = 9092
 DEFAULT_DATA_DIR = Path("autoemb-state") / "kafka"

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from ops.brokers.base import Broker
-from ops.brokers.process import LOOPBACK, ServerProcess, free_port, port_is_free
-from pipeline.errors import BrokerError, ConfigurationError
+from autoemb_pipeline.errors import BrokerError, ConfigurationError
+from autoemb_pipeline.ops.brokers.base import Broker
+from autoemb_pipeline.ops.brokers.process import LOOPBACK, ServerProcess, free_port, port_is_free
 
 _MAX_PORT = 65_535
 

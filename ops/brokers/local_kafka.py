@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from ops.brokers.base import Broker
-from ops.brokers.process import LOG_TAIL_LINES, LOOPBACK, ServerProcess, free_port, port_is_free
-from pipeline.errors import BrokerError, ConfigurationError
-from pipeline.private import private_files
+from autoemb_pipeline.errors import BrokerError, ConfigurationError
+from autoemb_pipeline.ops.brokers.base import Broker
+from autoemb_pipeline.ops.brokers.process import LOG_TAIL_LINES, LOOPBACK, ServerProcess, free_port, port_is_free
+from autoemb_pipeline.private import private_files
 
 _MAX_PORT = 65_535
 _JAVA_REMEDY = "install Java 17 or newer (Debian: apt-get install openjdk-17-jre-headless) or point JAVA_HOME at one"

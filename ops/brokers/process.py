@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.errors import BrokerError
-from pipeline.private import PRIVATE_UMASK, private_files
+from autoemb_pipeline.errors import BrokerError
+from autoemb_pipeline.private import PRIVATE_UMASK, private_files
 
 LOOPBACK = "127.0.0.1"
 LOG_TAIL_LINES = 15

@@ -1,4 +1,4 @@
-"""Generates the dashboards; a test fails while they are out of date: ``python -m ops.grafana.generate`` rewrites them.
+"""Generates the dashboards; a test fails while they are out of date: ``python -m autoemb_pipeline.ops.grafana.generate`` rewrites them.
 
 Needs the extra ``test`` (grafana-foundation-sdk). The Kafka datasource (hamedkarbasi93-kafka-datasource) streams each record as one row of
 a frame whose columns are the flat JSON's fields; panels choose columns by name and, with the variable `run`, rows by run_id.
@@ -16,8 +16,8 @@ from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models import common as common_models
 from grafana_foundation_sdk.models import dashboard as models
 
-from ops.grafana.panels import BUCKETS, LOSS_VARIABLE, ROWS, PanelSpec
-from schemas.vocabulary import LOSSES, RUN_INFO
+from autoemb_pipeline.ops.grafana.panels import BUCKETS, LOSS_VARIABLE, ROWS, PanelSpec
+from autoemb_pipeline.schemas.vocabulary import LOSSES, RUN_INFO
 
 FOLDER = Path(__file__).with_name("dashboards")
 TOPICS = {"metrics": "autoemb.metrics", "runtime": "autoemb.runtime"}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from schemas.vocabulary import (
+from autoemb_pipeline.schemas.vocabulary import (
     ACCURACY,
     ACCURACY_RATIO,
     BUCKET_DIMENSION,

@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from pipeline.errors import ConfigurationError
-from schemas.vocabulary import CHECKPOINT_AGE, METRICS
-from schemas.vocabulary import Metric as Entry
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.schemas.vocabulary import CHECKPOINT_AGE, METRICS
+from autoemb_pipeline.schemas.vocabulary import Metric as Entry
 
 LOOPBACK = "127.0.0.1"
 _MAX_PORT = 65_535

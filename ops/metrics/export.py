@@ -7,9 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from ops.metrics.reader import FORMATS, MetricsReader, Record, flat_json
-from pipeline.errors import ConfigurationError, StateError
-from schemas.metrics import RecordFormat
+from autoemb_pipeline.errors import ConfigurationError, StateError
+from autoemb_pipeline.ops.metrics.reader import FORMATS, MetricsReader, Record, flat_json
+from autoemb_pipeline.schemas.metrics import RecordFormat
 
 _ROWS_AT_ONCE = 5000
 _POLL_SECONDS = 1.0

@@ -7,9 +7,9 @@ from typing import Any, Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from pipeline.errors import BrokerError, ConfigurationError, DecodeError, TopicError
-from schemas.metrics import PREQUENTIAL, RUNTIME, RecordFormat
-from schemas.registry import REGISTRY_MAGIC, RegistryCodec
+from autoemb_pipeline.errors import BrokerError, ConfigurationError, DecodeError, TopicError
+from autoemb_pipeline.schemas.metrics import PREQUENTIAL, RUNTIME, RecordFormat
+from autoemb_pipeline.schemas.registry import REGISTRY_MAGIC, RegistryCodec
 
 Record = dict[str, Any]
 FORMATS: Mapping[str, RecordFormat] = {"metrics": PREQUENTIAL, "runtime": RUNTIME}

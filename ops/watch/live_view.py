@@ -9,9 +9,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ops.watch.run_history import RunHistory
-from schemas.notices import label_notice, waiting_notice
-from schemas.vocabulary import (
+from autoemb_pipeline.ops.watch.run_history import RunHistory
+from autoemb_pipeline.schemas.notices import label_notice, waiting_notice
+from autoemb_pipeline.schemas.vocabulary import (
     ACCURACY,
     BUCKET_DIMENSION,
     BUCKET_LOSS,

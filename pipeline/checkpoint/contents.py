@@ -21,8 +21,8 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from pipeline.checkpoint.manifest import Manifest, frozen_json
-from pipeline.errors import CheckpointError
+from autoemb_pipeline.checkpoint.manifest import Manifest, frozen_json
+from autoemb_pipeline.errors import CheckpointError
 
 TENSORS = "tensors.safetensors"
 ARRAYS = "prequential.safetensors"

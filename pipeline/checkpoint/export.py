@@ -17,14 +17,14 @@ import polars as pl
 import safetensors.torch
 from numpy.typing import NDArray
 
-from pipeline.checkpoint.reading import OpenCheckpoint
-from pipeline.errors import StateError
-from pipeline.learners.config import LearnerConfig
-from pipeline.learners.stream.config import StreamConfig
-from pipeline.learners.stream.factory import blocks_of
-from pipeline.state.context import COUNT, ITEM_TABLE, LABELS_AT, USER_TABLE
-from pipeline.state.label_statistics import ITEM_LABEL_WIDTH, USER_LABEL_WIDTH
-from pipeline.state.readonly import ReadOnlyRows
+from autoemb_pipeline.checkpoint.reading import OpenCheckpoint
+from autoemb_pipeline.errors import StateError
+from autoemb_pipeline.learners.config import LearnerConfig
+from autoemb_pipeline.learners.stream.config import StreamConfig
+from autoemb_pipeline.learners.stream.factory import blocks_of
+from autoemb_pipeline.state.context import COUNT, ITEM_TABLE, LABELS_AT, USER_TABLE
+from autoemb_pipeline.state.label_statistics import ITEM_LABEL_WIDTH, USER_LABEL_WIDTH
+from autoemb_pipeline.state.readonly import ReadOnlyRows
 
 CHUNK = 8192
 ROWS_PER_FILE = 500_000
@@ -59,7 +59,7 @@ def export_checkpoint(opened: OpenCheckpoint, learner: LearnerConfig, target: Pa
     of the id's last occurrence, 1/N for one without. An embedding is the id's numbers over all spaces, the smallest first.
 
     Args:
-        opened: with rows opened with the run's tables (`pipeline.predict.tables_of`).
+        opened: with rows opened with the run's tables (`autoemb_pipeline.predict.tables_of`).
         learner: the run's.
         target: a directory that does not exist yet, or is empty.
         rows_per_file: of each Parquet file.

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.durable import replace_synced, sync
-from pipeline.errors import CheckpointError, StateError
+from autoemb_pipeline.durable import replace_synced, sync
+from autoemb_pipeline.errors import CheckpointError, StateError
 
 IDENTITY_FILE = "run.json"
 ARCHIVE = "old-runs"

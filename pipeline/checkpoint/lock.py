@@ -8,9 +8,9 @@ from pathlib import Path
 
 import structlog
 
-from pipeline.durable import sync
-from pipeline.errors import StateError
-from pipeline.private import private_files, tighten
+from autoemb_pipeline.durable import sync
+from autoemb_pipeline.errors import StateError
+from autoemb_pipeline.private import private_files, tighten
 
 _log = structlog.get_logger()
 

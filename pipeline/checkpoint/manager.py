@@ -8,18 +8,18 @@ from typing import Any
 
 import structlog
 
-from pipeline.checkpoint.identity import RunIdentity, environment, write_identity
-from pipeline.checkpoint.outputs import Emission, OutputTopics
-from pipeline.checkpoint.position import position_to_json
-from pipeline.checkpoint.resume import Resumed
-from pipeline.checkpoint.writer import CheckpointWriter
-from pipeline.epochs import Epochs
-from pipeline.failpoints import failpoint
-from pipeline.sink.emitter import Emitter
-from pipeline.sink.prediction_log import PredictionLog
-from pipeline.source.kafka import KafkaSource
-from pipeline.state.rocks import RocksRowStore
-from pipeline.trainer import Trainer
+from autoemb_pipeline.checkpoint.identity import RunIdentity, environment, write_identity
+from autoemb_pipeline.checkpoint.outputs import Emission, OutputTopics
+from autoemb_pipeline.checkpoint.position import position_to_json
+from autoemb_pipeline.checkpoint.resume import Resumed
+from autoemb_pipeline.checkpoint.writer import CheckpointWriter
+from autoemb_pipeline.epochs import Epochs
+from autoemb_pipeline.failpoints import failpoint
+from autoemb_pipeline.sink.emitter import Emitter
+from autoemb_pipeline.sink.prediction_log import PredictionLog
+from autoemb_pipeline.source.kafka import KafkaSource
+from autoemb_pipeline.state.rocks import RocksRowStore
+from autoemb_pipeline.trainer import Trainer
 
 _log = structlog.get_logger()
 

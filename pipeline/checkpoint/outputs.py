@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.durable import replace_synced
-from pipeline.errors import CheckpointError, StateError
-from pipeline.sink.recover import topic_ranges, wait_for_ranges
-from schemas.registry import RegistryCodec
+from autoemb_pipeline.durable import replace_synced
+from autoemb_pipeline.errors import CheckpointError, StateError
+from autoemb_pipeline.schemas.registry import RegistryCodec
+from autoemb_pipeline.sink.recover import topic_ranges, wait_for_ranges
 
 OUTPUTS_FILE = "outputs.json"
 

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pipeline.checkpoint.contents import LoadedCheckpoint
-from pipeline.checkpoint.store import CheckpointStore, Refused
-from pipeline.errors import CheckpointError, StateError
-from pipeline.rows import TableSpec
-from pipeline.state.readonly import ReadOnlyRows
+from autoemb_pipeline.checkpoint.contents import LoadedCheckpoint
+from autoemb_pipeline.checkpoint.store import CheckpointStore, Refused
+from autoemb_pipeline.errors import CheckpointError, StateError
+from autoemb_pipeline.rows import TableSpec
+from autoemb_pipeline.state.readonly import ReadOnlyRows
 
 _ATTEMPTS = 20
 

@@ -13,14 +13,14 @@ from typing import Any
 import structlog
 import torch
 
-from pipeline.checkpoint.contents import LoadedCheckpoint
-from pipeline.checkpoint.identity import RunIdentity, environment, environment_changes
-from pipeline.checkpoint.outputs import Emission, OutputTopics, read_emission
-from pipeline.checkpoint.position import position_from_json
-from pipeline.checkpoint.store import CheckpointStore, NewestValid
-from pipeline.errors import CheckpointError
-from pipeline.records import AHEAD, RunPosition
-from pipeline.sink.recover import RecordedRun, read_dead_letters, read_run
+from autoemb_pipeline.checkpoint.contents import LoadedCheckpoint
+from autoemb_pipeline.checkpoint.identity import RunIdentity, environment, environment_changes
+from autoemb_pipeline.checkpoint.outputs import Emission, OutputTopics, read_emission
+from autoemb_pipeline.checkpoint.position import position_from_json
+from autoemb_pipeline.checkpoint.store import CheckpointStore, NewestValid
+from autoemb_pipeline.errors import CheckpointError
+from autoemb_pipeline.records import AHEAD, RunPosition
+from autoemb_pipeline.sink.recover import RecordedRun, read_dead_letters, read_run
 
 _log = structlog.get_logger()
 

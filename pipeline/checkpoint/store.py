@@ -16,12 +16,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.checkpoint import manifest as manifests
-from pipeline.checkpoint.contents import LoadedCheckpoint, load_contents
-from pipeline.checkpoint.manifest import MANIFEST_NAME, FileKey, FileRecord, Manifest, ManifestError
-from pipeline.durable import sha256_of, sync, write_synced
-from pipeline.errors import CheckpointError, ConfigurationError
-from pipeline.failpoints import failpoint
+from autoemb_pipeline.checkpoint import manifest as manifests
+from autoemb_pipeline.checkpoint.contents import LoadedCheckpoint, load_contents
+from autoemb_pipeline.checkpoint.manifest import MANIFEST_NAME, FileKey, FileRecord, Manifest, ManifestError
+from autoemb_pipeline.durable import sha256_of, sync, write_synced
+from autoemb_pipeline.errors import CheckpointError, ConfigurationError
+from autoemb_pipeline.failpoints import failpoint
 
 _STEP_NAME = re.compile(r"step-(\d{9,})")
 _REPLACED = "tmp-replaced-"

@@ -10,14 +10,14 @@ from typing import Any, Protocol
 
 import torch
 
-from pipeline.checkpoint.contents import ROWS, Snapshot
-from pipeline.checkpoint.store import CheckpointStore
-from pipeline.durable import write_synced
-from pipeline.errors import AutoembError, CheckpointError
+from autoemb_pipeline.checkpoint.contents import ROWS, Snapshot
+from autoemb_pipeline.checkpoint.store import CheckpointStore
+from autoemb_pipeline.durable import write_synced
+from autoemb_pipeline.errors import AutoembError, CheckpointError
 
 
 class CapturableRows(Protocol):
-    """What the writer needs of a row store (`pipeline.state.rocks.RocksRowStore`)."""
+    """What the writer needs of a row store (`autoemb_pipeline.state.rocks.RocksRowStore`)."""
 
     def capture(self) -> Any:
         """Copies of the rows changed since the last capture."""

@@ -1,5 +1,5 @@
 """The command line: options → configuration → call; errors → exit codes. Nothing else sees producers and ops."""
 
-from pipeline.cli.main import main
+from autoemb_pipeline.cli.main import main
 
 __all__ = ["main"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from ops.brokers.command import DEFAULT_DATA_DIR, DEFAULT_PORT, run_broker
+from autoemb_pipeline.ops.brokers.command import DEFAULT_DATA_DIR, DEFAULT_PORT, run_broker
 
 
 @click.command("broker")

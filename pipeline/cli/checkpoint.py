@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.checkpoint.export import export_checkpoint
-from pipeline.checkpoint.manifest import MANIFEST_NAME, Manifest
-from pipeline.checkpoint.reading import open_newest, open_step
-from pipeline.checkpoint.store import CheckpointStore
-from pipeline.errors import CheckpointError
-from pipeline.predict import checkpoint_trainer, tables_of
+from autoemb_pipeline.checkpoint.export import export_checkpoint
+from autoemb_pipeline.checkpoint.manifest import MANIFEST_NAME, Manifest
+from autoemb_pipeline.checkpoint.reading import open_newest, open_step
+from autoemb_pipeline.checkpoint.store import CheckpointStore
+from autoemb_pipeline.errors import CheckpointError
+from autoemb_pipeline.predict import checkpoint_trainer, tables_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -12,24 +12,24 @@ import structlog
 from rich.console import Console
 from rich.live import Live
 
-from ops.brokers.command import make_broker
-from ops.brokers.process import free_port
-from ops.topics import ensure_interactions_topic, ensure_metrics_topics
-from ops.watch.live_view import one_line, picture
-from ops.watch.run_history import Histories
-from pipeline.cli.options import stop_on_signals
-from pipeline.cli.progress import describe
-from pipeline.cli.replay import dataset_options, progress_bar
-from pipeline.cli.replay import describe as describe_replay
-from pipeline.cli.train import learner_config, ports, resolve_device, settings_of, train_options, trainer_config
-from pipeline.config import RunConfig
-from pipeline.errors import DatasetError
-from pipeline.run import RunSummary, train
-from producers.datasets.catalogue import load_dataset
-from producers.datasets.sorted_dataset import SortedDataset
-from producers.replay import ReplayConfig, replay
-from schemas.metrics import PREQUENTIAL, RUNTIME
-from schemas.vocabulary import LOGISTIC, score_field, scored
+from autoemb_pipeline.cli.options import stop_on_signals
+from autoemb_pipeline.cli.progress import describe
+from autoemb_pipeline.cli.replay import dataset_options, progress_bar
+from autoemb_pipeline.cli.replay import describe as describe_replay
+from autoemb_pipeline.cli.train import learner_config, ports, resolve_device, settings_of, train_options, trainer_config
+from autoemb_pipeline.config import RunConfig
+from autoemb_pipeline.errors import DatasetError
+from autoemb_pipeline.ops.brokers.command import make_broker
+from autoemb_pipeline.ops.brokers.process import free_port
+from autoemb_pipeline.ops.topics import ensure_interactions_topic, ensure_metrics_topics
+from autoemb_pipeline.ops.watch.live_view import one_line, picture
+from autoemb_pipeline.ops.watch.run_history import Histories
+from autoemb_pipeline.producers.datasets.catalogue import load_dataset
+from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
+from autoemb_pipeline.producers.replay import ReplayConfig, replay
+from autoemb_pipeline.run import RunSummary, train
+from autoemb_pipeline.schemas.metrics import PREQUENTIAL, RUNTIME
+from autoemb_pipeline.schemas.vocabulary import LOGISTIC, score_field, scored
 
 TOPIC = "interactions"
 _REAL = "ml-latest-small"

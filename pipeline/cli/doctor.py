@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from ops.doctor import DoctorConfig, examine
-from pipeline.cli.options import broker_options, outage_option, reading_registry_option
+from autoemb_pipeline.cli.options import broker_options, outage_option, reading_registry_option
+from autoemb_pipeline.ops.doctor import DoctorConfig, examine
 
 _MIB = 1 << 20
 

@@ -2,7 +2,7 @@
 
 import click
 
-from pipeline.errors import AutoembError
+from autoemb_pipeline.errors import AutoembError
 
 
 def render(error: AutoembError) -> str:

@@ -11,21 +11,21 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pipeline.cli.options import broker_options
-from pipeline.cli.replay import dataset_options, reading_options
-from pipeline.cli.through import TopicOf, topics
-from pipeline.cli.train import DEFAULT_PRESET, learner_config, resolve_device, trainer_config
-from pipeline.experiments import figures, river_reference, table1, table2
-from pipeline.experiments.cells import Stream
-from pipeline.experiments.figure1 import Figure1Config
-from pipeline.experiments.figure1 import run as run_figure1
-from pipeline.experiments.jobs import Job, only_warnings, run_jobs
-from pipeline.learners.config import METHODS, PRESETS, learner_class
-from pipeline.records import ContextMode, OfflineStage
-from pipeline.trainer import TrainerConfig
-from producers.datasets.catalogue import load_dataset
-from producers.datasets.sorted_dataset import SortedDataset
-from schemas.vocabulary import LOSSES
+from autoemb_pipeline.cli.options import broker_options
+from autoemb_pipeline.cli.replay import dataset_options, reading_options
+from autoemb_pipeline.cli.through import TopicOf, topics
+from autoemb_pipeline.cli.train import DEFAULT_PRESET, learner_config, resolve_device, trainer_config
+from autoemb_pipeline.experiments import figures, river_reference, table1, table2
+from autoemb_pipeline.experiments.cells import Stream
+from autoemb_pipeline.experiments.figure1 import Figure1Config
+from autoemb_pipeline.experiments.figure1 import run as run_figure1
+from autoemb_pipeline.experiments.jobs import Job, only_warnings, run_jobs
+from autoemb_pipeline.learners.config import METHODS, PRESETS, learner_class
+from autoemb_pipeline.producers.datasets.catalogue import load_dataset
+from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
+from autoemb_pipeline.records import ContextMode, OfflineStage
+from autoemb_pipeline.schemas.vocabulary import LOSSES
+from autoemb_pipeline.trainer import TrainerConfig
 
 PAPER_METHODS = "fse,sam,darts,autoemb"
 REGIMES = {

@@ -8,23 +8,23 @@ from types import TracebackType
 
 import click
 
-from pipeline import __version__
-from pipeline.cli.errors import report
-from pipeline.errors import AutoembError
-from pipeline.redaction import redact
+from autoemb_pipeline import __version__
+from autoemb_pipeline.cli.errors import report
+from autoemb_pipeline.errors import AutoembError
+from autoemb_pipeline.redaction import redact
 
 COMMANDS = {
-    "broker": ("pipeline.cli.broker", "Run a broker on this machine: Apache Kafka from KAFKA_HOME, else the embedded one."),
-    "checkpoint": ("pipeline.cli.checkpoint", "List, show, check and export a run's checkpoints."),
-    "demo": ("pipeline.cli.demo", "Broker, replay, training and live metrics in one command."),
-    "doctor": ("pipeline.cli.doctor", "Examine what a run needs; each line is ok, or the command that mends it."),
-    "metrics": ("pipeline.cli.metrics", "The metrics topic as a file: metrics export."),
-    "experiment": ("pipeline.cli.experiment", "The paper's tables and figures, resumable cell by cell."),
-    "predict": ("pipeline.cli.predict", "Predict pairs of users and items from a run's newest checkpoint."),
-    "replay": ("pipeline.cli.replay", "Publish a dataset's interactions to a topic in event-time order."),
-    "report": ("pipeline.cli.report", "Write an HTML page of runs: the paper's Figures 6 to 8, a comparison with intervals."),
-    "train": ("pipeline.cli.train", "Train on a topic of interactions, emitting prequential metrics."),
-    "watch": ("pipeline.cli.watch", "Watch a running trainer in the terminal."),
+    "broker": ("autoemb_pipeline.cli.broker", "Run a broker on this machine: Apache Kafka from KAFKA_HOME, else the embedded one."),
+    "checkpoint": ("autoemb_pipeline.cli.checkpoint", "List, show, check and export a run's checkpoints."),
+    "demo": ("autoemb_pipeline.cli.demo", "Broker, replay, training and live metrics in one command."),
+    "doctor": ("autoemb_pipeline.cli.doctor", "Examine what a run needs; each line is ok, or the command that mends it."),
+    "metrics": ("autoemb_pipeline.cli.metrics", "The metrics topic as a file: metrics export."),
+    "experiment": ("autoemb_pipeline.cli.experiment", "The paper's tables and figures, resumable cell by cell."),
+    "predict": ("autoemb_pipeline.cli.predict", "Predict pairs of users and items from a run's newest checkpoint."),
+    "replay": ("autoemb_pipeline.cli.replay", "Publish a dataset's interactions to a topic in event-time order."),
+    "report": ("autoemb_pipeline.cli.report", "Write an HTML page of runs: the paper's Figures 6 to 8, a comparison with intervals."),
+    "train": ("autoemb_pipeline.cli.train", "Train on a topic of interactions, emitting prequential metrics."),
+    "watch": ("autoemb_pipeline.cli.watch", "Watch a running trainer in the terminal."),
 }
 
 

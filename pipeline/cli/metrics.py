@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from ops.metrics.export import export as export_table
-from ops.metrics.reader import MetricsReader
-from pipeline.cli.options import broker_options, kafka_settings, open_registry, reading_registry_option, stop_on_signals
+from autoemb_pipeline.cli.options import broker_options, kafka_settings, open_registry, reading_registry_option, stop_on_signals
+from autoemb_pipeline.ops.metrics.export import export as export_table
+from autoemb_pipeline.ops.metrics.reader import MetricsReader
 
 
 @click.group("metrics")

@@ -13,10 +13,10 @@ from typing import Any, ClassVar, TypeVar
 import click
 import structlog
 
-from ops.brokers.client import client_config
-from ops.registry_settings import registry_settings
-from pipeline.redaction import redact_all
-from schemas.registry import RegistryCodec
+from autoemb_pipeline.ops.brokers.client import client_config
+from autoemb_pipeline.ops.registry_settings import registry_settings
+from autoemb_pipeline.redaction import redact_all
+from autoemb_pipeline.schemas.registry import RegistryCodec
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -12,12 +12,12 @@ import click
 import numpy as np
 import structlog
 
-from pipeline.checkpoint.reading import open_newest
-from pipeline.checkpoint.store import CheckpointStore
-from pipeline.cli.options import configure_logging, logging_options
-from pipeline.errors import DatasetError
-from pipeline.predict import Foreseen, Pair, Predictor, tables_of
-from pipeline.records import FloatArray
+from autoemb_pipeline.checkpoint.reading import open_newest
+from autoemb_pipeline.checkpoint.store import CheckpointStore
+from autoemb_pipeline.cli.options import configure_logging, logging_options
+from autoemb_pipeline.errors import DatasetError
+from autoemb_pipeline.predict import Foreseen, Pair, Predictor, tables_of
+from autoemb_pipeline.records import FloatArray
 
 _log = structlog.get_logger()
 _FORMS = "user_id,item_id[,timestamp] with commas or tabs, or JSON objects with these names, one a line; timestamp in ms since the epoch"

@@ -6,9 +6,9 @@ from typing import Any
 
 import structlog
 
-from pipeline.run import RunSummary
-from schemas.notices import label_notice
-from schemas.vocabulary import ACCURACY, HELD_BACK, LAG, METHOD, MODELS, THROUGHPUT, score_field, scored
+from autoemb_pipeline.run import RunSummary
+from autoemb_pipeline.schemas.notices import label_notice
+from autoemb_pipeline.schemas.vocabulary import ACCURACY, HELD_BACK, LAG, METHOD, MODELS, THROUGHPUT, score_field, scored
 
 _log = structlog.get_logger()
 _QUIET_SECONDS = 60.0

@@ -11,8 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ops.topics import ensure_interactions_topic
-from pipeline.cli.options import (
+from autoemb_pipeline.cli.options import (
     broker_options,
     configure_logging,
     kafka_settings,
@@ -21,13 +20,14 @@ from pipeline.cli.options import (
     registry_option,
     stop_on_signals,
 )
-from pipeline.errors import ConfigurationError
-from producers.datasets.catalogue import DatasetOptions, default_cache_dir, default_data_dir, load_dataset
-from producers.datasets.shuffling import Order
-from producers.datasets.ties import Ties
-from producers.formats.named import Columns
-from producers.replay import ReplayConfig, ReplayProgress, ReplayResult, replay
-from schemas.registry import InteractionDecoder
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.ops.topics import ensure_interactions_topic
+from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, default_cache_dir, default_data_dir, load_dataset
+from autoemb_pipeline.producers.datasets.shuffling import Order
+from autoemb_pipeline.producers.datasets.ties import Ties
+from autoemb_pipeline.producers.formats.named import Columns
+from autoemb_pipeline.producers.replay import ReplayConfig, ReplayProgress, ReplayResult, replay
+from autoemb_pipeline.schemas.registry import InteractionDecoder
 
 
 class EventTime(click.ParamType[int]):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.experiments.report import write_report
+from autoemb_pipeline.experiments.report import write_report
 
 DEFAULT_OUTPUT = Path("autoemb-report.html")
 

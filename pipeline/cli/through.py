@@ -9,15 +9,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ops.brokers.command import make_broker
-from ops.brokers.process import free_port
-from ops.topics import ensure_interactions_topic, ensure_metrics_topics, topic_id
-from pipeline.cli.options import kafka_settings
-from pipeline.cli.replay import progress_bar
-from pipeline.experiments.cells import Stream
-from pipeline.experiments.kafka_cells import Topic
-from producers.datasets.sorted_dataset import SortedDataset
-from producers.replay import ReplayConfig, replay
+from autoemb_pipeline.cli.options import kafka_settings
+from autoemb_pipeline.cli.replay import progress_bar
+from autoemb_pipeline.experiments.cells import Stream
+from autoemb_pipeline.experiments.kafka_cells import Topic
+from autoemb_pipeline.ops.brokers.command import make_broker
+from autoemb_pipeline.ops.brokers.process import free_port
+from autoemb_pipeline.ops.topics import ensure_interactions_topic, ensure_metrics_topics, topic_id
+from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
+from autoemb_pipeline.producers.replay import ReplayConfig, replay
 
 TopicOf = Callable[[SortedDataset, Stream], Topic]
 

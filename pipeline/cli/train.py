@@ -10,11 +10,8 @@ import click
 import structlog
 import torch
 
-from ops.metrics.endpoint import PrometheusExporter, parse_address
-from ops.topics import broker_kind, ensure_metrics_topics, partition_count, record_count, topic_id, wait_for_topic
-from ops.training_topics import check_for_training
-from pipeline.checkpoint.identity import read_identity
-from pipeline.cli.options import (
+from autoemb_pipeline.checkpoint.identity import read_identity
+from autoemb_pipeline.cli.options import (
     broker_options,
     configure_logging,
     kafka_settings,
@@ -24,17 +21,20 @@ from pipeline.cli.options import (
     registry_option,
     stop_on_signals,
 )
-from pipeline.cli.progress import ProgressLog, describe
-from pipeline.cli.replay import EventTime
-from pipeline.config import Observer, Ports, RunConfig
-from pipeline.errors import BrokerError, ConfigurationError
-from pipeline.learners.config import METHODS, PRESETS, STREAM_METHODS, LearnerConfig, from_preset, parse_settings
-from pipeline.prequential.metrics import PrequentialConfig
-from pipeline.records import OfflineStage
-from pipeline.run import train
-from pipeline.state.context import ContextConfig
-from pipeline.trainer import TrainerConfig
-from schemas.registry import InteractionDecoder, RegistryCodec
+from autoemb_pipeline.cli.progress import ProgressLog, describe
+from autoemb_pipeline.cli.replay import EventTime
+from autoemb_pipeline.config import Observer, Ports, RunConfig
+from autoemb_pipeline.errors import BrokerError, ConfigurationError
+from autoemb_pipeline.learners.config import METHODS, PRESETS, STREAM_METHODS, LearnerConfig, from_preset, parse_settings
+from autoemb_pipeline.ops.metrics.endpoint import PrometheusExporter, parse_address
+from autoemb_pipeline.ops.topics import broker_kind, ensure_metrics_topics, partition_count, record_count, topic_id, wait_for_topic
+from autoemb_pipeline.ops.training_topics import check_for_training
+from autoemb_pipeline.prequential.metrics import PrequentialConfig
+from autoemb_pipeline.records import OfflineStage
+from autoemb_pipeline.run import train
+from autoemb_pipeline.schemas.registry import InteractionDecoder, RegistryCodec
+from autoemb_pipeline.state.context import ContextConfig
+from autoemb_pipeline.trainer import TrainerConfig
 
 _log = structlog.get_logger()
 

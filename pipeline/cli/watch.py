@@ -11,12 +11,12 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from ops.metrics.reader import MetricsReader, Record, flat_json
-from ops.topics import wait_for_topic
-from ops.watch.live_view import one_line, picture
-from ops.watch.run_history import RECORDS_KEPT, Histories
-from pipeline.cli.options import broker_options, kafka_settings, open_registry, reading_registry_option, stop_on_signals
-from pipeline.errors import StateError
+from autoemb_pipeline.cli.options import broker_options, kafka_settings, open_registry, reading_registry_option, stop_on_signals
+from autoemb_pipeline.errors import StateError
+from autoemb_pipeline.ops.metrics.reader import MetricsReader, Record, flat_json
+from autoemb_pipeline.ops.topics import wait_for_topic
+from autoemb_pipeline.ops.watch.live_view import one_line, picture
+from autoemb_pipeline.ops.watch.run_history import RECORDS_KEPT, Histories
 
 _POLL_SECONDS = 0.25
 _APPEAR_SECONDS = 5.0

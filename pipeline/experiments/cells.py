@@ -14,15 +14,15 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.batching import Batcher
-from pipeline.checkpoint.identity import RunIdentity, flatten, read_identity, write_identity
-from pipeline.epochs import Epochs
-from pipeline.records import Interaction, MiniBatch, OfflineStage, RunPosition
-from pipeline.rows import RowStore, TableSpec
-from pipeline.sink.prediction_log import PredictionLog, read_predictions
-from pipeline.source.memory import IterableLog, MemorySource
-from pipeline.state.memory import MemoryRowStore
-from pipeline.trainer import Trainer, TrainerConfig, trainer_tables
+from autoemb_pipeline.batching import Batcher
+from autoemb_pipeline.checkpoint.identity import RunIdentity, flatten, read_identity, write_identity
+from autoemb_pipeline.epochs import Epochs
+from autoemb_pipeline.records import Interaction, MiniBatch, OfflineStage, RunPosition
+from autoemb_pipeline.rows import RowStore, TableSpec
+from autoemb_pipeline.sink.prediction_log import PredictionLog, read_predictions
+from autoemb_pipeline.source.memory import IterableLog, MemorySource
+from autoemb_pipeline.state.memory import MemoryRowStore
+from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
 
 DONE = "done.json"
 STEPS_PER_SEGMENT = 200

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from pipeline.experiments.runs import REFERENCE_TITLES, Group, Run, Variant
-from pipeline.records import FloatArray
+from autoemb_pipeline.experiments.runs import REFERENCE_TITLES, Group, Run, Variant
+from autoemb_pipeline.records import FloatArray
 
 STRETCHES = 40
 LEAST_IN_BUCKET = 30

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.experiments.curves import Panel
+from autoemb_pipeline.experiments.curves import Panel
 
 SERIES_COLOURS = 8
 # Colours that occur nowhere else: each is replaced by a CSS variable once the SVG is written.

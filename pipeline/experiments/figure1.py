@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from pipeline.errors import ConfigurationError, DatasetError
-from pipeline.experiments.cells import Stream
-from pipeline.learners.base import Learner
-from pipeline.learners.config import LearnerConfig
-from pipeline.learners.factory import learner_tables, make_learner
-from pipeline.prequential.labels import labels_of
-from pipeline.prequential.metrics import losses_and_hits
-from pipeline.records import FloatArray, Interaction
-from pipeline.state.context import ContextConfig, ContextTracker, context_tables
-from pipeline.state.memory import MemoryRowStore
+from autoemb_pipeline.errors import ConfigurationError, DatasetError
+from autoemb_pipeline.experiments.cells import Stream
+from autoemb_pipeline.learners.base import Learner
+from autoemb_pipeline.learners.config import LearnerConfig
+from autoemb_pipeline.learners.factory import learner_tables, make_learner
+from autoemb_pipeline.prequential.labels import labels_of
+from autoemb_pipeline.prequential.metrics import losses_and_hits
+from autoemb_pipeline.records import FloatArray, Interaction
+from autoemb_pipeline.state.context import ContextConfig, ContextTracker, context_tables
+from autoemb_pipeline.state.memory import MemoryRowStore
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipeline.errors import ConfigurationError
-from pipeline.experiments.curves import Curve, Panel
-from pipeline.experiments.panels import error_panels, stream_panels, weight_panels
-from pipeline.experiments.runs import Group, comparable, open_run
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.experiments.curves import Curve, Panel
+from autoemb_pipeline.experiments.panels import error_panels, stream_panels, weight_panels
+from autoemb_pipeline.experiments.runs import Group, comparable, open_run
 
 FIGURES: dict[int, str] = {
     6: "Error by popularity at the time of the prediction",
@@ -90,7 +90,7 @@ def write(path: Path, panels: Sequence[Panel], *, title: str) -> None:
 @contextmanager
 def _drawing() -> Iterator[Callable[..., None]]:
     try:
-        from pipeline.experiments.drawing import save  # noqa: PLC0415  # matplotlib is an extra
+        from autoemb_pipeline.experiments.drawing import save  # noqa: PLC0415  # matplotlib is an extra
     except ImportError as error:
         raise ConfigurationError("Figures need matplotlib", why=str(error), remedy="pip install 'autoemb-pipeline[report]'") from error
     yield save

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from pipeline.checkpoint.identity import read_identity
-from pipeline.config import Ports, RunConfig
-from pipeline.errors import DatasetError
-from pipeline.experiments.cells import DONE, Progress, Stream, cell_settings, write_done
-from pipeline.run import train
-from pipeline.trainer import TrainerConfig
-from schemas.codec import decode_interaction
+from autoemb_pipeline.checkpoint.identity import read_identity
+from autoemb_pipeline.config import Ports, RunConfig
+from autoemb_pipeline.errors import DatasetError
+from autoemb_pipeline.experiments.cells import DONE, Progress, Stream, cell_settings, write_done
+from autoemb_pipeline.run import train
+from autoemb_pipeline.schemas.codec import decode_interaction
+from autoemb_pipeline.trainer import TrainerConfig
 
 SETTINGS = "cell.json"
 
@@ -28,7 +28,7 @@ class Topic:
     Attributes:
         kafka: librdkafka settings.
         name: of the topic; those of metrics, runtime records and dead letters follow it and exist.
-        id: the topic's id (KIP-516), as `ops.topics.topic_id` gives it.
+        id: the topic's id (KIP-516), as `autoemb_pipeline.ops.topics.topic_id` gives it.
     """
 
     kafka: Mapping[str, str]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.experiments.curves import (
+from autoemb_pipeline.experiments.curves import (
     Curve,
     Panel,
     bucket_name,
@@ -12,7 +12,7 @@ from pipeline.experiments.curves import (
     error_over_stream,
     weights_by_popularity,
 )
-from pipeline.experiments.runs import Group, Variant
+from autoemb_pipeline.experiments.runs import Group, Variant
 
 
 def error_panels(group: Group) -> list[Panel]:

@@ -12,13 +12,13 @@ from string import Template
 import numpy as np
 import polars as pl
 
-from pipeline import __version__
-from pipeline.errors import ConfigurationError, StateError
-from pipeline.experiments.curves import LEAST_IN_BUCKET, Curve, Panel, user_sums
-from pipeline.experiments.panels import error_panels, stream_panels, weight_panels
-from pipeline.experiments.runs import REFERENCE_TITLES, Group, Run, Variant, comparable, open_run
-from pipeline.experiments.statistics import RESAMPLES, Interval, holm, interval_of_sums, spread
-from pipeline.records import FloatArray
+from autoemb_pipeline import __version__
+from autoemb_pipeline.errors import ConfigurationError, StateError
+from autoemb_pipeline.experiments.curves import LEAST_IN_BUCKET, Curve, Panel, user_sums
+from autoemb_pipeline.experiments.panels import error_panels, stream_panels, weight_panels
+from autoemb_pipeline.experiments.runs import REFERENCE_TITLES, Group, Run, Variant, comparable, open_run
+from autoemb_pipeline.experiments.statistics import RESAMPLES, Interval, holm, interval_of_sums, spread
+from autoemb_pipeline.records import FloatArray
 
 Row = Sequence[str]
 
@@ -44,7 +44,7 @@ def write_report(state_dirs: Sequence[Path], output: Path) -> int:
 def render(groups: Sequence[Group]) -> str:
     """The page, UTF-8 HTML that needs nothing else."""
     runs = [run for group in groups for run in group.runs]
-    template = Template(resources.files("pipeline.experiments").joinpath("report.html").read_text(encoding="utf-8"))
+    template = Template(resources.files("autoemb_pipeline.experiments").joinpath("report.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(f"{len(runs)} run{'s' * (len(runs) > 1)}: {', '.join(sorted({run.method for run in runs}))}"),
         notices=_notices(groups),
@@ -179,7 +179,7 @@ def _figure(name: str, label: str, caption: str, panels: Sequence[Panel], sheets
 
 def _draw(name: str, panels: Sequence[Panel], description: str) -> str:
     try:
-        from pipeline.experiments.drawing import draw  # noqa: PLC0415  # matplotlib is an extra
+        from autoemb_pipeline.experiments.drawing import draw  # noqa: PLC0415  # matplotlib is an extra
     except ImportError as error:
         raise ConfigurationError(
             "The report's figures need matplotlib", why=str(error), remedy="pip install 'autoemb-pipeline[report]'"

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.experiments.cells import DONE, STEPS_PER_SEGMENT, Progress, Stream, mini_batches, write_done
-from pipeline.records import ContextMode, Interaction, MiniBatch, OfflineStage
+from autoemb_pipeline.experiments.cells import DONE, STEPS_PER_SEGMENT, Progress, Stream, mini_batches, write_done
+from autoemb_pipeline.records import ContextMode, Interaction, MiniBatch, OfflineStage
 
 NAME = "River BiasedMF"
 RATE = 0.02

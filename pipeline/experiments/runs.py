@@ -12,11 +12,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.checkpoint.identity import read_identity
-from pipeline.errors import StateError
-from pipeline.records import OfflineStage
-from pipeline.sink.prediction_log import read_predictions
-from schemas.vocabulary import LOSSES, REFERENCES
+from autoemb_pipeline.checkpoint.identity import read_identity
+from autoemb_pipeline.errors import StateError
+from autoemb_pipeline.records import OfflineStage
+from autoemb_pipeline.schemas.vocabulary import LOSSES, REFERENCES
+from autoemb_pipeline.sink.prediction_log import read_predictions
 
 PREDICTIONS = "predictions"
 REFERENCE_TITLES = {model.name: model.long_title for model in REFERENCES}

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.errors import ConfigurationError
-from pipeline.records import FloatArray
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.records import FloatArray
 
 RESAMPLES = 2000
 _DRAWS_AT_ONCE = 2_000_000  # bounds memory: 16 MB of indices, whatever the number of users

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from pipeline.experiments.cells import Stream, paper_name
+from autoemb_pipeline.experiments.cells import Stream, paper_name
 
 # As printed: dataset -> users, items, interactions.
 PAPER = {

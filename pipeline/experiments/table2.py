@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.experiments.cells import Progress, Stream, online_log, paper_name, run_cell
-from pipeline.experiments.jobs import Job
-from pipeline.experiments.kafka_cells import Topic, run_kafka_cell
-from pipeline.experiments.statistics import Interval, Spread, holm, interval_of_sums, spread
-from pipeline.records import FloatArray, OfflineStage, Task
-from pipeline.trainer import TrainerConfig
-from schemas.vocabulary import LOGISTIC, LOSSES, METHOD, MODELS, REFERENCES
+from autoemb_pipeline.experiments.cells import Progress, Stream, online_log, paper_name, run_cell
+from autoemb_pipeline.experiments.jobs import Job
+from autoemb_pipeline.experiments.kafka_cells import Topic, run_kafka_cell
+from autoemb_pipeline.experiments.statistics import Interval, Spread, holm, interval_of_sums, spread
+from autoemb_pipeline.records import FloatArray, OfflineStage, Task
+from autoemb_pipeline.schemas.vocabulary import LOGISTIC, LOSSES, METHOD, MODELS, REFERENCES
+from autoemb_pipeline.trainer import TrainerConfig
 
 _MODELS = tuple(model.name for model in MODELS)
 TASK_NAMES = {"binary": "Regression", "rating": "Classification"}

@@ -1,1 +1,1 @@
-"""Learners: predict, then update; all methods behind one interface (`pipeline.learners.base.Learner`)."""
+"""Learners: predict, then update; all methods behind one interface (`autoemb_pipeline.learners.base.Learner`)."""

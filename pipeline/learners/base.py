@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.records import FloatArray, Labels, LearnerInputs, Predictions
-from pipeline.rows import TableSpec
+from autoemb_pipeline.records import FloatArray, Labels, LearnerInputs, Predictions
+from autoemb_pipeline.rows import TableSpec
 
 
 class Learner(Protocol):
@@ -42,7 +42,7 @@ class Learner(Protocol):
 class MicroBatchLearner(Learner, Protocol):
     """A learner whose rows learn inside the mini-batch: `begin`, then per part `predict_part` and `learn_part`, then `update`.
 
-    Who calls decides the parts (`pipeline.learners.stream.micro_batches`) and gives a part's labels only after its predictions.
+    Who calls decides the parts (`autoemb_pipeline.learners.stream.micro_batches`) and gives a part's labels only after its predictions.
     `predict` followed by `update` is the same with the whole mini-batch as one part.
     """
 

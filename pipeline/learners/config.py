@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, get_args
 
-from pipeline.errors import ConfigurationError
-from pipeline.learners.paper.config import PaperConfig
-from pipeline.learners.search.config import Method
-from pipeline.learners.stream.config import OwnMethod, StreamConfig
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.learners.paper.config import PaperConfig
+from autoemb_pipeline.learners.search.config import Method
+from autoemb_pipeline.learners.stream.config import OwnMethod, StreamConfig
 
 LearnerConfig = PaperConfig | StreamConfig
 

@@ -2,13 +2,13 @@
 
 import torch
 
-from pipeline.errors import ConfigurationError
-from pipeline.learners.base import Learner
-from pipeline.learners.config import LearnerConfig
-from pipeline.learners.paper.factory import make_paper_learner, paper_tables
-from pipeline.learners.stream.config import StreamConfig
-from pipeline.learners.stream.factory import make_stream_learner, stream_tables
-from pipeline.rows import RowStore, TableSpec
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.learners.base import Learner
+from autoemb_pipeline.learners.config import LearnerConfig
+from autoemb_pipeline.learners.paper.factory import make_paper_learner, paper_tables
+from autoemb_pipeline.learners.stream.config import StreamConfig
+from autoemb_pipeline.learners.stream.factory import make_stream_learner, stream_tables
+from autoemb_pipeline.rows import RowStore, TableSpec
 
 
 def learner_tables(config: LearnerConfig) -> tuple[TableSpec, ...]:

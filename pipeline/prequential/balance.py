@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.records import RATING_CLASSES, FloatArray, Labels, Task
+from autoemb_pipeline.records import RATING_CLASSES, FloatArray, Labels, Task
 
 WARN_AFTER = 2_000  # labels; a stream sorted by rating, or a rare class, may begin with fewer of one class
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.records import RATING_CLASSES, Interaction, Labels
+from autoemb_pipeline.records import RATING_CLASSES, Interaction, Labels
 
 
 def labels_of(records: Sequence[Interaction], *, positive_above: float = 3.5) -> Labels:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.errors import ConfigurationError
-from pipeline.records import FloatArray, Labels, Predictions, SideContext, Task
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.records import FloatArray, Labels, Predictions, SideContext, Task
 
 PROBABILITY_FLOOR = 1e-12
 BUCKETS = 16  # 0, 1, 2-3, 4-7, ..., 2^14 and above

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pipeline.newton import OnlineNewton
-from pipeline.records import RATING_CLASSES, FloatArray, Labels, LearnerInputs, Task
+from autoemb_pipeline.newton import OnlineNewton
+from autoemb_pipeline.records import RATING_CLASSES, FloatArray, Labels, LearnerInputs, Task
 
 NEWTON_EVERY = 500
 RIDGE = 10.0

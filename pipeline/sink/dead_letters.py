@@ -3,10 +3,10 @@
 import hashlib
 from itertools import chain
 
-from pipeline.errors import ConfigurationError
-from pipeline.records import DeadLetter
-from pipeline.redaction import redact
-from pipeline.sink.producer import Outgoing, RecordProducer
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.records import DeadLetter
+from autoemb_pipeline.redaction import redact
+from autoemb_pipeline.sink.producer import Outgoing, RecordProducer
 
 # Kafka's own default limit for a record is 1 MiB, librdkafka's 1,000,000 bytes; ours leaves room for the headers.
 DEFAULT_MAX_BYTES = 900_000

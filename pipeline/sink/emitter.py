@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.errors import OffsetError
-from pipeline.failpoints import failpoint
-from pipeline.records import MiniBatch
-from pipeline.sink.dead_letters import DeadLetterSink
-from pipeline.sink.metrics import MetricsSink
-from pipeline.sink.producer import RecordProducer
+from autoemb_pipeline.errors import OffsetError
+from autoemb_pipeline.failpoints import failpoint
+from autoemb_pipeline.records import MiniBatch
+from autoemb_pipeline.sink.dead_letters import DeadLetterSink
+from autoemb_pipeline.sink.metrics import MetricsSink
+from autoemb_pipeline.sink.producer import RecordProducer
 
 
 class Emitter:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from pipeline.sink.producer import Outgoing, RecordProducer
-from schemas.metrics import PREQUENTIAL, RecordFormat
-from schemas.registry import RegistryCodec
+from autoemb_pipeline.schemas.metrics import PREQUENTIAL, RecordFormat
+from autoemb_pipeline.schemas.registry import RegistryCodec
+from autoemb_pipeline.sink.producer import Outgoing, RecordProducer
 
 Format = Literal["json", "avro"]
 Encoder = Callable[[Mapping[str, Any]], bytes]

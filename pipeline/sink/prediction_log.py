@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipeline.durable import replace_synced
-from pipeline.errors import StateError
-from pipeline.records import FloatArray, LearnerInputs, MiniBatch, Predictions, Task
+from autoemb_pipeline.durable import replace_synced
+from autoemb_pipeline.errors import StateError
+from autoemb_pipeline.records import FloatArray, LearnerInputs, MiniBatch, Predictions, Task
 
 _SEGMENT = re.compile(r"steps-(\d{9})-(\d{9})\.parquet")
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from pipeline.errors import AutoembError, ConfigurationError, DeliveryError
+from autoemb_pipeline.errors import AutoembError, ConfigurationError, DeliveryError
 
 PARTITION = 0
 Headers = Sequence[tuple[str, bytes]]

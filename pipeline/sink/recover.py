@@ -11,11 +11,11 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from pipeline.errors import AutoembError, BrokerError, ConfigurationError, DecodeError, OffsetError, StateError, TopicError
-from pipeline.offsets import offsets_from_text
-from pipeline.sink.producer import PARTITION, Complaint
-from schemas.metrics import PREQUENTIAL, parse_metrics
-from schemas.registry import REGISTRY_MAGIC, RegistryCodec
+from autoemb_pipeline.errors import AutoembError, BrokerError, ConfigurationError, DecodeError, OffsetError, StateError, TopicError
+from autoemb_pipeline.offsets import offsets_from_text
+from autoemb_pipeline.schemas.metrics import PREQUENTIAL, parse_metrics
+from autoemb_pipeline.schemas.registry import REGISTRY_MAGIC, RegistryCodec
+from autoemb_pipeline.sink.producer import PARTITION, Complaint
 
 # Longer than a broker keeps a transaction open whose producer died (transaction.timeout.ms, 60 s by default, checked every 10 s).
 _PATIENCE_SECONDS = 90.0

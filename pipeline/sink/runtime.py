@@ -6,10 +6,10 @@ from typing import Any
 import structlog
 from confluent_kafka import KafkaError, KafkaException
 
-from pipeline.sink.metrics import Format, metrics_key, record_encoder
-from pipeline.sink.producer import Outgoing, hand_over, open_producer_client
-from schemas.metrics import RUNTIME
-from schemas.registry import RegistryCodec
+from autoemb_pipeline.schemas.metrics import RUNTIME
+from autoemb_pipeline.schemas.registry import RegistryCodec
+from autoemb_pipeline.sink.metrics import Format, metrics_key, record_encoder
+from autoemb_pipeline.sink.producer import Outgoing, hand_over, open_producer_client
 
 _CLOSE_SECONDS = 5.0
 _log = structlog.get_logger(__name__)

@@ -9,8 +9,8 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
-from pipeline.errors import AutoembError, BrokerError, DeliveryError, StateError
-from pipeline.sink.producer import ClientProducer, Outgoing, delivery_error, hand_over, producer_settings
+from autoemb_pipeline.errors import AutoembError, BrokerError, DeliveryError, StateError
+from autoemb_pipeline.sink.producer import ClientProducer, Outgoing, delivery_error, hand_over, producer_settings
 
 TRANSACTION_SECONDS = 1.0
 _MOST_RECORDS = 10_000
@@ -40,7 +40,7 @@ class TransactionalProducer(ClientProducer):
     """A `RecordProducer` whose records become visible together, and which only one trainer of a run can hold.
 
     Opening it ends (aborts) what an earlier trainer of the run had left open and shuts that trainer out: open it before reading how far the
-    run got (`pipeline.sink.recover`).
+    run got (`autoemb_pipeline.sink.recover`).
 
     Args:
         kafka_config: librdkafka's settings, with ``bootstrap.servers``.

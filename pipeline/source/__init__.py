@@ -5,12 +5,12 @@
 3. merge:     the partitions' heads by merge key                         -> the same, in merged order
 """
 
-from pipeline.source.config import SourceConfig
-from pipeline.source.kafka import KafkaSource
-from pipeline.source.memory import MemoryLog, MemorySource
-from pipeline.source.merge import EventTimeMerge
-from pipeline.source.merged import Fetcher, MergedSource
-from pipeline.source.reader import Fetched, Item, PartitionReader
+from autoemb_pipeline.source.config import SourceConfig
+from autoemb_pipeline.source.kafka import KafkaSource
+from autoemb_pipeline.source.memory import MemoryLog, MemorySource
+from autoemb_pipeline.source.merge import EventTimeMerge
+from autoemb_pipeline.source.merged import Fetcher, MergedSource
+from autoemb_pipeline.source.reader import Fetched, Item, PartitionReader
 
 __all__ = [
     "EventTimeMerge",

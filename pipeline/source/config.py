@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.errors import ConfigurationError
+from autoemb_pipeline.errors import ConfigurationError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,10 +5,10 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from pipeline.errors import ConfigurationError
-from pipeline.source.config import SourceConfig
-from pipeline.source.guard import TopicGuard
-from pipeline.source.reader import Fetched, Raw
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.source.config import SourceConfig
+from autoemb_pipeline.source.guard import TopicGuard
+from autoemb_pipeline.source.reader import Fetched, Raw
 
 _TURN = 0.02  # seconds that one of several awaited consumers may keep the others waiting
 

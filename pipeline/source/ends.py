@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from pipeline.errors import BrokerError
+from autoemb_pipeline.errors import BrokerError
 
 _log = structlog.get_logger()
 

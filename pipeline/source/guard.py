@@ -11,7 +11,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from pipeline.errors import AutoembError, BrokerError, ConfigurationError, OffsetError, TopicError
+from autoemb_pipeline.errors import AutoembError, BrokerError, ConfigurationError, OffsetError, TopicError
 
 _log = structlog.get_logger()
 

@@ -8,12 +8,12 @@ from typing import Any
 import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from pipeline.errors import BrokerError, OffsetError, TopicError
-from pipeline.records import Interaction, RunPosition
-from pipeline.source.config import SourceConfig
-from pipeline.source.consumers import PartitionConsumers, SharedConsumer, consumer_settings, open_consumer
-from pipeline.source.guard import TopicGuard
-from pipeline.source.merged import MergedSource
+from autoemb_pipeline.errors import BrokerError, OffsetError, TopicError
+from autoemb_pipeline.records import Interaction, RunPosition
+from autoemb_pipeline.source.config import SourceConfig
+from autoemb_pipeline.source.consumers import PartitionConsumers, SharedConsumer, consumer_settings, open_consumer
+from autoemb_pipeline.source.guard import TopicGuard
+from autoemb_pipeline.source.merged import MergedSource
 
 _log = structlog.get_logger()
 _COMMIT_SECONDS = 2.0

@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from itertools import islice
 from typing import Protocol
 
-from pipeline.errors import ConfigurationError, DecodeError
-from pipeline.records import Interaction, RunPosition
-from pipeline.source.config import SourceConfig
-from pipeline.source.merged import MergedSource
-from pipeline.source.reader import Fetched
+from autoemb_pipeline.errors import ConfigurationError, DecodeError
+from autoemb_pipeline.records import Interaction, RunPosition
+from autoemb_pipeline.source.config import SourceConfig
+from autoemb_pipeline.source.merged import MergedSource
+from autoemb_pipeline.source.reader import Fetched
 
 MemoryValue = Interaction | bytes
 MemoryRecord = tuple[int, bytes | None, MemoryValue | None]

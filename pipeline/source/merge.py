@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from pipeline.errors import OffsetError
-from pipeline.records import ConsumedRecord, Remainder, RunPosition
-from pipeline.source.reader import Item
+from autoemb_pipeline.errors import OffsetError
+from autoemb_pipeline.records import ConsumedRecord, Remainder, RunPosition
+from autoemb_pipeline.source.reader import Item
 
 _AT_ONCE: tuple[float, ...] = ()  # sorts before every merge key
 _LAST = (math.inf,)  # sorts after every merge key

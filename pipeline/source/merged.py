@@ -7,13 +7,13 @@ from typing import Generic, Protocol, Self, TypeVar
 
 import structlog
 
-from pipeline.deliveries import MAX_DATASETS
-from pipeline.errors import OffsetError
-from pipeline.records import Interaction, RunPosition
-from pipeline.source.config import SourceConfig
-from pipeline.source.ends import PartitionEnds
-from pipeline.source.merge import EventTimeMerge
-from pipeline.source.reader import Fetched, Item, PartitionReader
+from autoemb_pipeline.deliveries import MAX_DATASETS
+from autoemb_pipeline.errors import OffsetError
+from autoemb_pipeline.records import Interaction, RunPosition
+from autoemb_pipeline.source.config import SourceConfig
+from autoemb_pipeline.source.ends import PartitionEnds
+from autoemb_pipeline.source.merge import EventTimeMerge
+from autoemb_pipeline.source.reader import Fetched, Item, PartitionReader
 
 V = TypeVar("V")
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Generic, NamedTuple, TypeVar
 
-from pipeline.deliveries import PartitionDeliveries, Remembered
-from pipeline.errors import DecodeError
-from pipeline.records import AHEAD, ConsumedRecord, DeadLetter, Interaction, Remainder
+from autoemb_pipeline.deliveries import PartitionDeliveries, Remembered
+from autoemb_pipeline.errors import DecodeError
+from autoemb_pipeline.records import AHEAD, ConsumedRecord, DeadLetter, Interaction, Remainder
 
 V = TypeVar("V")
 Item = ConsumedRecord | Remainder

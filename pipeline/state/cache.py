@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.rows import Rows
+from autoemb_pipeline.rows import Rows
 
 Slots = NDArray[np.int64]
 

@@ -14,10 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigurationError
-from pipeline.records import CONTEXT_FEATURES, RATING_CLASSES, ContextMode, FloatArray, Interaction, Labels, LearnerInputs, SideContext
-from pipeline.rows import Rows, RowStore, TableSpec
-from pipeline.state.label_statistics import ITEM_LABEL_WIDTH, USER_LABEL_WIDTH, Globals, features_of, learn
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.records import (
+    CONTEXT_FEATURES,
+    RATING_CLASSES,
+    ContextMode,
+    FloatArray,
+    Interaction,
+    Labels,
+    LearnerInputs,
+    SideContext,
+)
+from autoemb_pipeline.rows import Rows, RowStore, TableSpec
+from autoemb_pipeline.state.label_statistics import ITEM_LABEL_WIDTH, USER_LABEL_WIDTH, Globals, features_of, learn
 
 USER_TABLE = "context.user"
 ITEM_TABLE = "context.item"

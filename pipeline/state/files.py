@@ -9,10 +9,10 @@ from typing import Any
 
 import rocksdict
 
-from pipeline.errors import CheckpointError, StateError
-from pipeline.rows import TableSpec
-from pipeline.state.options import RocksOptions
-from pipeline.state.validation import RESERVED_TABLE
+from autoemb_pipeline.errors import CheckpointError, StateError
+from autoemb_pipeline.rows import TableSpec
+from autoemb_pipeline.state.options import RocksOptions
+from autoemb_pipeline.state.validation import RESERVED_TABLE
 
 _ROCKSDB_NAMES = re.compile(
     r"CURRENT|IDENTITY|LOCK|LOG(\.old\.\d+)?|MANIFEST-\d+|OPTIONS-\d+(\.dbtmp)?|\d+\.(sst|log|blob|dbtmp)|rocksdict-config\.json|archive|lost"

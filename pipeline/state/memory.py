@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pipeline.rows import Rows, TableSpec
-from pipeline.state.validation import check_distinct, checked_rows, checked_specs, initial_rows, stored_dtype
+from autoemb_pipeline.rows import Rows, TableSpec
+from autoemb_pipeline.state.validation import check_distinct, checked_rows, checked_specs, initial_rows, stored_dtype
 
 _FIRST_CAPACITY = 1024
 
@@ -50,13 +50,13 @@ class _Table:
 
 
 class MemoryRowStore:
-    """`pipeline.rows.RowStore` in memory, unbounded.
+    """`autoemb_pipeline.rows.RowStore` in memory, unbounded.
 
     Args:
         specs: the tables.
 
     Raises:
-        ConfigurationError: see `pipeline.state.validation.checked_specs`.
+        ConfigurationError: see `autoemb_pipeline.state.validation.checked_specs`.
     """
 
     def __init__(self, specs: Sequence[TableSpec]) -> None:

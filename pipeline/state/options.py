@@ -6,7 +6,7 @@ from typing import Literal
 
 import rocksdict
 
-from pipeline.errors import ConfigurationError
+from autoemb_pipeline.errors import ConfigurationError
 
 _MIB = 1 << 20
 Compression = Literal["none", "lz4", "zstd"]

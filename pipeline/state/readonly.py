@@ -8,15 +8,15 @@ from typing import Any, NoReturn, Self
 
 import numpy as np
 
-from pipeline.errors import CheckpointError, StateError
-from pipeline.rows import Rows, TableSpec
-from pipeline.state.files import clone, open_database, read_counts, stored_specs
-from pipeline.state.options import RocksOptions
-from pipeline.state.validation import check_distinct, checked_specs, initial_rows, stored_dtype
+from autoemb_pipeline.errors import CheckpointError, StateError
+from autoemb_pipeline.rows import Rows, TableSpec
+from autoemb_pipeline.state.files import clone, open_database, read_counts, stored_specs
+from autoemb_pipeline.state.options import RocksOptions
+from autoemb_pipeline.state.validation import check_distinct, checked_specs, initial_rows, stored_dtype
 
 
 class ReadOnlyRows:
-    """`pipeline.rows.RowStore` over a checkpoint's ``rocksdb`` folder, without `scatter` and `remove`.
+    """`autoemb_pipeline.rows.RowStore` over a checkpoint's ``rocksdb`` folder, without `scatter` and `remove`.
 
     The folder itself is never opened: a temporary directory gets symbolic links to the SST files and copies of the rest. All
     files are opened at once, so a trainer may prune the checkpoint while it is being read.

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import rocksdict
 
-from pipeline.errors import CheckpointError, StateError
-from pipeline.failpoints import failpoint
-from pipeline.rows import Rows, TableSpec
-from pipeline.state.cache import CAPTURED, CLEAN, INDEX_BYTES, Leaving, RowCache, Slots
-from pipeline.state.files import clear_scratch, clone, count_key, format_key, format_of, open_database, read_counts
-from pipeline.state.options import RocksConfig
-from pipeline.state.validation import check_distinct, checked_rows, checked_specs, initial_rows, stored_dtype
+from autoemb_pipeline.errors import CheckpointError, StateError
+from autoemb_pipeline.failpoints import failpoint
+from autoemb_pipeline.rows import Rows, TableSpec
+from autoemb_pipeline.state.cache import CAPTURED, CLEAN, INDEX_BYTES, Leaving, RowCache, Slots
+from autoemb_pipeline.state.files import clear_scratch, clone, count_key, format_key, format_of, open_database, read_counts
+from autoemb_pipeline.state.options import RocksConfig
+from autoemb_pipeline.state.validation import check_distinct, checked_rows, checked_specs, initial_rows, stored_dtype
 
 
 class _Table:
@@ -63,7 +63,7 @@ class Capture:
 
 
 class RocksRowStore:
-    """`pipeline.rows.RowStore` over RocksDB. One thread calls it; only `persist` may run in another.
+    """`autoemb_pipeline.rows.RowStore` over RocksDB. One thread calls it; only `persist` may run in another.
 
     Args:
         config: directories and sizes.

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigurationError
-from pipeline.rows import Rows, TableSpec
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.rows import Rows, TableSpec
 
 RESERVED_TABLE = "default"  # RocksDB's own column family; it holds the store's counters
 

@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
-from pipeline.errors import DatasetError
+from autoemb_pipeline.errors import DatasetError
 
 # ml-latest's ratings.csv is below 1 GB; its archive's other members are not extracted
 LARGEST: Final = 4 << 30

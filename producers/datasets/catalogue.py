@@ -9,17 +9,17 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from pipeline.errors import ConfigurationError, DatasetError
-from producers.datasets.archive import extract
-from producers.datasets.download import Download, fetch
-from producers.datasets.progress import Report, silent
-from producers.datasets.shuffling import Order, shuffle
-from producers.datasets.sorted_dataset import SortedDataset
-from producers.datasets.sorting import building, sort_source
-from producers.datasets.synthetic import PRESETS, SyntheticConfig, generate
-from producers.datasets.ties import Ties
-from producers.formats.layouts import LAYOUTS, SPECIFIC_LAYOUTS, find_source
-from producers.formats.named import Columns
+from autoemb_pipeline.errors import ConfigurationError, DatasetError
+from autoemb_pipeline.producers.datasets.archive import extract
+from autoemb_pipeline.producers.datasets.download import Download, fetch
+from autoemb_pipeline.producers.datasets.progress import Report, silent
+from autoemb_pipeline.producers.datasets.shuffling import Order, shuffle
+from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
+from autoemb_pipeline.producers.datasets.sorting import building, sort_source
+from autoemb_pipeline.producers.datasets.synthetic import PRESETS, SyntheticConfig, generate
+from autoemb_pipeline.producers.datasets.ties import Ties
+from autoemb_pipeline.producers.formats.layouts import LAYOUTS, SPECIFIC_LAYOUTS, find_source
+from autoemb_pipeline.producers.formats.named import Columns
 
 _GROUPLENS: Final = "https://files.grouplens.org/datasets/movielens/"
 _LICENCE: Final = (

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from pipeline.errors import DatasetError
-from producers.datasets.progress import Report, silent
+from autoemb_pipeline.errors import DatasetError
+from autoemb_pipeline.producers.datasets.progress import Report, silent
 
 _BLOCK: Final = 1 << 18
 _MD5: Final = re.compile(r"\b[0-9a-fA-F]{32}\b")

@@ -12,12 +12,12 @@ from typing import Final, Literal
 import numpy as np
 import polars as pl
 
-from pipeline.errors import ConfigurationError, DatasetError
-from producers.datasets.progress import Report, silent
-from producers.datasets.sorted_dataset import ROW_GROUP, Part, SortedDataset, open_sorted, write_manifest
-from producers.datasets.sorting import RUN_ROWS, building, part_of
-from producers.datasets.ties import mix
-from producers.formats.delimited import COLUMNS
+from autoemb_pipeline.errors import ConfigurationError, DatasetError
+from autoemb_pipeline.producers.datasets.progress import Report, silent
+from autoemb_pipeline.producers.datasets.sorted_dataset import ROW_GROUP, Part, SortedDataset, open_sorted, write_manifest
+from autoemb_pipeline.producers.datasets.sorting import RUN_ROWS, building, part_of
+from autoemb_pipeline.producers.datasets.ties import mix
+from autoemb_pipeline.producers.formats.delimited import COLUMNS
 
 SHUFFLE_VERSION: Final = 1
 _KEYS: Final = 1 << 64

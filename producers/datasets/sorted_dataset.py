@@ -9,9 +9,9 @@ from typing import Final
 
 import polars as pl
 
-from pipeline.errors import ConfigurationError
-from pipeline.records import Interaction
-from producers.formats.delimited import COLUMNS
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.producers.formats.delimited import COLUMNS
+from autoemb_pipeline.records import Interaction
 
 FORMAT: Final = 1
 MANIFEST: Final = "dataset.json"

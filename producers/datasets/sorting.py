@@ -2,7 +2,7 @@
 
 The sort is external: (1) every line is parsed and written unsorted; (2) the timestamps alone are looked at for bounds that cut the data
 into runs of about four million; (3) each run is sorted by (timestamp, file, line), or with the hash of user and item behind the timestamp
-(`producers.datasets.ties`), and becomes one part. Runs never split a timestamp.
+(`autoemb_pipeline.producers.datasets.ties`), and becomes one part. Runs never split a timestamp.
 On 20M rows this takes half the time and memory of one big sort.
 """
 
@@ -20,13 +20,13 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from pipeline.durable import sync
-from pipeline.errors import DatasetError
-from producers.datasets.progress import Report, silent
-from producers.datasets.sorted_dataset import ROW_GROUP, Part, SortedDataset, open_sorted, write_manifest
-from producers.datasets.ties import Ties, tie_keys
-from producers.formats.delimited import COLUMNS
-from producers.formats.layouts import Source, line_at
+from autoemb_pipeline.durable import sync
+from autoemb_pipeline.errors import DatasetError
+from autoemb_pipeline.producers.datasets.progress import Report, silent
+from autoemb_pipeline.producers.datasets.sorted_dataset import ROW_GROUP, Part, SortedDataset, open_sorted, write_manifest
+from autoemb_pipeline.producers.datasets.ties import Ties, tie_keys
+from autoemb_pipeline.producers.formats.delimited import COLUMNS
+from autoemb_pipeline.producers.formats.layouts import Source, line_at
 
 ORDER_VERSION: Final = 1
 RUN_ROWS: Final = 4_000_000

@@ -24,10 +24,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigurationError
-from producers.datasets.progress import Report, silent
-from producers.datasets.sorted_dataset import ROW_GROUP, Part, SortedDataset, open_sorted, write_manifest
-from producers.datasets.sorting import building, part_of
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.producers.datasets.progress import Report, silent
+from autoemb_pipeline.producers.datasets.sorted_dataset import ROW_GROUP, Part, SortedDataset, open_sorted, write_manifest
+from autoemb_pipeline.producers.datasets.sorting import building, part_of
 
 GENERATOR_VERSION: Final = 1
 _SESSIONS_PER_CHUNK: Final = 4096

@@ -12,8 +12,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigurationError
-from producers.formats.layouts import TieKind
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.producers.formats.layouts import TieKind
 
 Words = NDArray[np.uint64]
 _LARGEST_SEED: Final = (1 << 64) - 1

@@ -9,7 +9,7 @@ from typing import Final
 
 import polars as pl
 
-from schemas.codec import MAX_ID_BYTES, MAX_TIMESTAMP
+from autoemb_pipeline.schemas.codec import MAX_ID_BYTES, MAX_TIMESTAMP
 
 COLUMNS: Final = ("user_id", "item_id", "rating", "timestamp")
 
@@ -123,7 +123,7 @@ def _first_line_number(path: Path) -> int:
 
 
 def is_id(text: pl.Expr) -> pl.Expr:
-    """Whether a text is an id that `schemas.codec` accepts."""
+    """Whether a text is an id that `autoemb_pipeline.schemas.codec` accepts."""
     return text.str.len_bytes().is_between(1, MAX_ID_BYTES)
 
 

@@ -9,7 +9,7 @@ A layout's ``scan(file)`` gives a polars LazyFrame with
     timestamp  i64  event time in milliseconds since the epoch, not negative
 
 A column is null where the line is no interaction that `schemas.codec` accepts. Whoever collects the frame refuses such lines
-(`producers.datasets.sorting`), so that no layout decides what happens to bad input.
+(`autoemb_pipeline.producers.datasets.sorting`), so that no layout decides what happens to bad input.
 
 To add a format, write its ``scan`` and ``detects`` and add a `Layout` to `SPECIFIC_LAYOUTS`.
 """
@@ -21,10 +21,10 @@ from typing import Final, Literal
 
 import polars as pl
 
-from pipeline.errors import DatasetError
-from producers.formats import named, netflix
-from producers.formats.delimited import Delimited, first_line, has_numbers, seconds_or_milliseconds
-from producers.formats.named import Columns
+from autoemb_pipeline.errors import DatasetError
+from autoemb_pipeline.producers.formats import named, netflix
+from autoemb_pipeline.producers.formats.delimited import Delimited, first_line, has_numbers, seconds_or_milliseconds
+from autoemb_pipeline.producers.formats.named import Columns
 
 TieKind = Literal["file", "hash"]
 

@@ -8,8 +8,16 @@ from typing import Final
 
 import polars as pl
 
-from pipeline.errors import ConfigurationError, DatasetError
-from producers.formats.delimited import Delimited, first_line, first_lines, is_id, is_number, iso_8601, seconds_or_milliseconds
+from autoemb_pipeline.errors import ConfigurationError, DatasetError
+from autoemb_pipeline.producers.formats.delimited import (
+    Delimited,
+    first_line,
+    first_lines,
+    is_id,
+    is_number,
+    iso_8601,
+    seconds_or_milliseconds,
+)
 
 # names that mean one thing only, without case and punctuation
 _ALIASES: Final = {

@@ -1,7 +1,7 @@
 """The Netflix Prize's rating files: ``mv_0000001.txt`` and its 17,769 sisters, or the same lines joined in ``combined_data_1.txt`` to 4.
 
 A line ``MovieID:`` heads the ratings of that movie, ``CustomerID,Rating,YYYY-MM-DD`` each. Customer ids are sparse: 480,189 of them
-between 1 and 2,649,429. Times are days: `producers.datasets.ties`.
+between 1 and 2,649,429. Times are days: `autoemb_pipeline.producers.datasets.ties`.
 """
 
 import re
@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from producers.formats.delimited import blocks, first_lines, is_id, text_lines
+from autoemb_pipeline.producers.formats.delimited import blocks, first_lines, is_id, text_lines
 
 _HEADER: Final = r"^[0-9]+:\s*$"
 _HEADER_BYTES: Final = re.compile(rb"^(?:\xef\xbb\xbf)?([0-9]+):[ \t\r]*$", re.MULTILINE)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
-from pipeline.records import Interaction, MiniBatch, OfflineStage
+from autoemb_pipeline.records import Interaction, MiniBatch, OfflineStage
 
 
 def mini_batches(

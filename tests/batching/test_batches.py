@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.batching import MAX_LOOSE_LETTERS, Batcher, batches, read
-from pipeline.deliveries import Chain, Remembered
-from pipeline.errors import ConfigurationError, OffsetError
-from pipeline.records import ConsumedRecord, Interaction, MiniBatch, OfflineStage, Remainder, RunPosition
-from pipeline.source import MemoryLog, MemorySource, SourceConfig
+from autoemb_pipeline.batching import MAX_LOOSE_LETTERS, Batcher, batches, read
+from autoemb_pipeline.deliveries import Chain, Remembered
+from autoemb_pipeline.errors import ConfigurationError, OffsetError
+from autoemb_pipeline.records import ConsumedRecord, Interaction, MiniBatch, OfflineStage, Remainder, RunPosition
+from autoemb_pipeline.source import MemoryLog, MemorySource, SourceConfig
 from tests.batching.oracle import mini_batches
 from tests.strategies import partition_logs
 

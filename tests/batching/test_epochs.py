@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.batching import Batcher
-from pipeline.checkpoint.position import position_from_json, position_to_json
-from pipeline.epochs import Epochs
-from pipeline.records import Interaction, MiniBatch, OfflineStage, RunPosition
-from pipeline.source import MemoryLog, MemorySource, SourceConfig
+from autoemb_pipeline.batching import Batcher
+from autoemb_pipeline.checkpoint.position import position_from_json, position_to_json
+from autoemb_pipeline.epochs import Epochs
+from autoemb_pipeline.records import Interaction, MiniBatch, OfflineStage, RunPosition
+from autoemb_pipeline.source import MemoryLog, MemorySource, SourceConfig
 from tests.batching.oracle import mini_batches
 from tests.batching.test_batches import ENDING, Values, batch_sizes, chunks, fetch_sizes, log_of
 from tests.strategies import partition_logs

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.checkpoint.store import CheckpointStore
-from pipeline.checkpoint.writer import CheckpointWriter
-from pipeline.rows import TableSpec
-from pipeline.state.options import RocksConfig
-from pipeline.state.rocks import RocksRowStore
+from autoemb_pipeline.checkpoint.store import CheckpointStore
+from autoemb_pipeline.checkpoint.writer import CheckpointWriter
+from autoemb_pipeline.rows import TableSpec
+from autoemb_pipeline.state.options import RocksConfig
+from autoemb_pipeline.state.rocks import RocksRowStore
 
 
 def fill(store: RocksRowStore, rows: int, width: int) -> None:

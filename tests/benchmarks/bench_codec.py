@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable
 
-from pipeline.records import Interaction
-from schemas.codec import decode_interaction, encode_interaction
-from schemas.metrics import metrics_to_avro, metrics_to_json, parse_metrics
-from schemas.registry import InteractionDecoder
+from autoemb_pipeline.records import Interaction
+from autoemb_pipeline.schemas.codec import decode_interaction, encode_interaction
+from autoemb_pipeline.schemas.metrics import metrics_to_avro, metrics_to_json, parse_metrics
+from autoemb_pipeline.schemas.registry import InteractionDecoder
 
 INTERACTION = Interaction("12345", "6789", 3.5, 1_500_000_000_000, "ml-latest-small", 98_765)
 STEP = {

@@ -15,12 +15,12 @@ from pathlib import Path
 from confluent_kafka import Producer
 from confluent_kafka.admin import NewTopic
 
-from ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
-from ops.brokers.metadata import quiet_admin
-from pipeline.batching import Batcher, batches
-from pipeline.records import Interaction, RunPosition
-from pipeline.source import KafkaSource, MemorySource, SourceConfig
-from schemas.codec import decode_interaction, encode_interaction
+from autoemb_pipeline.batching import Batcher, batches
+from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
+from autoemb_pipeline.ops.brokers.metadata import quiet_admin
+from autoemb_pipeline.records import Interaction, RunPosition
+from autoemb_pipeline.schemas.codec import decode_interaction, encode_interaction
+from autoemb_pipeline.source import KafkaSource, MemorySource, SourceConfig
 
 BATCH = 500
 

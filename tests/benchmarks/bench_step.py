@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.learners.config import from_preset
-from pipeline.prequential.metrics import PrequentialConfig
-from pipeline.records import MiniBatch
-from pipeline.rows import hashed_uniform
-from pipeline.state.context import ContextConfig
-from pipeline.state.options import RocksConfig
-from pipeline.state.rocks import RocksRowStore
-from pipeline.trainer import Trainer, TrainerConfig, trainer_tables
+from autoemb_pipeline.learners.config import from_preset
+from autoemb_pipeline.prequential.metrics import PrequentialConfig
+from autoemb_pipeline.records import MiniBatch
+from autoemb_pipeline.rows import hashed_uniform
+from autoemb_pipeline.state.context import ContextConfig
+from autoemb_pipeline.state.options import RocksConfig
+from autoemb_pipeline.state.rocks import RocksRowStore
+from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
 from tests.streams import synthetic_stream
 
 ROUNDS, BATCH, CHUNK = 40, 500, 10_000

@@ -29,14 +29,14 @@ from typing import Any
 
 import torch
 
-from pipeline.batching import Batcher, batches
-from pipeline.learners.config import from_preset
-from pipeline.prequential.metrics import PrequentialConfig
-from pipeline.records import ContextMode, MiniBatch, OfflineStage, RunPosition, Task
-from pipeline.source import MemorySource
-from pipeline.state.context import ContextConfig
-from pipeline.state.memory import MemoryRowStore
-from pipeline.trainer import Trainer, TrainerConfig, trainer_tables
+from autoemb_pipeline.batching import Batcher, batches
+from autoemb_pipeline.learners.config import from_preset
+from autoemb_pipeline.prequential.metrics import PrequentialConfig
+from autoemb_pipeline.records import ContextMode, MiniBatch, OfflineStage, RunPosition, Task
+from autoemb_pipeline.source import MemorySource
+from autoemb_pipeline.state.context import ContextConfig
+from autoemb_pipeline.state.memory import MemoryRowStore
+from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
 from tests.streams import synthetic_stream
 
 EVENTS, SIZE, USERS, ITEMS = 280, 40, 30, 40

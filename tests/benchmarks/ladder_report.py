@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.experiments.statistics import holm
-from pipeline.records import FloatArray
-from producers.datasets.synthetic import PRESETS, SyntheticConfig, SyntheticModel
+from autoemb_pipeline.experiments.statistics import holm
+from autoemb_pipeline.producers.datasets.synthetic import PRESETS, SyntheticConfig, SyntheticModel
+from autoemb_pipeline.records import FloatArray
 from tests.benchmarks.ladder import RUNGS, _shown, _wider, cells, load
 
 FIXED = tuple(rung for rung in RUNGS if rung.startswith("fse-"))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.learners.config import parse_settings
+from autoemb_pipeline.learners.config import parse_settings
 from tests.benchmarks.ladder import RUNGS, load, train
 
 SETS = ("ml-latest-small", "ml-100k")

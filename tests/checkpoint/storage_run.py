@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.checkpoint.lock import state_lock
-from pipeline.checkpoint.reading import open_newest
-from pipeline.checkpoint.store import CheckpointStore
-from pipeline.checkpoint.writer import CheckpointWriter
-from pipeline.rows import TableSpec, hashed_uniform
-from pipeline.state.options import RocksConfig
-from pipeline.state.rocks import RocksRowStore
+from autoemb_pipeline.checkpoint.lock import state_lock
+from autoemb_pipeline.checkpoint.reading import open_newest
+from autoemb_pipeline.checkpoint.store import CheckpointStore
+from autoemb_pipeline.checkpoint.writer import CheckpointWriter
+from autoemb_pipeline.rows import TableSpec, hashed_uniform
+from autoemb_pipeline.state.options import RocksConfig
+from autoemb_pipeline.state.rocks import RocksRowStore
 
 SPECS = [
     TableSpec(name="users", width=5, initial=lambda ids: hashed_uniform(ids, seed=3, table="users", width=5, std=0.1)),

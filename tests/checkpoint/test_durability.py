@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.checkpoint.store import CheckpointStore
-from pipeline.checkpoint.writer import CheckpointWriter
-from pipeline.errors import CheckpointError
-from pipeline.failpoints import VARIABLE
-from pipeline.rows import TableSpec
-from pipeline.state.options import RocksConfig
-from pipeline.state.rocks import RocksRowStore
+from autoemb_pipeline.checkpoint.store import CheckpointStore
+from autoemb_pipeline.checkpoint.writer import CheckpointWriter
+from autoemb_pipeline.errors import CheckpointError
+from autoemb_pipeline.failpoints import VARIABLE
+from autoemb_pipeline.rows import TableSpec
+from autoemb_pipeline.state.options import RocksConfig
+from autoemb_pipeline.state.rocks import RocksRowStore
 from tests.checkpoint.storage_run import EVERY, digest, run
 
 ROOT = Path(__file__).resolve().parents[2]

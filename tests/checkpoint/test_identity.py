@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoint.identity import (
+from autoemb_pipeline.checkpoint.identity import (
     FORMAT,
     RunIdentity,
     environment,
@@ -17,12 +17,12 @@ from pipeline.checkpoint.identity import (
     open_identity,
     read_identity,
 )
-from pipeline.config import RunConfig, trainer_of
-from pipeline.errors import CheckpointError, StateError
-from pipeline.learners.config import from_preset
-from pipeline.prequential.metrics import PrequentialConfig
-from pipeline.state.context import ContextConfig
-from pipeline.trainer import TrainerConfig
+from autoemb_pipeline.config import RunConfig, trainer_of
+from autoemb_pipeline.errors import CheckpointError, StateError
+from autoemb_pipeline.learners.config import from_preset
+from autoemb_pipeline.prequential.metrics import PrequentialConfig
+from autoemb_pipeline.state.context import ContextConfig
+from autoemb_pipeline.trainer import TrainerConfig
 
 WANTED = RunIdentity(
     run_id="fresh",

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.checkpoint.lock import state_lock
-from pipeline.checkpoint.reading import open_newest
-from pipeline.checkpoint.store import CheckpointStore, NewestValid
-from pipeline.checkpoint.writer import CheckpointWriter
-from pipeline.errors import CheckpointError, ConfigurationError, StateError
-from pipeline.rows import TableSpec
-from pipeline.state.options import RocksConfig
-from pipeline.state.rocks import RocksRowStore
+from autoemb_pipeline.checkpoint.lock import state_lock
+from autoemb_pipeline.checkpoint.reading import open_newest
+from autoemb_pipeline.checkpoint.store import CheckpointStore, NewestValid
+from autoemb_pipeline.checkpoint.writer import CheckpointWriter
+from autoemb_pipeline.errors import CheckpointError, ConfigurationError, StateError
+from autoemb_pipeline.rows import TableSpec
+from autoemb_pipeline.state.options import RocksConfig
+from autoemb_pipeline.state.rocks import RocksRowStore
 from tests.checkpoint.storage_run import digest, run
 
 SPECS = [TableSpec(name="users", width=2)]
@@ -337,7 +337,7 @@ def test_a_second_trainer_is_refused_and_told_who_holds_the_directory(tmp_path: 
 
 
 def test_the_lock_dies_with_its_holder(tmp_path: Path) -> None:
-    code = "import sys, time, pathlib\nfrom pipeline.checkpoint.lock import state_lock\n"
+    code = "import sys, time, pathlib\nfrom autoemb_pipeline.checkpoint.lock import state_lock\n"
     code += "with state_lock(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None

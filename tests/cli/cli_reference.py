@@ -2,7 +2,7 @@
 
 import click
 
-from pipeline.cli.main import COMMANDS, cli
+from autoemb_pipeline.cli.main import COMMANDS, cli
 
 HEAD = """# Command line
 

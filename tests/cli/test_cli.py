@@ -11,15 +11,15 @@ from pathlib import Path
 import click
 import pytest
 
-from ops.brokers.process import free_port
-from pipeline import errors
-from pipeline.cli.errors import render
-from pipeline.cli.main import COMMANDS, cli, main
-from pipeline.cli.options import Duration
-from pipeline.cli.replay import EventTime, Speed
-from pipeline.cli.train import learner_config, resolve_device
-from pipeline.errors import AutoembError, ConfigurationError
-from pipeline.learners.paper.config import PaperConfig
+from autoemb_pipeline import errors
+from autoemb_pipeline.cli.errors import render
+from autoemb_pipeline.cli.main import COMMANDS, cli, main
+from autoemb_pipeline.cli.options import Duration
+from autoemb_pipeline.cli.replay import EventTime, Speed
+from autoemb_pipeline.cli.train import learner_config, resolve_device
+from autoemb_pipeline.errors import AutoembError, ConfigurationError
+from autoemb_pipeline.learners.paper.config import PaperConfig
+from autoemb_pipeline.ops.brokers.process import free_port
 from tests.cli.cli_reference import render as render_reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     names = {"KAFKA_HOME", "AUTOEMB_BOOTSTRAP_SERVERS", "AUTOEMB_DATA_DIR"}
     env = {k: v for k, v in os.environ.items() if k not in names}
-    code = "import sys; from pipeline.cli import main; main()"
+    code = "import sys; from autoemb_pipeline.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False, env={**env, **environment}
     )
@@ -60,7 +60,7 @@ def test_every_command_and_option_says_what_it_is_for(name: str, command: click.
 
 
 def test_the_listed_texts_need_no_torch() -> None:
-    code = "import sys; from pipeline.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    code = "import sys; from autoemb_pipeline.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for name in COMMANDS:

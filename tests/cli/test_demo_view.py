@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 from rich.live import Live
 
-from pipeline.cli.demo import DemoView
+from autoemb_pipeline.cli.demo import DemoView
 from tests.ops.recorded import RUN_ID, recorded
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ops.topics import ensure_interactions_topic, ensure_metrics_topics
-from pipeline.cli.main import main
+from autoemb_pipeline.cli.main import main
+from autoemb_pipeline.ops.topics import ensure_interactions_topic, ensure_metrics_topics
 from tests.conftest import TestBroker
 
 

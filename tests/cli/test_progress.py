@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from pipeline.cli import progress
-from pipeline.cli.progress import ProgressLog, describe
-from pipeline.reporting import held_back_text
-from pipeline.run import RunSummary
+from autoemb_pipeline.cli import progress
+from autoemb_pipeline.cli.progress import ProgressLog, describe
+from autoemb_pipeline.reporting import held_back_text
+from autoemb_pipeline.run import RunSummary
 
 RUNTIME = {"lag": 3, "interactions_per_second": 10.4}
 

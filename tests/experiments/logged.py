@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.checkpoint.identity import RunIdentity, write_identity
-from pipeline.records import Interaction, LearnerInputs, MiniBatch, Predictions, SideContext
-from pipeline.sink.prediction_log import PredictionLog
+from autoemb_pipeline.checkpoint.identity import RunIdentity, write_identity
+from autoemb_pipeline.records import Interaction, LearnerInputs, MiniBatch, Predictions, SideContext
+from autoemb_pipeline.sink.prediction_log import PredictionLog
 
 DIMS = (2, 16, 128)
 BATCH = 200

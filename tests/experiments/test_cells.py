@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.experiments import table1, table2
-from pipeline.experiments.cells import Stream, mini_batches, online_log, run_cell
-from pipeline.experiments.jobs import run_jobs
-from pipeline.experiments.statistics import clustered_interval
-from pipeline.records import Interaction, OfflineStage
-from pipeline.sink.prediction_log import read_predictions
-from pipeline.trainer import TrainerConfig
-from schemas.vocabulary import LOSSES
+from autoemb_pipeline.experiments import table1, table2
+from autoemb_pipeline.experiments.cells import Stream, mini_batches, online_log, run_cell
+from autoemb_pipeline.experiments.jobs import run_jobs
+from autoemb_pipeline.experiments.statistics import clustered_interval
+from autoemb_pipeline.records import Interaction, OfflineStage
+from autoemb_pipeline.schemas.vocabulary import LOSSES
+from autoemb_pipeline.sink.prediction_log import read_predictions
+from autoemb_pipeline.trainer import TrainerConfig
 from tests.run.conftest import trainer_config
 from tests.streams import synthetic_stream
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from pipeline.errors import ConfigurationError, DatasetError
-from pipeline.experiments.cells import Stream
-from pipeline.experiments.figure1 import Figure1Config, run, split
-from pipeline.records import Interaction
+from autoemb_pipeline.errors import ConfigurationError, DatasetError
+from autoemb_pipeline.experiments.cells import Stream
+from autoemb_pipeline.experiments.figure1 import Figure1Config, run, split
+from autoemb_pipeline.records import Interaction
 from tests.run.conftest import trainer_config
 from tests.streams import synthetic_stream
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline.errors import ConfigurationError
-from pipeline.experiments import figures
-from pipeline.experiments.cells import Stream, run_cell
-from pipeline.experiments.figure1 import Figure1Config
-from pipeline.experiments.figure1 import run as run_figure1
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.experiments import figures
+from autoemb_pipeline.experiments.cells import Stream, run_cell
+from autoemb_pipeline.experiments.figure1 import Figure1Config
+from autoemb_pipeline.experiments.figure1 import run as run_figure1
 from tests.run.conftest import trainer_config
 from tests.streams import synthetic_stream
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.experiments.jobs import Job, run_jobs
+from autoemb_pipeline.experiments.jobs import Job, run_jobs
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,12 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from pipeline.cli.main import cli, main
-from pipeline.errors import ConfigurationError, StateError
-from pipeline.experiments.curves import error_by_popularity, error_over_stream, user_sums, weights_by_popularity
-from pipeline.experiments.report import write_report
-from pipeline.experiments.runs import comparable, open_run
-from pipeline.sink.prediction_log import read_predictions
+from autoemb_pipeline.cli.main import cli, main
+from autoemb_pipeline.errors import ConfigurationError, StateError
+from autoemb_pipeline.experiments.curves import error_by_popularity, error_over_stream, user_sums, weights_by_popularity
+from autoemb_pipeline.experiments.report import write_report
+from autoemb_pipeline.experiments.runs import comparable, open_run
+from autoemb_pipeline.sink.prediction_log import read_predictions
 from tests.experiments.browser import loaded_dom
 from tests.experiments.logged import write_run
 
@@ -184,7 +184,7 @@ def test_what_cannot_be_reported_is_said(tmp_path: Path, monkeypatch: pytest.Mon
         segment.unlink()
     with pytest.raises(StateError, match="logged no predictions"):
         write_report([run], tmp_path / "r.html")
-    monkeypatch.setitem(sys.modules, "pipeline.experiments.drawing", None)
+    monkeypatch.setitem(sys.modules, "autoemb_pipeline.experiments.drawing", None)
     good = write_run(tmp_path / "good", events=400)
     with pytest.raises(SystemExit) as stopped:
         main(["report", str(good), "--output", str(tmp_path / "r.html")])

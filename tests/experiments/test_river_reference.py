@@ -6,10 +6,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline.experiments.cells import Stream, online_log
-from pipeline.experiments.river_reference import is_installed, run_river_cell
-from pipeline.records import Interaction, OfflineStage
-from pipeline.sink.prediction_log import read_predictions
+from autoemb_pipeline.experiments.cells import Stream, online_log
+from autoemb_pipeline.experiments.river_reference import is_installed, run_river_cell
+from autoemb_pipeline.records import Interaction, OfflineStage
+from autoemb_pipeline.sink.prediction_log import read_predictions
 from tests.streams import synthetic_stream
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="needs the extra `experiments`")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigurationError
-from pipeline.experiments.statistics import clustered_interval, holm, interval_of_sums, spread
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.experiments.statistics import clustered_interval, holm, interval_of_sums, spread
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 

@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from pipeline.cli.experiment import command
-from pipeline.experiments import river_reference
-from pipeline.sink.prediction_log import read_predictions
+from autoemb_pipeline.cli.experiment import command
+from autoemb_pipeline.experiments import river_reference
+from autoemb_pipeline.sink.prediction_log import read_predictions
 
 
 def run(output: Path, *options: str, dataset: str) -> str:

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from pipeline.errors import ConfigurationError
-from pipeline.learners.config import PRESETS, from_preset, parse_settings
-from pipeline.learners.factory import learner_tables, make_learner
-from pipeline.learners.paper.config import PaperConfig
-from pipeline.learners.stream.config import StreamConfig
-from pipeline.state.memory import MemoryRowStore
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.learners.config import PRESETS, from_preset, parse_settings
+from autoemb_pipeline.learners.factory import learner_tables, make_learner
+from autoemb_pipeline.learners.paper.config import PaperConfig
+from autoemb_pipeline.learners.stream.config import StreamConfig
+from autoemb_pipeline.state.memory import MemoryRowStore
 from tests.learners.paper.batches import small_config
 
 

@@ -4,8 +4,8 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from pipeline.learners.config import PRESETS
-from pipeline.learners.paper.config import PaperConfig
+from autoemb_pipeline.learners.config import PRESETS
+from autoemb_pipeline.learners.paper.config import PaperConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "algorithm.md").read_text(encoding="utf-8")

@@ -3,14 +3,14 @@
 import json
 from typing import Any
 
-from pipeline.learners.config import from_preset
-from pipeline.meter import Meter
-from pipeline.prequential.metrics import PrequentialConfig
-from pipeline.records import MiniBatch
-from pipeline.state.context import ContextConfig
-from pipeline.state.memory import MemoryRowStore
-from pipeline.trainer import Trainer, TrainerConfig, trainer_tables
-from schemas.metrics import PREQUENTIAL, RUNTIME
+from autoemb_pipeline.learners.config import from_preset
+from autoemb_pipeline.meter import Meter
+from autoemb_pipeline.prequential.metrics import PrequentialConfig
+from autoemb_pipeline.records import MiniBatch
+from autoemb_pipeline.schemas.metrics import PREQUENTIAL, RUNTIME
+from autoemb_pipeline.state.context import ContextConfig
+from autoemb_pipeline.state.memory import MemoryRowStore
+from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
 from tests.streams import synthetic_stream
 
 RUN_ID = "autoemb-binary-20261124-053112-9f3a"

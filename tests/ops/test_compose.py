@@ -12,11 +12,11 @@ import click
 import pytest
 import yaml
 
-from ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
-from ops.brokers.metadata import quiet_admin
-from ops.brokers.process import free_port
-from ops.topics import ensure_interactions_topic
-from pipeline.cli.main import cli
+from autoemb_pipeline.cli.main import cli
+from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
+from autoemb_pipeline.ops.brokers.metadata import quiet_admin
+from autoemb_pipeline.ops.brokers.process import free_port
+from autoemb_pipeline.ops.topics import ensure_interactions_topic
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"

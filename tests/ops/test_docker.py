@@ -3,7 +3,7 @@
 import pytest
 from confluent_kafka import Producer
 
-from ops.topics import broker_kind, ensure_interactions_topic
+from autoemb_pipeline.ops.topics import broker_kind, ensure_interactions_topic
 
 KAFKA_IMAGE = "confluentinc/cp-kafka:7.9.1"
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
-from ops import doctor, state_directory
-from ops.brokers.metadata import quiet_admin
-from ops.brokers.process import free_port
-from ops.doctor import DoctorConfig, Finding, examine
-from ops.state_directory import StateDirectoryProblem, examine_state_directory
-from ops.topics import ensure_interactions_topic, ensure_metrics_topics
-from pipeline.errors import ConfigurationError
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.ops import doctor, state_directory
+from autoemb_pipeline.ops.brokers.metadata import quiet_admin
+from autoemb_pipeline.ops.brokers.process import free_port
+from autoemb_pipeline.ops.doctor import DoctorConfig, Finding, examine
+from autoemb_pipeline.ops.state_directory import StateDirectoryProblem, examine_state_directory
+from autoemb_pipeline.ops.topics import ensure_interactions_topic, ensure_metrics_topics
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,10 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions
 
-from ops import topics
-from ops.brokers.metadata import quiet_admin
-from ops.topics import ensure_interactions_topic, ensure_metrics_topics, partition_count, topic_id, wait_for_topic
-from pipeline.errors import BrokerError, TopicError
+from autoemb_pipeline.errors import BrokerError, TopicError
+from autoemb_pipeline.ops import topics
+from autoemb_pipeline.ops.brokers.metadata import quiet_admin
+from autoemb_pipeline.ops.topics import ensure_interactions_topic, ensure_metrics_topics, partition_count, topic_id, wait_for_topic
 
 NEVER = "9223372036854775807"
 

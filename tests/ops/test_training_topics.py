@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from ops.doctor import DoctorConfig, examine
-from ops.topics import ensure_interactions_topic
-from ops.training_topics import check_for_training, in_words, training_problems
-from pipeline.cli.main import main
-from pipeline.errors import TopicError
+from autoemb_pipeline.cli.main import main
+from autoemb_pipeline.errors import TopicError
+from autoemb_pipeline.ops.doctor import DoctorConfig, examine
+from autoemb_pipeline.ops.topics import ensure_interactions_topic
+from autoemb_pipeline.ops.training_topics import check_for_training, in_words, training_problems
 from tests.ops.test_topics import alter, settings
 from tests.source.topics import write
 from tests.streams import synthetic_stream

@@ -5,10 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigurationError
-from pipeline.prequential.labels import labels_of
-from pipeline.prequential.metrics import PopularityMeans, Prequential, PrequentialConfig, RunningMeans, losses_and_hits, weight_fields
-from pipeline.records import Interaction, Labels, Predictions, SideContext
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.prequential.labels import labels_of
+from autoemb_pipeline.prequential.metrics import (
+    PopularityMeans,
+    Prequential,
+    PrequentialConfig,
+    RunningMeans,
+    losses_and_hits,
+    weight_fields,
+)
+from autoemb_pipeline.records import Interaction, Labels, Predictions, SideContext
 
 
 def side(counts: np.ndarray) -> SideContext:

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.prequential.labels import labels_of
-from pipeline.prequential.metrics import losses_and_hits
-from pipeline.prequential.references import Logistic, RunningMean, sigmoid
-from pipeline.records import Labels, LearnerInputs, SideContext
-from pipeline.state.context import ContextConfig, ContextTracker, context_tables
-from pipeline.state.memory import MemoryRowStore
+from autoemb_pipeline.prequential.labels import labels_of
+from autoemb_pipeline.prequential.metrics import losses_and_hits
+from autoemb_pipeline.prequential.references import Logistic, RunningMean, sigmoid
+from autoemb_pipeline.records import Labels, LearnerInputs, SideContext
+from autoemb_pipeline.state.context import ContextConfig, ContextTracker, context_tables
+from autoemb_pipeline.state.memory import MemoryRowStore
 from tests.streams import movielens_stream, synthetic_stream
 
 

@@ -6,7 +6,7 @@ from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producers.partitioner import Partitioner, murmur2, partition_of
+from autoemb_pipeline.producers.partitioner import Partitioner, murmur2, partition_of
 from tests.strategies import ids
 
 # org.apache.kafka.common.utils.UtilsTest#testMurmur2
@@ -42,7 +42,7 @@ def test_remembering_users_never_changes_an_answer(users, partitions):
 
 
 def test_the_memory_of_users_is_bounded(monkeypatch):
-    monkeypatch.setattr("producers.partitioner._CACHE_LIMIT", 100)
+    monkeypatch.setattr("autoemb_pipeline.producers.partitioner._CACHE_LIMIT", 100)
     partitioner = Partitioner(7)
     for user in range(1000):
         assert partitioner(str(user)) == partition_of(str(user).encode(), 7)

@@ -7,16 +7,16 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
-from ops.brokers.metadata import quiet_admin
-from pipeline.errors import BrokerError, ConfigurationError, DatasetError, DeliveryError, TopicError
-from producers.datasets.catalogue import DatasetOptions, load_dataset
-from producers.datasets.sorted_dataset import SortedDataset
-from producers.datasets.sorting import sort_source
-from producers.formats.layouts import find_source
-from producers.partitioner import partition_of
-from producers.replay import ReplayConfig, ReplayProgress, ReplayResult, replay
-from producers.topic_reader import FINGERPRINT_HEADER
-from schemas.codec import encode_interaction
+from autoemb_pipeline.errors import BrokerError, ConfigurationError, DatasetError, DeliveryError, TopicError
+from autoemb_pipeline.ops.brokers.metadata import quiet_admin
+from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, load_dataset
+from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
+from autoemb_pipeline.producers.datasets.sorting import sort_source
+from autoemb_pipeline.producers.formats.layouts import find_source
+from autoemb_pipeline.producers.partitioner import partition_of
+from autoemb_pipeline.producers.replay import ReplayConfig, ReplayProgress, ReplayResult, replay
+from autoemb_pipeline.producers.topic_reader import FINGERPRINT_HEADER
+from autoemb_pipeline.schemas.codec import encode_interaction
 from tests.producers.topic_content import assert_each_once, read_all
 
 PARTITIONS = 3

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from ops.brokers.local_kafka import LocalKafka
-from ops.topics import ensure_interactions_topic
-from pipeline.errors import TopicError
-from producers.datasets.catalogue import DatasetOptions, load_dataset
-from producers.replay import ReplayConfig, ReplayProgress, replay
+from autoemb_pipeline.errors import TopicError
+from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka
+from autoemb_pipeline.ops.topics import ensure_interactions_topic
+from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, load_dataset
+from autoemb_pipeline.producers.replay import ReplayConfig, ReplayProgress, replay
 from tests.producers.topic_content import assert_each_once, read_all
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,8 +26,8 @@ SPEC = "synthetic:interactions={n},users=500,items=100"
 CHILD = """
 import sys
 from pathlib import Path
-from producers.datasets.catalogue import DatasetOptions, load_dataset
-from producers.replay import ReplayConfig, replay
+from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, load_dataset
+from autoemb_pipeline.producers.replay import ReplayConfig, replay
 
 servers, topic, spec, cache = sys.argv[1:]
 dataset = load_dataset(spec, DatasetOptions(cache_dir=Path(cache)))

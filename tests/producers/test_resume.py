@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import TopicError
-from pipeline.records import Interaction
-from producers.datasets.sorted_dataset import SortedDataset
-from producers.datasets.synthetic import SyntheticConfig, generate
-from producers.partitioner import Partitioner
-from producers.resume import resume_points, unsent
-from producers.topic_reader import Ends, Stored
+from autoemb_pipeline.errors import TopicError
+from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
+from autoemb_pipeline.producers.datasets.synthetic import SyntheticConfig, generate
+from autoemb_pipeline.producers.partitioner import Partitioner
+from autoemb_pipeline.producers.resume import resume_points, unsent
+from autoemb_pipeline.producers.topic_reader import Ends, Stored
+from autoemb_pipeline.records import Interaction
 
 LENGTH = 200
 
@@ -52,7 +52,7 @@ def dataset(tmp_path_factory) -> SortedDataset:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr("producers.resume._QUIET_SECONDS", 0)
+    monkeypatch.setattr("autoemb_pipeline.producers.resume._QUIET_SECONDS", 0)
 
 
 def home_rows(dataset: SortedDataset, partitions: int, selection: range) -> list[list[Interaction]]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from pipeline.records import Interaction
-from producers.datasets.sorted_dataset import SortedDataset
-from producers.partitioner import partition_of
-from schemas.codec import decode_interaction
+from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
+from autoemb_pipeline.producers.partitioner import partition_of
+from autoemb_pipeline.records import Interaction
+from autoemb_pipeline.schemas.codec import decode_interaction
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from ops.topics import topic_id
-from pipeline.cli.errors import render
-from pipeline.config import Ports, RunConfig
-from pipeline.errors import AutoembError
-from pipeline.failpoints import arm
-from pipeline.records import OfflineStage
-from pipeline.run import train
-from schemas.codec import decode_interaction
+from autoemb_pipeline.cli.errors import render
+from autoemb_pipeline.config import Ports, RunConfig
+from autoemb_pipeline.errors import AutoembError
+from autoemb_pipeline.failpoints import arm
+from autoemb_pipeline.ops.topics import topic_id
+from autoemb_pipeline.records import OfflineStage
+from autoemb_pipeline.run import train
+from autoemb_pipeline.schemas.codec import decode_interaction
 from tests.run.conftest import Stream, trainer_config
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoint.reading import open_newest
-from pipeline.checkpoint.store import CheckpointStore
-from pipeline.config import RunConfig
-from pipeline.sink.prediction_log import read_predictions
+from autoemb_pipeline.checkpoint.reading import open_newest
+from autoemb_pipeline.checkpoint.store import CheckpointStore
+from autoemb_pipeline.config import RunConfig
+from autoemb_pipeline.sink.prediction_log import read_predictions
 from tests.run.kafka_reading import read_all
 
 # What may differ: who the run is, where its records lie in the output topics, and when they began there.

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from ops.topics import ensure_metrics_topics
-from pipeline.records import AHEAD, DeadLetter, Interaction
-from pipeline.sink.dead_letters import DeadLetterSink
-from pipeline.sink.producer import IdempotentProducer
-from schemas.codec import decode_interaction, encode_interaction
+from autoemb_pipeline.ops.topics import ensure_metrics_topics
+from autoemb_pipeline.records import AHEAD, DeadLetter, Interaction
+from autoemb_pipeline.schemas.codec import decode_interaction, encode_interaction
+from autoemb_pipeline.sink.dead_letters import DeadLetterSink
+from autoemb_pipeline.sink.producer import IdempotentProducer
 from tests.fastdisk import fast_directory
 from tests.run.conftest import Stream
 from tests.run.crash_zygote import Zygote, run_config

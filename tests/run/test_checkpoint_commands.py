@@ -9,18 +9,18 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 
-from pipeline.checkpoint.export import export_checkpoint
-from pipeline.checkpoint.reading import open_newest
-from pipeline.checkpoint.store import CheckpointStore
-from pipeline.cli.main import main
-from pipeline.config import RunConfig
-from pipeline.errors import StateError
-from pipeline.learners.config import from_preset
-from pipeline.predict import checkpoint_trainer, tables_of
-from pipeline.prequential.metrics import PrequentialConfig
-from pipeline.sink.prediction_log import read_predictions
-from pipeline.state.context import ContextConfig
-from pipeline.trainer import TrainerConfig
+from autoemb_pipeline.checkpoint.export import export_checkpoint
+from autoemb_pipeline.checkpoint.reading import open_newest
+from autoemb_pipeline.checkpoint.store import CheckpointStore
+from autoemb_pipeline.cli.main import main
+from autoemb_pipeline.config import RunConfig
+from autoemb_pipeline.errors import StateError
+from autoemb_pipeline.learners.config import from_preset
+from autoemb_pipeline.predict import checkpoint_trainer, tables_of
+from autoemb_pipeline.prequential.metrics import PrequentialConfig
+from autoemb_pipeline.sink.prediction_log import read_predictions
+from autoemb_pipeline.state.context import ContextConfig
+from autoemb_pipeline.trainer import TrainerConfig
 from tests.run.conftest import Stream, small_layers
 from tests.streams import synthetic_stream
 
@@ -146,7 +146,7 @@ def test_export_holds_every_id_with_what_training_knew(
 
 def test_export_in_parts_is_the_export_in_one(trained: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = trained()
-    monkeypatch.setattr("pipeline.checkpoint.export.CHUNK", 7)
+    monkeypatch.setattr("autoemb_pipeline.checkpoint.export.CHUNK", 7)
     with open_newest(CheckpointStore(config.state_dir), tables_of) as opened:
         learner = checkpoint_trainer(opened.loaded).learner
         export_checkpoint(opened, learner, tmp_path / "one")

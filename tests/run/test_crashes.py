@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
-from ops.topics import ensure_interactions_topic, ensure_metrics_topics
+from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
+from autoemb_pipeline.ops.topics import ensure_interactions_topic, ensure_metrics_topics
 from tests.conftest import TestBroker
 from tests.fastdisk import fast_directory
 from tests.run.conftest import Stream

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.checkpoint.store import CheckpointStore
-from pipeline.config import RunConfig
-from pipeline.deliveries import MAX_DATASETS
-from pipeline.records import Interaction
+from autoemb_pipeline.checkpoint.store import CheckpointStore
+from autoemb_pipeline.config import RunConfig
+from autoemb_pipeline.deliveries import MAX_DATASETS
+from autoemb_pipeline.records import Interaction
 from tests.run.conftest import Stream
 from tests.run.kafka_reading import metrics_of
 from tests.streams import synthetic_stream

@@ -2,10 +2,10 @@
 
 import pytest
 
-from pipeline.learners.config import METHODS, STREAM_METHODS
-from pipeline.records import DeadLetter, MiniBatch
-from pipeline.state.memory import MemoryRowStore
-from pipeline.trainer import StepResult, Trainer, trainer_tables
+from autoemb_pipeline.learners.config import METHODS, STREAM_METHODS
+from autoemb_pipeline.records import DeadLetter, MiniBatch
+from autoemb_pipeline.state.memory import MemoryRowStore
+from autoemb_pipeline.trainer import StepResult, Trainer, trainer_tables
 from tests.run.conftest import trainer_config
 from tests.streams import synthetic_stream
 

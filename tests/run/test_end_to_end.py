@@ -10,12 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.errors import CheckpointError, StateError
-from pipeline.learners.config import METHODS, STREAM_METHODS
-from pipeline.sink.prediction_log import read_predictions
-from pipeline.state.readonly import ReadOnlyRows
-from producers.datasets.catalogue import DatasetOptions, load_dataset
-from producers.replay import ReplayConfig, replay
+from autoemb_pipeline.errors import CheckpointError, StateError
+from autoemb_pipeline.learners.config import METHODS, STREAM_METHODS
+from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, load_dataset
+from autoemb_pipeline.producers.replay import ReplayConfig, replay
+from autoemb_pipeline.sink.prediction_log import read_predictions
+from autoemb_pipeline.state.readonly import ReadOnlyRows
 from tests.run.conftest import Stream, trainer_config
 from tests.run.kafka_reading import metrics_of, read_all
 from tests.streams import synthetic_stream

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ops.topics import ensure_interactions_topic, ensure_metrics_topics
-from pipeline.errors import ConfigurationError
-from pipeline.learners.config import from_preset
-from pipeline.records import MiniBatch, OfflineStage
-from pipeline.sink.prediction_log import read_predictions
-from pipeline.state.memory import MemoryRowStore
-from pipeline.trainer import Trainer, TrainerConfig, trainer_tables
-from schemas.metrics import PREQUENTIAL
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.learners.config import from_preset
+from autoemb_pipeline.ops.topics import ensure_interactions_topic, ensure_metrics_topics
+from autoemb_pipeline.records import MiniBatch, OfflineStage
+from autoemb_pipeline.schemas.metrics import PREQUENTIAL
+from autoemb_pipeline.sink.prediction_log import read_predictions
+from autoemb_pipeline.state.memory import MemoryRowStore
+from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
 from tests.conftest import TestBroker
 from tests.fastdisk import fast_directory
 from tests.run.conftest import Stream, trainer_config

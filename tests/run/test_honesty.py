@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.learners.config import METHODS
-from pipeline.records import Interaction, MiniBatch
-from pipeline.state.memory import MemoryRowStore
-from pipeline.trainer import Trainer, TrainerConfig, trainer_tables
+from autoemb_pipeline.learners.config import METHODS
+from autoemb_pipeline.records import Interaction, MiniBatch
+from autoemb_pipeline.state.memory import MemoryRowStore
+from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
 from tests.run.conftest import trainer_config
 from tests.streams import synthetic_stream
 
@@ -50,7 +50,7 @@ def may_know(mode: str, flipped: int, event: int) -> bool:
 def test_a_flipped_label_is_seen_by_later_events_only(
     method: str, task: str, mode: str, flipped: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.prequential.references.NEWTON_EVERY", SIZE)  # else its weights would rest in so short a stream
+    monkeypatch.setattr("autoemb_pipeline.prequential.references.NEWTON_EVERY", SIZE)  # else its weights would rest in so short a stream
     config = trainer_config(method, task=task, context=mode)
     other = list(STREAM)
     other[flipped] = STREAM[flipped]._replace(rating=1.0 if STREAM[flipped].rating > 3.5 else 5.0)

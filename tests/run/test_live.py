@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from pipeline.run import RunSummary
+from autoemb_pipeline.run import RunSummary
 from tests.run.conftest import Stream, trainer_config
 from tests.run.kafka_reading import metrics_of, read_all
 from tests.run.outcome import outcome

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.meter import Meter
+from autoemb_pipeline.meter import Meter
 
 
 def test_rates_quantiles_and_phases() -> None:

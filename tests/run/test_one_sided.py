@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from pipeline.cli.progress import describe
-from pipeline.records import Interaction
+from autoemb_pipeline.cli.progress import describe
+from autoemb_pipeline.records import Interaction
 from tests.run.conftest import Stream, trainer_config
 from tests.run.kafka_reading import metrics_of
 from tests.run.outcome import assert_same, outcome

@@ -11,19 +11,19 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.checkpoint.reading import open_newest
-from pipeline.checkpoint.store import CheckpointStore
-from pipeline.cli.main import main
-from pipeline.cli.predict import read_pairs
-from pipeline.config import RunConfig, trainer_of
-from pipeline.errors import CheckpointError, DatasetError
-from pipeline.learners.config import PRESETS, from_preset
-from pipeline.predict import Pair, Predictor, tables_of
-from pipeline.prequential.metrics import PrequentialConfig
-from pipeline.records import OfflineStage
-from pipeline.sink.prediction_log import read_predictions
-from pipeline.state.context import ContextConfig
-from pipeline.trainer import TrainerConfig
+from autoemb_pipeline.checkpoint.reading import open_newest
+from autoemb_pipeline.checkpoint.store import CheckpointStore
+from autoemb_pipeline.cli.main import main
+from autoemb_pipeline.cli.predict import read_pairs
+from autoemb_pipeline.config import RunConfig, trainer_of
+from autoemb_pipeline.errors import CheckpointError, DatasetError
+from autoemb_pipeline.learners.config import PRESETS, from_preset
+from autoemb_pipeline.predict import Pair, Predictor, tables_of
+from autoemb_pipeline.prequential.metrics import PrequentialConfig
+from autoemb_pipeline.records import OfflineStage
+from autoemb_pipeline.sink.prediction_log import read_predictions
+from autoemb_pipeline.state.context import ContextConfig
+from autoemb_pipeline.trainer import TrainerConfig
 from tests.run.conftest import Stream, small_layers, trainer_config
 from tests.streams import synthetic_stream
 
@@ -110,7 +110,7 @@ def predict(config: RunConfig, text: str, *options: str) -> str:
     command = [
         sys.executable,
         "-c",
-        "from pipeline.cli.main import main; main()",
+        "from autoemb_pipeline.cli.main import main; main()",
         "predict",
         "--state-dir",
         str(config.state_dir),

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import structlog
 
-from ops.brokers.local_kafka import LocalKafka
-from pipeline.cli.errors import render
-from pipeline.cli.main import main
-from pipeline.cli.options import configure_logging
-from pipeline.config import RunConfig
-from pipeline.errors import BrokerError
-from schemas.registry import InteractionDecoder, RegistryCodec
+from autoemb_pipeline.cli.errors import render
+from autoemb_pipeline.cli.main import main
+from autoemb_pipeline.cli.options import configure_logging
+from autoemb_pipeline.config import RunConfig
+from autoemb_pipeline.errors import BrokerError
+from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka
+from autoemb_pipeline.schemas.registry import InteractionDecoder, RegistryCodec
 from tests.run.conftest import Stream
 from tests.run.kafka_reading import read_all
 from tests.schemas.test_registry import Registry, _Handler

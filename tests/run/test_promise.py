@@ -11,15 +11,15 @@ from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import NewPartitions
 from structlog.testing import capture_logs
 
-from ops.brokers.metadata import quiet_admin
-from pipeline.checkpoint.identity import read_identity
-from pipeline.checkpoint.reading import open_newest
-from pipeline.checkpoint.store import CheckpointStore
-from pipeline.cli.main import main
-from pipeline.config import RunConfig
-from pipeline.errors import CheckpointError, OffsetError, TopicError
-from pipeline.predict import Pair, Predictor, tables_of
-from pipeline.records import OfflineStage
+from autoemb_pipeline.checkpoint.identity import read_identity
+from autoemb_pipeline.checkpoint.reading import open_newest
+from autoemb_pipeline.checkpoint.store import CheckpointStore
+from autoemb_pipeline.cli.main import main
+from autoemb_pipeline.config import RunConfig
+from autoemb_pipeline.errors import CheckpointError, OffsetError, TopicError
+from autoemb_pipeline.ops.brokers.metadata import quiet_admin
+from autoemb_pipeline.predict import Pair, Predictor, tables_of
+from autoemb_pipeline.records import OfflineStage
 from tests.run.conftest import Stream, trainer_config
 from tests.run.kafka_reading import metrics_of
 from tests.run.outcome import outcome

@@ -13,13 +13,13 @@ import pytest
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions
 
-from ops.brokers.metadata import quiet_admin
-from ops.topics import ensure_interactions_topic
-from pipeline.checkpoint.store import CheckpointStore
-from pipeline.cli.progress import describe
-from pipeline.config import RunConfig
-from pipeline.errors import AutoembError, CheckpointError, OffsetError, StateError, TopicError
-from schemas.codec import encode_interaction
+from autoemb_pipeline.checkpoint.store import CheckpointStore
+from autoemb_pipeline.cli.progress import describe
+from autoemb_pipeline.config import RunConfig
+from autoemb_pipeline.errors import AutoembError, CheckpointError, OffsetError, StateError, TopicError
+from autoemb_pipeline.ops.brokers.metadata import quiet_admin
+from autoemb_pipeline.ops.topics import ensure_interactions_topic
+from autoemb_pipeline.schemas.codec import encode_interaction
 from tests.run.conftest import Stream
 from tests.run.kafka_reading import metrics_of
 from tests.run.outcome import assert_same, outcome

@@ -7,13 +7,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from ops.topics import record_count
-from pipeline.cli.train import CountOrTime, with_offline_stage
-from pipeline.errors import ConfigurationError
-from pipeline.experiments.cells import Stream as Interactions
-from pipeline.experiments.cells import run_cell
-from pipeline.records import OfflineStage
-from pipeline.sink.prediction_log import read_predictions
+from autoemb_pipeline.cli.train import CountOrTime, with_offline_stage
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.experiments.cells import Stream as Interactions
+from autoemb_pipeline.experiments.cells import run_cell
+from autoemb_pipeline.ops.topics import record_count
+from autoemb_pipeline.records import OfflineStage
+from autoemb_pipeline.sink.prediction_log import read_predictions
 from tests.run.conftest import Stream, trainer_config
 from tests.run.kafka_reading import metrics_of
 from tests.streams import synthetic_stream

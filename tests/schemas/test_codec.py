@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import schemas
-from pipeline.errors import DecodeError
-from pipeline.records import Interaction
-from schemas.avro import load_schema, schema_fingerprint
-from schemas.codec import MAX_TIMESTAMP, InteractionCodec, decode_interaction, encode_interaction
+from autoemb_pipeline import schemas
+from autoemb_pipeline.errors import DecodeError
+from autoemb_pipeline.records import Interaction
+from autoemb_pipeline.schemas.avro import load_schema, schema_fingerprint
+from autoemb_pipeline.schemas.codec import MAX_TIMESTAMP, InteractionCodec, decode_interaction, encode_interaction
 from tests.strategies import interactions
 
 REASONS = {"empty", "bad-magic", "unknown-schema", "bad-avro", "trailing-bytes", "bad-value"}

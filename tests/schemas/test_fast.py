@@ -2,10 +2,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import DecodeError
-from pipeline.records import Interaction
-from schemas.codec import MAX_ID_BYTES, MAX_SEQUENCE, MAX_TIMESTAMP, decode_interaction, encode_interaction
-from schemas.fast import dataset_encoder
+from autoemb_pipeline.errors import DecodeError
+from autoemb_pipeline.records import Interaction
+from autoemb_pipeline.schemas.codec import MAX_ID_BYTES, MAX_SEQUENCE, MAX_TIMESTAMP, decode_interaction, encode_interaction
+from autoemb_pipeline.schemas.fast import dataset_encoder
 from tests.strategies import ids, interactions
 
 PLAIN = Interaction("12", "345", 4.5, 978_300_760_000, "ml-1m", 77)

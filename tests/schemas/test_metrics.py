@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigurationError, DecodeError
-from schemas.metrics import PREQUENTIAL, RUNTIME, metrics_to_avro, metrics_to_json, parse_metrics
+from autoemb_pipeline.errors import ConfigurationError, DecodeError
+from autoemb_pipeline.schemas.metrics import PREQUENTIAL, RUNTIME, metrics_to_avro, metrics_to_json, parse_metrics
 from tests.strategies import metrics_records
 
 REQUIRED = {

@@ -12,12 +12,12 @@ from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerialize
 from confluent_kafka.serialization import MessageField, SerializationContext
 from hypothesis import HealthCheck, given, settings
 
-from pipeline.errors import BrokerError, ConfigurationError, DecodeError
-from pipeline.records import Interaction
-from schemas.avro import schema_text
-from schemas.codec import encode_interaction
-from schemas.metrics import PREQUENTIAL
-from schemas.registry import InteractionDecoder, RegistryCodec
+from autoemb_pipeline.errors import BrokerError, ConfigurationError, DecodeError
+from autoemb_pipeline.records import Interaction
+from autoemb_pipeline.schemas.avro import schema_text
+from autoemb_pipeline.schemas.codec import encode_interaction
+from autoemb_pipeline.schemas.metrics import PREQUENTIAL
+from autoemb_pipeline.schemas.registry import InteractionDecoder, RegistryCodec
 from tests.strategies import interactions
 
 VALID = Interaction("7", "42", 3.5, 1_000, "ml", 9, {"price": 2.5})

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.records import Interaction, LearnerInputs, MiniBatch, Predictions, SideContext
-from pipeline.sink.prediction_log import PredictionLog, read_predictions
+from autoemb_pipeline.records import Interaction, LearnerInputs, MiniBatch, Predictions, SideContext
+from autoemb_pipeline.sink.prediction_log import PredictionLog, read_predictions
 
 
 def add(log: PredictionLog, step: int, size: int = 4, *, weights: bool = True) -> None:

@@ -10,16 +10,16 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from ops.brokers.local_kafka import LocalKafka
-from pipeline.errors import AutoembError, BrokerError, ConfigurationError, DeliveryError, StateError
-from pipeline.records import DeadLetter
-from pipeline.sink.dead_letters import DeadLetterSink
-from pipeline.sink.metrics import MetricsSink
-from pipeline.sink.producer import IdempotentProducer, Outgoing, RecordProducer
-from pipeline.sink.runtime import RuntimeSink
-from pipeline.sink.transactions import TransactionalProducer
-from schemas.avro import load_schema
-from schemas.metrics import PREQUENTIAL, RUNTIME, parse_metrics
+from autoemb_pipeline.errors import AutoembError, BrokerError, ConfigurationError, DeliveryError, StateError
+from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka
+from autoemb_pipeline.records import DeadLetter
+from autoemb_pipeline.schemas.avro import load_schema
+from autoemb_pipeline.schemas.metrics import PREQUENTIAL, RUNTIME, parse_metrics
+from autoemb_pipeline.sink.dead_letters import DeadLetterSink
+from autoemb_pipeline.sink.metrics import MetricsSink
+from autoemb_pipeline.sink.producer import IdempotentProducer, Outgoing, RecordProducer
+from autoemb_pipeline.sink.runtime import RuntimeSink
+from autoemb_pipeline.sink.transactions import TransactionalProducer
 from tests.conftest import TestBroker
 from tests.sink.reading import read_all, step_record
 
@@ -262,7 +262,7 @@ def test_what_the_broker_aborts_is_written_again(broker: TestBroker, make_topic:
 def test_a_transaction_aborted_again_and_again_is_an_error(
     broker: TestBroker, make_topic: MakeTopic, topic_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.sink.transactions._PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("autoemb_pipeline.sink.transactions._PAUSES", (0.0, 0.0, 0.0))
     topic = make_topic(topic_name)
     producer = TransactionalProducer(broker.kafka, run_id=topic)
     producer._producer = AbortingClient(producer._producer, aborts=99)
@@ -290,7 +290,7 @@ def test_a_process_that_stood_still_too_long_is_told_so(broker: TestBroker, make
 
 
 def test_an_absent_broker_at_the_start_is_a_broker_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.sink.transactions._START_SECONDS", 1.0)
+    monkeypatch.setattr("autoemb_pipeline.sink.transactions._START_SECONDS", 1.0)
     with pytest.raises(BrokerError, match="cannot be started") as caught:
         TransactionalProducer(NOWHERE, run_id="r")
     assert "--exactly-once-metrics" in caught.value.remedy
@@ -361,7 +361,7 @@ def test_runtime_records_arrive(broker: TestBroker, make_topic: MakeTopic, topic
 
 
 def test_runtime_records_never_stop_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.sink.runtime._CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr("autoemb_pipeline.sink.runtime._CLOSE_SECONDS", 0.2)
     sink = RuntimeSink(NOWHERE, "runtime")
     began = time.monotonic()
     for _ in range(1500):

@@ -8,14 +8,14 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from pipeline.errors import BrokerError, ConfigurationError, DecodeError, OffsetError, StateError, TopicError
-from pipeline.records import DeadLetter
-from pipeline.sink.dead_letters import DeadLetterSink
-from pipeline.sink.metrics import MetricsSink
-from pipeline.sink.producer import IdempotentProducer, Outgoing
-from pipeline.sink.recover import RecordedRun, read_dead_letters, read_run, topic_ranges
-from pipeline.sink.transactions import TransactionalProducer
-from schemas.metrics import PREQUENTIAL, RecordFormat
+from autoemb_pipeline.errors import BrokerError, ConfigurationError, DecodeError, OffsetError, StateError, TopicError
+from autoemb_pipeline.records import DeadLetter
+from autoemb_pipeline.schemas.metrics import PREQUENTIAL, RecordFormat
+from autoemb_pipeline.sink.dead_letters import DeadLetterSink
+from autoemb_pipeline.sink.metrics import MetricsSink
+from autoemb_pipeline.sink.producer import IdempotentProducer, Outgoing
+from autoemb_pipeline.sink.recover import RecordedRun, read_dead_letters, read_run, topic_ranges
+from autoemb_pipeline.sink.transactions import TransactionalProducer
 from tests.conftest import TestBroker
 from tests.sink.reading import read_all, step_record
 

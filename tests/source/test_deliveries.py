@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import deliveries
-from pipeline.checkpoint.position import position_from_json, position_to_json
-from pipeline.deliveries import MAX_ANCHORS, MAX_CHAINS, MAX_DATASETS, PartitionDeliveries
-from pipeline.records import RereadPosition, RunPosition
-from schemas.codec import MAX_SEQUENCE, MAX_TIMESTAMP
+from autoemb_pipeline import deliveries
+from autoemb_pipeline.checkpoint.position import position_from_json, position_to_json
+from autoemb_pipeline.deliveries import MAX_ANCHORS, MAX_CHAINS, MAX_DATASETS, PartitionDeliveries
+from autoemb_pipeline.records import RereadPosition, RunPosition
+from autoemb_pipeline.schemas.codec import MAX_SEQUENCE, MAX_TIMESTAMP
 
 Record = tuple[int, int]  # sequence, time
 

@@ -4,8 +4,8 @@ import pytest
 from confluent_kafka import KafkaError
 from structlog.testing import capture_logs
 
-from pipeline.errors import BrokerError, OffsetError
-from pipeline.source.guard import TopicGuard
+from autoemb_pipeline.errors import BrokerError, OffsetError
+from autoemb_pipeline.source.guard import TopicGuard
 
 
 class Clock:

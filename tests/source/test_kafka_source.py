@@ -8,13 +8,13 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions, NewTopic
 
-from ops.brokers.embedded import EmbeddedBroker, embedded_available
-from ops.brokers.metadata import quiet_admin
-from pipeline.batching import Batcher, batches, read
-from pipeline.errors import BrokerError, ConfigurationError, TopicError
-from pipeline.records import Interaction, MiniBatch, RunPosition
-from pipeline.source import KafkaSource, SourceConfig
-from schemas.codec import decode_interaction, encode_interaction
+from autoemb_pipeline.batching import Batcher, batches, read
+from autoemb_pipeline.errors import BrokerError, ConfigurationError, TopicError
+from autoemb_pipeline.ops.brokers.embedded import EmbeddedBroker, embedded_available
+from autoemb_pipeline.ops.brokers.metadata import quiet_admin
+from autoemb_pipeline.records import Interaction, MiniBatch, RunPosition
+from autoemb_pipeline.schemas.codec import decode_interaction, encode_interaction
+from autoemb_pipeline.source import KafkaSource, SourceConfig
 from tests.source.topics import spread, write
 from tests.streams import synthetic_stream
 

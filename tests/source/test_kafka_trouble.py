@@ -9,13 +9,13 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from structlog.testing import capture_logs
 
-from ops.brokers.local_kafka import LocalKafka
-from ops.brokers.metadata import quiet_admin
-from pipeline.batching import Batcher, batches
-from pipeline.errors import BrokerError, OffsetError, TopicError
-from pipeline.records import Interaction, RunPosition
-from pipeline.source import KafkaSource, SourceConfig
-from schemas.codec import decode_interaction, encode_interaction
+from autoemb_pipeline.batching import Batcher, batches
+from autoemb_pipeline.errors import BrokerError, OffsetError, TopicError
+from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka
+from autoemb_pipeline.ops.brokers.metadata import quiet_admin
+from autoemb_pipeline.records import Interaction, RunPosition
+from autoemb_pipeline.schemas.codec import decode_interaction, encode_interaction
+from autoemb_pipeline.source import KafkaSource, SourceConfig
 from tests.source.topics import spread, write
 from tests.streams import synthetic_stream
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline.deliveries import Remembered
-from pipeline.records import ConsumedRecord, Interaction, Remainder, RunPosition
-from pipeline.source import EventTimeMerge
+from autoemb_pipeline.deliveries import Remembered
+from autoemb_pipeline.records import ConsumedRecord, Interaction, Remainder, RunPosition
+from autoemb_pipeline.source import EventTimeMerge
 
 
 def record(

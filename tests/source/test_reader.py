@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.deliveries import Remembered
-from pipeline.errors import ConfigurationError, DecodeError
-from pipeline.records import AHEAD, ConsumedRecord, Interaction, Remainder
-from pipeline.source import PartitionReader, SourceConfig
-from pipeline.source.reader import MAX_PREFIX_BYTES, MAX_PREFIX_LETTERS
-from schemas.codec import decode_interaction, encode_interaction
+from autoemb_pipeline.deliveries import Remembered
+from autoemb_pipeline.errors import ConfigurationError, DecodeError
+from autoemb_pipeline.records import AHEAD, ConsumedRecord, Interaction, Remainder
+from autoemb_pipeline.schemas.codec import decode_interaction, encode_interaction
+from autoemb_pipeline.source import PartitionReader, SourceConfig
+from autoemb_pipeline.source.reader import MAX_PREFIX_BYTES, MAX_PREFIX_LETTERS
 
 
 def encoded(sequence: int | None, dataset: str | None = "set") -> bytes:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from confluent_kafka import Producer
 
-from pipeline.records import Interaction
-from schemas.codec import encode_interaction
+from autoemb_pipeline.records import Interaction
+from autoemb_pipeline.schemas.codec import encode_interaction
 
 
 def write(

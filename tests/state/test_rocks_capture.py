@@ -15,13 +15,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pipeline.errors import CheckpointError, StateError
-from pipeline.rows import RowStore, TableSpec, hashed_uniform
-from pipeline.state import files
-from pipeline.state.memory import MemoryRowStore
-from pipeline.state.options import RocksConfig
-from pipeline.state.readonly import ReadOnlyRows
-from pipeline.state.rocks import Capture, RocksRowStore
+from autoemb_pipeline.errors import CheckpointError, StateError
+from autoemb_pipeline.rows import RowStore, TableSpec, hashed_uniform
+from autoemb_pipeline.state import files
+from autoemb_pipeline.state.memory import MemoryRowStore
+from autoemb_pipeline.state.options import RocksConfig
+from autoemb_pipeline.state.readonly import ReadOnlyRows
+from autoemb_pipeline.state.rocks import Capture, RocksRowStore
 from tests.fastdisk import fast_directory
 
 SPECS = [

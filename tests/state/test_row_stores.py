@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigurationError
-from pipeline.rows import RowStore, TableSpec, hashed_uniform
-from pipeline.state.memory import MemoryRowStore
-from pipeline.state.options import RocksConfig, RocksOptions
-from pipeline.state.rocks import RocksRowStore
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.rows import RowStore, TableSpec, hashed_uniform
+from autoemb_pipeline.state.memory import MemoryRowStore
+from autoemb_pipeline.state.options import RocksConfig, RocksOptions
+from autoemb_pipeline.state.rocks import RocksRowStore
 
 Make = Callable[[Sequence[TableSpec]], RowStore]
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pipeline.errors import ConfigurationError
+from autoemb_pipeline.errors import ConfigurationError
 
 
 def check_choices(config: Any) -> None:

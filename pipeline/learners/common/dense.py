@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pipeline.errors import CheckpointError
-from pipeline.learners.common.layers import Parameters, ParametersView
-from pipeline.learners.common.optimisers import Optimiser, State
+from autoemb_pipeline.errors import CheckpointError
+from autoemb_pipeline.learners.common.layers import Parameters, ParametersView
+from autoemb_pipeline.learners.common.optimisers import Optimiser, State
 
 
 class DenseParameters:

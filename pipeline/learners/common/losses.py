@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.records import RATING_CLASSES, FloatArray, Labels, Task
+from autoemb_pipeline.records import RATING_CLASSES, FloatArray, Labels, Task
 
 
 def outputs(task: Task) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.errors import CheckpointError
+from autoemb_pipeline.errors import CheckpointError
 
 
 def pack_strings(name: str, strings: Sequence[str]) -> dict[str, Tensor]:

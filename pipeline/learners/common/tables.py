@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.learners.common.optimisers import Optimiser, State
-from pipeline.rows import Rows, RowStore, TableSpec, hashed_uniform
+from autoemb_pipeline.learners.common.optimisers import Optimiser, State
+from autoemb_pipeline.rows import Rows, RowStore, TableSpec, hashed_uniform
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,12 +6,12 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigurationError
-from pipeline.learners.common.checks import check_numbers, check_widths
-from pipeline.learners.common.optimisers import OptimiserName, Preconditioner
-from pipeline.learners.paper.network import Normalisation, Selection, SoftScale
-from pipeline.learners.paper.validation import holdout_mask
-from pipeline.learners.search.config import Method, SearchConfig
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.learners.common.checks import check_numbers, check_widths
+from autoemb_pipeline.learners.common.optimisers import OptimiserName, Preconditioner
+from autoemb_pipeline.learners.paper.network import Normalisation, Selection, SoftScale
+from autoemb_pipeline.learners.paper.validation import holdout_mask
+from autoemb_pipeline.learners.search.config import Method, SearchConfig
 
 Unroll = Literal["exact", "finite-difference"]
 
@@ -33,7 +33,7 @@ class PaperConfig(SearchConfig):
         validation: where the validation loss comes from: the `next` batch before it is trained on, a `replay` of earlier interactions, or
             a `holdout` of each batch.
         xi: ξ of Eq. 9 in units of the rates: 0 first order, 1 the total derivative of the update really made.
-        unroll, preconditioner: how the second-order term is computed, see `pipeline.learners.paper.hypergradient`.
+        unroll, preconditioner: how the second-order term is computed, see `autoemb_pipeline.learners.paper.hypergradient`.
         reservoir, validation_size: interactions kept for replay, and drawn per step.
         holdout_fraction: of each mini-batch, for `holdout`; whoever builds the context draws it.
     """

@@ -2,21 +2,21 @@
 
 import torch
 
-from pipeline.learners.common.dense import DenseParameters
-from pipeline.learners.common.losses import outputs
-from pipeline.learners.common.optimisers import make_optimiser
-from pipeline.learners.common.tables import EmbeddingTable, TablePlan
-from pipeline.learners.paper.config import PaperConfig
-from pipeline.learners.paper.forward import PaperModel
-from pipeline.learners.paper.hypergradient import Hypergradient
-from pipeline.learners.paper.learner import NetworkLearner
-from pipeline.learners.paper.network import FixedSizeNetwork, SelectingNetwork
-from pipeline.learners.paper.recommender import Recommender
-from pipeline.learners.paper.reservoir import Reservoir
-from pipeline.learners.paper.strategies import Bilevel, Joint, Strategy, TrainOnly
-from pipeline.learners.paper.validation import AfterTraining, Holdout, Replay
-from pipeline.learners.search.factory import make_selector, selector_tables
-from pipeline.rows import RowStore, TableSpec
+from autoemb_pipeline.learners.common.dense import DenseParameters
+from autoemb_pipeline.learners.common.losses import outputs
+from autoemb_pipeline.learners.common.optimisers import make_optimiser
+from autoemb_pipeline.learners.common.tables import EmbeddingTable, TablePlan
+from autoemb_pipeline.learners.paper.config import PaperConfig
+from autoemb_pipeline.learners.paper.forward import PaperModel
+from autoemb_pipeline.learners.paper.hypergradient import Hypergradient
+from autoemb_pipeline.learners.paper.learner import NetworkLearner
+from autoemb_pipeline.learners.paper.network import FixedSizeNetwork, SelectingNetwork
+from autoemb_pipeline.learners.paper.recommender import Recommender
+from autoemb_pipeline.learners.paper.reservoir import Reservoir
+from autoemb_pipeline.learners.paper.strategies import Bilevel, Joint, Strategy, TrainOnly
+from autoemb_pipeline.learners.paper.validation import AfterTraining, Holdout, Replay
+from autoemb_pipeline.learners.search.factory import make_selector, selector_tables
+from autoemb_pipeline.rows import RowStore, TableSpec
 
 EMBEDDING_TABLES = ("embedding.user", "embedding.item")
 

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.learners.common.losses import interaction_losses, targets
-from pipeline.learners.paper.network import Selection, largest
-from pipeline.learners.paper.recommender import Point, Recommender
-from pipeline.learners.search.encoding import EncodedBatch, encode
-from pipeline.learners.search.selectors import Selector, Theta, Weights
-from pipeline.records import Labels, LearnerInputs, Task
+from autoemb_pipeline.learners.common.losses import interaction_losses, targets
+from autoemb_pipeline.learners.paper.network import Selection, largest
+from autoemb_pipeline.learners.paper.recommender import Point, Recommender
+from autoemb_pipeline.learners.search.encoding import EncodedBatch, encode
+from autoemb_pipeline.learners.search.selectors import Selector, Theta, Weights
+from autoemb_pipeline.records import Labels, LearnerInputs, Task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

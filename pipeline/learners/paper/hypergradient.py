@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pipeline.learners.common.optimisers import Optimiser, Preconditioner, State
-from pipeline.learners.paper.config import Unroll
-from pipeline.learners.paper.forward import ForwardPass, PaperModel, gradients
-from pipeline.learners.paper.recommender import Point
-from pipeline.learners.paper.trained_step import TrainedStep, pack_step, unpack_step
-from pipeline.learners.search.encoding import EncodedBatch
-from pipeline.learners.search.selectors import Theta
+from autoemb_pipeline.learners.common.optimisers import Optimiser, Preconditioner, State
+from autoemb_pipeline.learners.paper.config import Unroll
+from autoemb_pipeline.learners.paper.forward import ForwardPass, PaperModel, gradients
+from autoemb_pipeline.learners.paper.recommender import Point
+from autoemb_pipeline.learners.paper.trained_step import TrainedStep, pack_step, unpack_step
+from autoemb_pipeline.learners.search.encoding import EncodedBatch
+from autoemb_pipeline.learners.search.selectors import Theta
 
 ThetaGradients = list[tuple[Theta, list[Tensor]]]
 

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-from pipeline.errors import AutoembError
-from pipeline.learners.common.losses import prediction_losses, probabilities
-from pipeline.learners.paper.forward import PaperModel
-from pipeline.learners.paper.strategies import Predicted, Strategy
-from pipeline.records import FloatArray, Labels, LearnerInputs, Predictions
+from autoemb_pipeline.errors import AutoembError
+from autoemb_pipeline.learners.common.losses import prediction_losses, probabilities
+from autoemb_pipeline.learners.paper.forward import PaperModel
+from autoemb_pipeline.learners.paper.strategies import Predicted, Strategy
+from autoemb_pipeline.records import FloatArray, Labels, LearnerInputs, Predictions
 
 
 class NetworkLearner:
-    """`pipeline.learners.base.Learner` of the paper's architecture.
+    """`autoemb_pipeline.learners.base.Learner` of the paper's architecture.
 
     Args:
         model: W and Θ.

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.learners.common.layers import Affine, Mlp, glorot_uniform, seeded_generator
+from autoemb_pipeline.learners.common.layers import Affine, Mlp, glorot_uniform, seeded_generator
 
 Normalisation = Literal["batch", "layer", "none"]
 Selection = Literal["soft", "hard"]

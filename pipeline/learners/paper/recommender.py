@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pipeline.learners.common.dense import DenseParameters
-from pipeline.learners.common.layers import ParametersView
-from pipeline.learners.common.tables import EmbeddingTable, GatheredRows
-from pipeline.learners.paper.network import NetworkInputs
-from pipeline.learners.search.encoding import EncodedBatch
-from pipeline.learners.search.selectors import Weights
+from autoemb_pipeline.learners.common.dense import DenseParameters
+from autoemb_pipeline.learners.common.layers import ParametersView
+from autoemb_pipeline.learners.common.tables import EmbeddingTable, GatheredRows
+from autoemb_pipeline.learners.paper.network import NetworkInputs
+from autoemb_pipeline.learners.search.encoding import EncodedBatch
+from autoemb_pipeline.learners.search.selectors import Weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import CheckpointError
-from pipeline.learners.common.layers import seeded_generator
-from pipeline.learners.common.packing import copied, pack_strings, read, unpack_strings
-from pipeline.records import FloatArray, Labels, LearnerInputs, SideContext
+from autoemb_pipeline.errors import CheckpointError
+from autoemb_pipeline.learners.common.layers import seeded_generator
+from autoemb_pipeline.learners.common.packing import copied, pack_strings, read, unpack_strings
+from autoemb_pipeline.records import FloatArray, Labels, LearnerInputs, SideContext
 
 PREFIX = "reservoir"
 

@@ -6,11 +6,11 @@ from typing import Protocol
 
 from torch import Tensor
 
-from pipeline.learners.paper.forward import ForwardPass, PaperModel, gradients
-from pipeline.learners.paper.hypergradient import Hypergradient
-from pipeline.learners.paper.validation import AfterTraining, trainable
-from pipeline.learners.search.encoding import take
-from pipeline.records import Labels, LearnerInputs
+from autoemb_pipeline.learners.paper.forward import ForwardPass, PaperModel, gradients
+from autoemb_pipeline.learners.paper.hypergradient import Hypergradient
+from autoemb_pipeline.learners.paper.validation import AfterTraining, trainable
+from autoemb_pipeline.learners.search.encoding import take
+from autoemb_pipeline.records import Labels, LearnerInputs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.learners.common.optimisers import State
-from pipeline.learners.common.packing import copied, pack_strings, read, unpack_strings
-from pipeline.learners.common.tables import GatheredRows
-from pipeline.learners.paper.recommender import Point
-from pipeline.learners.search.encoding import EncodedBatch
+from autoemb_pipeline.learners.common.optimisers import State
+from autoemb_pipeline.learners.common.packing import copied, pack_strings, read, unpack_strings
+from autoemb_pipeline.learners.common.tables import GatheredRows
+from autoemb_pipeline.learners.paper.recommender import Point
+from autoemb_pipeline.learners.search.encoding import EncodedBatch
 
 PREFIX = "trained_step"
 _BATCH_TENSORS = ("user_index", "item_index", "user_inputs", "item_inputs", "features")

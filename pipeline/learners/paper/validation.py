@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import ConfigurationError
-from pipeline.learners.paper.reservoir import Reservoir
-from pipeline.learners.search.encoding import take
-from pipeline.records import Labels, LearnerInputs
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.learners.paper.reservoir import Reservoir
+from autoemb_pipeline.learners.search.encoding import take
+from autoemb_pipeline.records import Labels, LearnerInputs
 
 Sample = tuple[LearnerInputs, Labels] | None
 

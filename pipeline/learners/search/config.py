@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigurationError
-from pipeline.learners.common.checks import check_choices, check_numbers, check_widths
-from pipeline.learners.common.layers import Activation
-from pipeline.learners.common.optimisers import OptimiserName
-from pipeline.records import Task
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.learners.common.checks import check_choices, check_numbers, check_widths
+from autoemb_pipeline.learners.common.layers import Activation
+from autoemb_pipeline.learners.common.optimisers import OptimiserName
+from autoemb_pipeline.records import Task
 
 Method = Literal["fse", "fse-uniform", "sam", "darts", "autoemb"]
 Precision = Literal["float32", "float64"]

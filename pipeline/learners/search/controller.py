@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.learners.common.layers import Activation, Mlp
-from pipeline.records import FloatArray, SideContext
+from autoemb_pipeline.learners.common.layers import Activation, Mlp
+from autoemb_pipeline.records import FloatArray, SideContext
 
 POPULARITY_BITS = 32
 LARGEST_RELATIVE_LOSS = 4.0

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.learners.search.controller import controller_inputs
-from pipeline.records import LearnerInputs, SideContext
+from autoemb_pipeline.learners.search.controller import controller_inputs
+from autoemb_pipeline.records import LearnerInputs, SideContext
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

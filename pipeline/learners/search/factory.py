@@ -2,14 +2,14 @@
 
 import torch
 
-from pipeline.learners.common.dense import DenseParameters
-from pipeline.learners.common.layers import seeded_generator
-from pipeline.learners.common.optimisers import make_optimiser
-from pipeline.learners.common.tables import EmbeddingTable, TablePlan
-from pipeline.learners.search.config import SearchConfig
-from pipeline.learners.search.controller import BothControllers, Controller
-from pipeline.learners.search.selectors import Controllers, EqualWeights, FreeLogits, NoSelection, Selector
-from pipeline.rows import RowStore, TableSpec
+from autoemb_pipeline.learners.common.dense import DenseParameters
+from autoemb_pipeline.learners.common.layers import seeded_generator
+from autoemb_pipeline.learners.common.optimisers import make_optimiser
+from autoemb_pipeline.learners.common.tables import EmbeddingTable, TablePlan
+from autoemb_pipeline.learners.search.config import SearchConfig
+from autoemb_pipeline.learners.search.controller import BothControllers, Controller
+from autoemb_pipeline.learners.search.selectors import Controllers, EqualWeights, FreeLogits, NoSelection, Selector
+from autoemb_pipeline.rows import RowStore, TableSpec
 
 LOGIT_TABLES = ("logits.user", "logits.item")
 

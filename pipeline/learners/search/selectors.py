@@ -10,10 +10,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pipeline.learners.common.dense import DenseParameters
-from pipeline.learners.common.packing import read
-from pipeline.learners.common.tables import EmbeddingTable, GatheredRows
-from pipeline.learners.search.encoding import EncodedBatch, distinct
+from autoemb_pipeline.learners.common.dense import DenseParameters
+from autoemb_pipeline.learners.common.packing import read
+from autoemb_pipeline.learners.common.tables import EmbeddingTable, GatheredRows
+from autoemb_pipeline.learners.search.encoding import EncodedBatch, distinct
 
 Weights = tuple[Tensor, Tensor] | None
 """α and β, [B, N] each; None for a network that selects nothing."""

@@ -18,7 +18,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.records import FloatArray
+from autoemb_pipeline.records import FloatArray
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from sortedcontainers import SortedList
 from torch import Tensor
 
-from pipeline.learners.common.packing import pack_strings, unpack_strings
-from pipeline.learners.stream.rows import SidePlan
-from pipeline.records import FloatArray
-from pipeline.rows import RowStore
+from autoemb_pipeline.learners.common.packing import pack_strings, unpack_strings
+from autoemb_pipeline.learners.stream.rows import SidePlan
+from autoemb_pipeline.records import FloatArray
+from autoemb_pipeline.rows import RowStore
 
 INDEX_ENTRY_BYTES = 16
 RESERVED = 0.1  # of the budget, for first blocks

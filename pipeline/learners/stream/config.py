@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal
 
-from pipeline.errors import ConfigurationError
-from pipeline.learners.common.checks import check_numbers
-from pipeline.learners.search.config import Method, SearchConfig
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.learners.common.checks import check_numbers
+from autoemb_pipeline.learners.search.config import Method, SearchConfig
 
 OwnMethod = Literal["context-only", "count-thresholds"]
 
@@ -24,14 +24,14 @@ class StreamConfig(SearchConfig):
         user_std, item_std: standard deviation of a new row's initial numbers.
         user_bias_variance, item_bias_variance: of a new row's bias.
         drift: added to the variance of a row's block at each occurrence that uses it.
-        rank: directions over which a block's variance falls, see `pipeline.learners.stream.kalman`.
+        rank: directions over which a block's variance falls, see `autoemb_pipeline.learners.stream.kalman`.
         ridge, quadratic_ridge, gain_ridge: precision of the dense weights' prior: context features, their products, embedding products.
         quadratic: whether products of context features are inputs (binary task).
         start: logit of the largest space in the controllers' output layer before the first step; 0 makes the first weights 1/N.
         cost: λ of the cost term λ · Σ_n α_n d_n / (1 + count)^amortised.
         amortised: 1 charges a row once over its life, 0 at each occurrence.
         thresholds: counts at which method `count-thresholds` goes to the next space.
-        memory_budget: bytes of rows, optimiser state and index; 0 sets no bound. See `pipeline.learners.stream.budget`.
+        memory_budget: bytes of rows, optimiser state and index; 0 sets no bound. See `autoemb_pipeline.learners.stream.budget`.
         admission: τ0, what a block must be worth to be given while the budget is empty.
         half_life: mini-batches in which an id that is not seen loses half of its worth.
     """

@@ -3,20 +3,20 @@
 import numpy as np
 import torch
 
-from pipeline.learners.search.controller import controller_width
-from pipeline.learners.search.factory import make_selector, selector_tables
-from pipeline.learners.stream.blocks import Blocks
-from pipeline.learners.stream.budget import MemoryBudget
-from pipeline.learners.stream.config import StreamConfig
-from pipeline.learners.stream.gates import FixedGate, Gate, SearchedGate, same_use, threshold_use
-from pipeline.learners.stream.kalman import KalmanConfig
-from pipeline.learners.stream.learner import StreamComponents, StreamLearner
-from pipeline.learners.stream.link import Link, dense_width
-from pipeline.learners.stream.rows import SidePlan, SideRows
-from pipeline.learners.stream.trace import Trace, trace_tables
-from pipeline.newton import OnlineNewton
-from pipeline.records import CONTEXT_FEATURES
-from pipeline.rows import RowStore, TableSpec
+from autoemb_pipeline.learners.search.controller import controller_width
+from autoemb_pipeline.learners.search.factory import make_selector, selector_tables
+from autoemb_pipeline.learners.stream.blocks import Blocks
+from autoemb_pipeline.learners.stream.budget import MemoryBudget
+from autoemb_pipeline.learners.stream.config import StreamConfig
+from autoemb_pipeline.learners.stream.gates import FixedGate, Gate, SearchedGate, same_use, threshold_use
+from autoemb_pipeline.learners.stream.kalman import KalmanConfig
+from autoemb_pipeline.learners.stream.learner import StreamComponents, StreamLearner
+from autoemb_pipeline.learners.stream.link import Link, dense_width
+from autoemb_pipeline.learners.stream.rows import SidePlan, SideRows
+from autoemb_pipeline.learners.stream.trace import Trace, trace_tables
+from autoemb_pipeline.newton import OnlineNewton
+from autoemb_pipeline.records import CONTEXT_FEATURES
+from autoemb_pipeline.rows import RowStore, TableSpec
 
 TABLE_PREFIXES = ("embedding.user", "embedding.item")
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.learners.search.encoding import EncodedBatch, encode
-from pipeline.learners.search.selectors import Selector, Theta
-from pipeline.learners.stream.blocks import Blocks
-from pipeline.records import FloatArray, LearnerInputs
+from autoemb_pipeline.learners.search.encoding import EncodedBatch, encode
+from autoemb_pipeline.learners.search.selectors import Selector, Theta
+from autoemb_pipeline.learners.stream.blocks import Blocks
+from autoemb_pipeline.records import FloatArray, LearnerInputs
 
 SideArrays = tuple[FloatArray, FloatArray]
 NOT_OPENED: SideArrays = (np.zeros((0, 0)), np.zeros((0, 0)))

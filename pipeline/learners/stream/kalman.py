@@ -21,8 +21,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.learners.stream.blocks import Blocks
-from pipeline.records import FloatArray
+from autoemb_pipeline.learners.stream.blocks import Blocks
+from autoemb_pipeline.records import FloatArray
 
 SMALLEST_CURVATURE = 0.02  # of h: a confident mistake must not move a row without bound
 

@@ -2,7 +2,7 @@
 
 logit = x0 + w·z(x) + b_u + b_i + Σ_j γ_j A_j(u) B_j(i) ⟨p_j, q_j⟩
 
-z holds the context features and their products; A and B come from the controllers (`pipeline.learners.stream.gates`); γ is one gain per
+z holds the context features and their products; A and B come from the controllers (`learners.stream.gates`); γ is one gain per
 block, learnt with w. Three speeds: rows learn in micro-batches by Kalman steps, w and γ by one Newton step and the controllers by
 one Adam step per mini-batch.
 
@@ -17,17 +17,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import AutoembError, CheckpointError
-from pipeline.learners.common.losses import prediction_losses
-from pipeline.learners.search.encoding import distinct
-from pipeline.learners.stream.budget import MemoryBudget, SideDemand
-from pipeline.learners.stream.gates import Gate
-from pipeline.learners.stream.kalman import Beliefs, BothSides, Index, KalmanConfig, learn, products
-from pipeline.learners.stream.link import Link, dense_inputs
-from pipeline.learners.stream.rows import SideRows
-from pipeline.learners.stream.trace import Trace
-from pipeline.newton import OnlineNewton
-from pipeline.records import FloatArray, Labels, LearnerInputs, Predictions
+from autoemb_pipeline.errors import AutoembError, CheckpointError
+from autoemb_pipeline.learners.common.losses import prediction_losses
+from autoemb_pipeline.learners.search.encoding import distinct
+from autoemb_pipeline.learners.stream.budget import MemoryBudget, SideDemand
+from autoemb_pipeline.learners.stream.gates import Gate
+from autoemb_pipeline.learners.stream.kalman import Beliefs, BothSides, Index, KalmanConfig, learn, products
+from autoemb_pipeline.learners.stream.link import Link, dense_inputs
+from autoemb_pipeline.learners.stream.rows import SideRows
+from autoemb_pipeline.learners.stream.trace import Trace
+from autoemb_pipeline.newton import OnlineNewton
+from autoemb_pipeline.records import FloatArray, Labels, LearnerInputs, Predictions
 
 
 @dataclass(kw_only=True, slots=True)
@@ -100,7 +100,7 @@ class StreamComponents:
 
 
 class StreamLearner:
-    """`pipeline.learners.base.MicroBatchLearner` with context features.
+    """`autoemb_pipeline.learners.base.MicroBatchLearner` with context features.
 
     Args:
         components: what it is made of.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.records import RATING_CLASSES, FloatArray, Labels, LearnerInputs, Task
+from autoemb_pipeline.records import RATING_CLASSES, FloatArray, Labels, LearnerInputs, Task
 
 # Products of x0..x12; x13 is the constant, x14 and x15 are flags of new ids.
 _PAIRS = [(i, j) for i in range(13) for j in range(i, 13)]

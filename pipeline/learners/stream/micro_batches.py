@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.records import ContextMode
+from autoemb_pipeline.records import ContextMode
 
 Positions = NDArray[np.int64]
 

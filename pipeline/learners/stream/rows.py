@@ -10,10 +10,10 @@ from functools import partial
 
 import numpy as np
 
-from pipeline.learners.stream.blocks import Blocks
-from pipeline.learners.stream.kalman import Beliefs
-from pipeline.records import FloatArray
-from pipeline.rows import Rows, RowStore, TableSpec, hashed_uniform
+from autoemb_pipeline.learners.stream.blocks import Blocks
+from autoemb_pipeline.learners.stream.kalman import Beliefs
+from autoemb_pipeline.records import FloatArray
+from autoemb_pipeline.rows import Rows, RowStore, TableSpec, hashed_uniform
 
 BIAS_COLUMNS = 2
 BOOKKEEPING_COLUMNS = 2
@@ -30,7 +30,7 @@ class SidePlan:
         bias_variance: of a new id's bias.
         seed: of new means.
         dtype: as stored.
-        budgeted: rows keep bookkeeping for `pipeline.learners.stream.budget`.
+        budgeted: rows keep bookkeeping for `autoemb_pipeline.learners.stream.budget`.
     """
 
     name: str

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.learners.stream.blocks import Blocks
-from pipeline.learners.stream.gates import Gate, SearchedGate, SideArrays
-from pipeline.learners.stream.kalman import Index
-from pipeline.records import FloatArray
-from pipeline.rows import RowStore, TableSpec
+from autoemb_pipeline.learners.stream.blocks import Blocks
+from autoemb_pipeline.learners.stream.gates import Gate, SearchedGate, SideArrays
+from autoemb_pipeline.learners.stream.kalman import Index
+from autoemb_pipeline.records import FloatArray
+from autoemb_pipeline.rows import RowStore, TableSpec
 
 SMALLEST_USE = 1e-3
 TABLES = ("trace.user", "trace.item")

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.learners.common.dense import DenseParameters
-from pipeline.learners.common.layers import Affine
-from pipeline.learners.common.optimisers import Adagrad, Adam, Sgd
-from pipeline.learners.common.tables import EmbeddingTable, TablePlan
-from pipeline.state.memory import MemoryRowStore
+from autoemb_pipeline.learners.common.dense import DenseParameters
+from autoemb_pipeline.learners.common.layers import Affine
+from autoemb_pipeline.learners.common.optimisers import Adagrad, Adam, Sgd
+from autoemb_pipeline.learners.common.tables import EmbeddingTable, TablePlan
+from autoemb_pipeline.state.memory import MemoryRowStore
 
 IDS = tuple("abcdef")
 WIDTH = 3

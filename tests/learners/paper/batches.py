@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from pipeline.learners.factory import learner_tables, make_learner
-from pipeline.learners.paper.config import PaperConfig
-from pipeline.learners.paper.factory import make_model
-from pipeline.records import Labels, LearnerInputs, SideContext
-from pipeline.state.memory import MemoryRowStore
+from autoemb_pipeline.learners.factory import learner_tables, make_learner
+from autoemb_pipeline.learners.paper.config import PaperConfig
+from autoemb_pipeline.learners.paper.factory import make_model
+from autoemb_pipeline.records import Labels, LearnerInputs, SideContext
+from autoemb_pipeline.state.memory import MemoryRowStore
 
 SMALL = {"dims": (2, 3, 5), "hidden": (6, 4), "controller_hidden": (5, 4), "precision": "float64", "embedding_std": 0.3}
 

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.learners.common.layers import Mlp, seeded_generator
-from pipeline.learners.common.losses import interaction_losses, prediction_losses, probabilities
-from pipeline.learners.paper.network import (
+from autoemb_pipeline.learners.common.layers import Mlp, seeded_generator
+from autoemb_pipeline.learners.common.losses import interaction_losses, prediction_losses, probabilities
+from autoemb_pipeline.learners.paper.network import (
     EPSILON,
     EmbeddingSpaces,
     FixedSizeNetwork,
@@ -18,7 +18,7 @@ from pipeline.learners.paper.network import (
     normalise,
     select,
 )
-from pipeline.records import Labels
+from autoemb_pipeline.records import Labels
 
 DIMS = (2, 3, 5)
 WIDTH = DIMS[-1]

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.learners.factory import learner_tables, make_learner
-from pipeline.learners.paper.validation import holdout_mask
-from pipeline.prequential.labels import labels_of
-from pipeline.state.context import ContextConfig, ContextTracker, context_tables
-from pipeline.state.memory import MemoryRowStore
+from autoemb_pipeline.learners.factory import learner_tables, make_learner
+from autoemb_pipeline.learners.paper.validation import holdout_mask
+from autoemb_pipeline.prequential.labels import labels_of
+from autoemb_pipeline.state.context import ContextConfig, ContextTracker, context_tables
+from autoemb_pipeline.state.memory import MemoryRowStore
 from tests.learners.paper.batches import EVERY, batch_of, learner_of, name_of, small_config
 from tests.streams import synthetic_stream
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.learners.common.losses import interaction_losses
-from pipeline.learners.paper.forward import gradients
-from pipeline.learners.paper.hypergradient import Hypergradient
-from pipeline.learners.paper.network import NetworkInputs
-from pipeline.learners.paper.strategies import descend
+from autoemb_pipeline.learners.common.losses import interaction_losses
+from autoemb_pipeline.learners.paper.forward import gradients
+from autoemb_pipeline.learners.paper.hypergradient import Hypergradient
+from autoemb_pipeline.learners.paper.network import NetworkInputs
+from autoemb_pipeline.learners.paper.strategies import descend
 from tests.learners.paper.batches import batch_of, model_of, small_config
 
 STEP = 3e-6

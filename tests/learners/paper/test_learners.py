@@ -7,12 +7,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline.errors import AutoembError, CheckpointError, ConfigurationError
-from pipeline.learners.common.losses import prediction_losses
-from pipeline.learners.config import METHODS
-from pipeline.learners.factory import learner_tables, make_learner
-from pipeline.records import Labels
-from pipeline.state.memory import MemoryRowStore
+from autoemb_pipeline.errors import AutoembError, CheckpointError, ConfigurationError
+from autoemb_pipeline.learners.common.losses import prediction_losses
+from autoemb_pipeline.learners.config import METHODS
+from autoemb_pipeline.learners.factory import learner_tables, make_learner
+from autoemb_pipeline.records import Labels
+from autoemb_pipeline.state.memory import MemoryRowStore
 from tests.learners.paper.batches import EVERY, batch_of, learner_of, name_of, needs_holdout, small_config, snapshot, state_bytes, step
 
 every = pytest.mark.parametrize("options", EVERY, ids=name_of)

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import CheckpointError
-from pipeline.learners.paper.reservoir import Reservoir
-from pipeline.learners.paper.validation import Holdout, holdout_mask
-from pipeline.records import Labels
+from autoemb_pipeline.errors import CheckpointError
+from autoemb_pipeline.learners.paper.reservoir import Reservoir
+from autoemb_pipeline.learners.paper.validation import Holdout, holdout_mask
+from autoemb_pipeline.records import Labels
 from tests.learners.paper.batches import batch_of
 
 BATCH = 20

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.learners.config import METHODS
-from pipeline.learners.factory import learner_tables, make_learner
-from pipeline.learners.paper.forward import gradients
-from pipeline.records import Labels
+from autoemb_pipeline.learners.config import METHODS
+from autoemb_pipeline.learners.factory import learner_tables, make_learner
+from autoemb_pipeline.learners.paper.forward import gradients
+from autoemb_pipeline.records import Labels
 from tests.learners.paper.batches import EVERY, batch_of, learner_of, model_of, name_of, small_config, snapshot, state_bytes, step
 
 tasks = pytest.mark.parametrize("task", ["binary", "rating"])

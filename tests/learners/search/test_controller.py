@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.learners.common.layers import seeded_generator
-from pipeline.learners.search.controller import POPULARITY_THRESHOLDS, Controller, controller_inputs, controller_width
-from pipeline.records import SideContext
+from autoemb_pipeline.learners.common.layers import seeded_generator
+from autoemb_pipeline.learners.search.controller import POPULARITY_THRESHOLDS, Controller, controller_inputs, controller_width
+from autoemb_pipeline.records import SideContext
 
 NAN = math.nan
 

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.learners.config import METHODS, STREAM_METHODS, from_preset
-from pipeline.prequential.metrics import PrequentialConfig
-from pipeline.records import Interaction, MiniBatch
-from pipeline.state.context import ContextConfig
-from pipeline.state.memory import MemoryRowStore
-from pipeline.trainer import Trainer, TrainerConfig, trainer_tables
+from autoemb_pipeline.learners.config import METHODS, STREAM_METHODS, from_preset
+from autoemb_pipeline.prequential.metrics import PrequentialConfig
+from autoemb_pipeline.records import Interaction, MiniBatch
+from autoemb_pipeline.state.context import ContextConfig
+from autoemb_pipeline.state.memory import MemoryRowStore
+from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
 
 EVERY_METHOD = METHODS + STREAM_METHODS
 MODES = ("batch", "event", "strict")

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.learners.config import LearnerConfig
-from pipeline.records import MiniBatch
-from pipeline.trainer import trainer_tables
+from autoemb_pipeline.learners.config import LearnerConfig
+from autoemb_pipeline.records import MiniBatch
+from autoemb_pipeline.trainer import trainer_tables
 from tests.learners.stream.running import config, steps, trainer
 from tests.streams import synthetic_stream
 
@@ -74,7 +74,7 @@ def test_stale_ids_are_evicted_when_the_budget_is_nearly_full():
 
 
 def test_the_clock_hands_survive_a_restart_whatever_the_ids_are(monkeypatch):
-    monkeypatch.setattr("pipeline.learners.stream.budget.SWEPT_AT_ONCE", 4)
+    monkeypatch.setattr("autoemb_pipeline.learners.stream.budget.SWEPT_AT_ONCE", 4)
     stream = [r._replace(user_id=f"{r.user_id}\0{k % 300}", item_id=f"\0{r.item_id}") for k, r in enumerate(STREAM)]
     of = config(memory_budget=8000, admission=0.0, half_life=0.5)
     straight, _ = trainer(of)

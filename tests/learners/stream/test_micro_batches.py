@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.learners.stream.micro_batches import micro_batches
+from autoemb_pipeline.learners.stream.micro_batches import micro_batches
 
 EVENTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 9)), min_size=1, max_size=40)
 

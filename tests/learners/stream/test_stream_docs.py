@@ -3,8 +3,8 @@
 from dataclasses import fields
 from pathlib import Path
 
-from pipeline.learners.search.config import SearchConfig
-from pipeline.learners.stream.config import StreamConfig
+from autoemb_pipeline.learners.search.config import SearchConfig
+from autoemb_pipeline.learners.stream.config import StreamConfig
 
 TEXT = (Path(__file__).resolve().parents[3] / "docs" / "stream.md").read_text(encoding="utf-8")
 BY_OPTION = {"preset"}

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.learners.stream.blocks import Blocks
-from pipeline.learners.stream.gates import SearchedGate
-from pipeline.learners.stream.kalman import Beliefs, BothSides, KalmanConfig, learn
-from pipeline.learners.stream.link import Link, dense_inputs
-from pipeline.newton import OnlineNewton
-from pipeline.prequential.references import Logistic
-from pipeline.records import Labels, LearnerInputs
+from autoemb_pipeline.learners.stream.blocks import Blocks
+from autoemb_pipeline.learners.stream.gates import SearchedGate
+from autoemb_pipeline.learners.stream.kalman import Beliefs, BothSides, KalmanConfig, learn
+from autoemb_pipeline.learners.stream.link import Link, dense_inputs
+from autoemb_pipeline.newton import OnlineNewton
+from autoemb_pipeline.prequential.references import Logistic
+from autoemb_pipeline.records import Labels, LearnerInputs
 from tests.learners.stream.running import config, everything, steps, trainer
 from tests.streams import synthetic_stream
 
@@ -184,7 +184,7 @@ def test_waves_give_what_one_by_one_gives(monkeypatch):
     """The parts of size 1, but every interaction a part of its own."""
     of = config(context="event")
     waves = steps(trainer(of)[0], STREAM, 40)
-    monkeypatch.setattr("pipeline.trainer.micro_batches", lambda users, *_, **__: [np.array([k]) for k in range(len(users))])
+    monkeypatch.setattr("autoemb_pipeline.trainer.micro_batches", lambda users, *_, **__: [np.array([k]) for k in range(len(users))])
     np.testing.assert_allclose(steps(trainer(of)[0], STREAM, 40), waves, rtol=0, atol=1e-12)
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.state.options import RocksConfig
-from pipeline.state.rocks import RocksRowStore
-from pipeline.trainer import Trainer, trainer_tables
+from autoemb_pipeline.state.options import RocksConfig
+from autoemb_pipeline.state.rocks import RocksRowStore
+from autoemb_pipeline.trainer import Trainer, trainer_tables
 from tests.learners.stream.running import config, everything, steps, trainer
 from tests.streams import synthetic_stream
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.learners.stream.blocks import Blocks
-from pipeline.learners.stream.gates import SearchedGate
-from pipeline.learners.stream.trace import Trace, trace_tables
-from pipeline.records import Interaction, MiniBatch
-from pipeline.state.memory import MemoryRowStore
+from autoemb_pipeline.learners.stream.blocks import Blocks
+from autoemb_pipeline.learners.stream.gates import SearchedGate
+from autoemb_pipeline.learners.stream.trace import Trace, trace_tables
+from autoemb_pipeline.records import Interaction, MiniBatch
+from autoemb_pipeline.state.memory import MemoryRowStore
 from tests.learners.stream.running import config, steps, trainer
 from tests.streams import synthetic_stream
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.brokers import client
-from ops.brokers.client import client_config, load_kafka_config, resolve_bootstrap
-from ops.brokers.process import answers_tcp, free_port
-from pipeline.errors import BrokerError, ConfigurationError
+from autoemb_pipeline.errors import BrokerError, ConfigurationError
+from autoemb_pipeline.ops.brokers import client
+from autoemb_pipeline.ops.brokers.client import client_config, load_kafka_config, resolve_bootstrap
+from autoemb_pipeline.ops.brokers.process import answers_tcp, free_port
 
 THREE_WAYS = ("docker compose up -d", "autoemb-pipeline broker", "--bootstrap-servers")
 

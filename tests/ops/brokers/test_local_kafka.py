@@ -13,13 +13,13 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import NewTopic
 
-from ops.brokers.command import run_broker
-from ops.brokers.embedded import embedded_available
-from ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
-from ops.brokers.metadata import is_ready, quiet_admin
-from ops.brokers.process import answers_tcp, free_port
-from ops.topics import ensure_interactions_topic
-from pipeline.errors import BrokerError, ConfigurationError
+from autoemb_pipeline.errors import BrokerError, ConfigurationError
+from autoemb_pipeline.ops.brokers.command import run_broker
+from autoemb_pipeline.ops.brokers.embedded import embedded_available
+from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
+from autoemb_pipeline.ops.brokers.metadata import is_ready, quiet_admin
+from autoemb_pipeline.ops.brokers.process import answers_tcp, free_port
+from autoemb_pipeline.ops.topics import ensure_interactions_topic
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -161,7 +161,7 @@ def test_storage_that_cannot_be_formatted_says_why(tmp_path: Path, monkeypatch: 
 def test_broker_dies_with_its_parent(how: str, tmp_path: Path) -> None:
     program = f"""
 import os, signal
-from ops.brokers.embedded import EmbeddedBroker
+from autoemb_pipeline.ops.brokers.embedded import EmbeddedBroker
 broker = EmbeddedBroker().start()
 print(broker.pid, flush=True)
 os.kill(os.getpid(), signal.{how})
@@ -194,7 +194,7 @@ def test_broker_command_serves_until_sigterm_and_keeps_its_data(tmp_path: Path, 
     port = free_port()
     program = f"""
 import os, pathlib
-from ops.brokers.command import run_broker
+from autoemb_pipeline.ops.brokers.command import run_broker
 run_broker(os.environ, port={port}, data_dir=pathlib.Path({str(tmp_path)!r}), announce=lambda line: print(line, flush=True))
 """
     environment = {**os.environ, "KAFKA_HOME": str(kafka_home)}

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ops.grafana.generate import FOLDER, LAST_RECORDS, TOPICS, rendered
-from schemas.vocabulary import METRICS
+from autoemb_pipeline.ops.grafana.generate import FOLDER, LAST_RECORDS, TOPICS, rendered
+from autoemb_pipeline.schemas.vocabulary import METRICS
 from tests.ops.recorded import flat, recorded
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -64,7 +64,7 @@ def check_kafka_panels(topics: dict[str, list[dict[str, Any]]], loss: str, run: 
 
 def test_the_committed_dashboards_are_current() -> None:
     committed = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.json")}
-    assert committed == rendered(), "run: python -m ops.grafana.generate"
+    assert committed == rendered(), "run: python -m autoemb_pipeline.ops.grafana.generate"
 
 
 @pytest.mark.parametrize("loss", sorted(TASKS))

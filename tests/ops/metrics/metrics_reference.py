@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ops.metrics.reader import FORMATS
-from schemas.avro import Schema
-from schemas.vocabulary import METRICS
+from autoemb_pipeline.ops.metrics.reader import FORMATS
+from autoemb_pipeline.schemas.avro import Schema
+from autoemb_pipeline.schemas.vocabulary import METRICS
 
 _RULES = Path(__file__).resolve().parents[3] / "ops" / "prometheus" / "rules" / "autoemb.yml"
 # What the key of a map is called in the names of its flat JSON fields.

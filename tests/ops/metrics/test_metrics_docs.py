@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from ops.grafana.generate import rendered
-from ops.metrics.reader import FORMATS
-from schemas.vocabulary import METRICS
+from autoemb_pipeline.ops.grafana.generate import rendered
+from autoemb_pipeline.ops.metrics.reader import FORMATS
+from autoemb_pipeline.schemas.vocabulary import METRICS
 from tests.ops.metrics.metrics_reference import filled
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"

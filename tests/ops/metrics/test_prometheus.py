@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ops.brokers.process import free_port
-from ops.metrics.endpoint import PrometheusExporter, parse_address
-from pipeline.errors import ConfigurationError
-from schemas.vocabulary import METRICS
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.ops.brokers.process import free_port
+from autoemb_pipeline.ops.metrics.endpoint import PrometheusExporter, parse_address
+from autoemb_pipeline.schemas.vocabulary import METRICS
 from tests.ops.recorded import RUN_ID, recorded
 
 ROOT = Path(__file__).resolve().parents[3]

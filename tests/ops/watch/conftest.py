@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner
 from confluent_kafka import Producer
 
-from ops.topics import ensure_interactions_topic
-from pipeline.cli.main import cli
-from schemas.codec import encode_interaction
+from autoemb_pipeline.cli.main import cli
+from autoemb_pipeline.ops.topics import ensure_interactions_topic
+from autoemb_pipeline.schemas.codec import encode_interaction
 from tests.conftest import TestBroker
 from tests.streams import synthetic_stream
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ops.watch.live_view import ASCII, BLOCKS, bar, live_view, one_line, sparkline
-from ops.watch.run_history import RECORDS_KEPT, RUNS_KEPT, Histories, RunHistory
-from schemas.metrics import PREQUENTIAL, RUNTIME
+from autoemb_pipeline.ops.watch.live_view import ASCII, BLOCKS, bar, live_view, one_line, sparkline
+from autoemb_pipeline.ops.watch.run_history import RECORDS_KEPT, RUNS_KEPT, Histories, RunHistory
+from autoemb_pipeline.schemas.metrics import PREQUENTIAL, RUNTIME
 from tests.ops.recorded import RUN_ID, WALL_TIME, recorded
 
 SERIES = st.lists(st.none() | st.floats(-1e6, 1e6), max_size=40)

@@ -17,12 +17,12 @@ from click.testing import CliRunner
 from confluent_kafka import Producer
 from prometheus_client.parser import text_string_to_metric_families
 
-from ops.brokers.process import free_port
-from ops.grafana.generate import TOPICS
-from ops.metrics.reader import MetricsReader, flat_json
-from pipeline.cli.main import cli
-from pipeline.errors import ConfigurationError, StateError, TopicError
-from schemas.metrics import PREQUENTIAL
+from autoemb_pipeline.cli.main import cli
+from autoemb_pipeline.errors import ConfigurationError, StateError, TopicError
+from autoemb_pipeline.ops.brokers.process import free_port
+from autoemb_pipeline.ops.grafana.generate import TOPICS
+from autoemb_pipeline.ops.metrics.reader import MetricsReader, flat_json
+from autoemb_pipeline.schemas.metrics import PREQUENTIAL
 from tests.ops.grafana.test_dashboards import check_kafka_panels
 from tests.ops.watch.conftest import EVENTS, SMALL, Watched
 
@@ -52,7 +52,7 @@ def own_topics(watched: Watched, make_topic: Callable[..., str], topic_name: str
 
 
 def program(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from pipeline.cli.main import main; main()", *arguments]
+    return [sys.executable, "-c", "from autoemb_pipeline.cli.main import main; main()", *arguments]
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import DatasetError
-from producers.datasets.archive import extract
+from autoemb_pipeline.errors import DatasetError
+from autoemb_pipeline.producers.datasets.archive import extract
 
 PATTERNS = ("ratings.csv", "README*")
 
@@ -91,7 +91,7 @@ def test_the_limit_counts_all_files_together(tmp_path):
 
 
 def test_too_many_members_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("producers.datasets.archive.MOST_MEMBERS", 3)
+    monkeypatch.setattr("autoemb_pipeline.producers.datasets.archive.MOST_MEMBERS", 3)
     path = archive(tmp_path / "a.zip", {"ratings.csv": b"r", "1": b"", "2": b"", "3": b""})
     with pytest.raises(DatasetError, match="refused"):
         extracted(path, tmp_path / "out")

@@ -5,8 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigurationError, DatasetError
-from producers.datasets.catalogue import CATALOGUE, CatalogueEntry, DatasetOptions, default_cache_dir, default_data_dir, load_dataset
+from autoemb_pipeline.errors import ConfigurationError, DatasetError
+from autoemb_pipeline.producers.datasets.catalogue import (
+    CATALOGUE,
+    CatalogueEntry,
+    DatasetOptions,
+    default_cache_dir,
+    default_data_dir,
+    load_dataset,
+)
 from tests.producers.datasets.file_server import FileServer, serving
 
 RATINGS = "1::2::3::20\n4::5::1::10\n"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import DatasetError
-from producers.datasets.download import Download, fetch
+from autoemb_pipeline.errors import DatasetError
+from autoemb_pipeline.producers.datasets.download import Download, fetch
 from tests.producers.datasets.file_server import FileServer, serving
 
 CONTENT = random.Random(1).randbytes(700_000)

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigurationError
-from producers.datasets.catalogue import DatasetOptions, load_dataset
-from producers.datasets.shuffling import Order, shuffle
-from producers.datasets.sorting import sort_source
-from producers.datasets.ties import Ties
-from producers.formats.layouts import find_source
+from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, load_dataset
+from autoemb_pipeline.producers.datasets.shuffling import Order, shuffle
+from autoemb_pipeline.producers.datasets.sorting import sort_source
+from autoemb_pipeline.producers.datasets.ties import Ties
+from autoemb_pipeline.producers.formats.layouts import find_source
 
 
 def dataset_of(folder: Path, length: int):

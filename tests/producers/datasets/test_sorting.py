@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigurationError, DatasetError
-from pipeline.records import Interaction
-from producers.datasets.sorted_dataset import MANIFEST, SortedDataset
-from producers.datasets.sorting import sort_source
-from producers.formats.layouts import Source, find_source
+from autoemb_pipeline.errors import ConfigurationError, DatasetError
+from autoemb_pipeline.producers.datasets.sorted_dataset import MANIFEST, SortedDataset
+from autoemb_pipeline.producers.datasets.sorting import sort_source
+from autoemb_pipeline.producers.formats.layouts import Source, find_source
+from autoemb_pipeline.records import Interaction
 
 HEADER = "userId,movieId,rating,timestamp\n"
 
@@ -53,8 +53,8 @@ def test_slices_are_slices_of_the_whole(rows, run_rows, data):
 
 
 def test_iteration_steps_over_row_groups_and_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr("producers.datasets.sorting.ROW_GROUP", 16)
-    monkeypatch.setattr("producers.datasets.sorted_dataset.ROW_GROUP", 16)
+    monkeypatch.setattr("autoemb_pipeline.producers.datasets.sorting.ROW_GROUP", 16)
+    monkeypatch.setattr("autoemb_pipeline.producers.datasets.sorted_dataset.ROW_GROUP", 16)
     dataset = sort(write(tmp_path / "ratings.csv", [(n % 7, n, n) for n in range(500)]), tmp_path, run_rows=150)
     assert len(dataset.parts) == 4
     assert [i.sequence for i in dataset.interactions()] == list(range(500))

@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.errors import ConfigurationError, DatasetError
-from producers.datasets.synthetic import PRESETS, SyntheticConfig, SyntheticModel, bayes_error, generate
+from autoemb_pipeline.errors import ConfigurationError, DatasetError
+from autoemb_pipeline.producers.datasets.synthetic import PRESETS, SyntheticConfig, SyntheticModel, bayes_error, generate
 
 PINNED_FIRST = ("244", "34", 5.0, 1421178282465)
 PINNED_LAST = ("168", "294", 5.0, 1468548422773)
@@ -125,8 +125,8 @@ def test_it_is_kept_and_made_anew_when_torn(tmp_path):
 
 
 def test_several_parts_follow_one_another(tmp_path, monkeypatch):
-    monkeypatch.setattr("producers.datasets.synthetic._PART_ROWS", 1)
-    monkeypatch.setattr("producers.datasets.synthetic._SESSIONS_PER_CHUNK", 64)
+    monkeypatch.setattr("autoemb_pipeline.producers.datasets.synthetic._PART_ROWS", 1)
+    monkeypatch.setattr("autoemb_pipeline.producers.datasets.synthetic._SESSIONS_PER_CHUNK", 64)
     dataset = generate(SyntheticConfig.parse("synthetic:interactions=20000"), cache_dir=tmp_path)
     assert len(dataset.parts) > 3
     interactions = list(dataset.interactions())

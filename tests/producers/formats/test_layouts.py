@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import DatasetError
-from pipeline.records import Interaction
-from producers.datasets.sorting import sort_source
-from producers.formats.layouts import find_source
+from autoemb_pipeline.errors import DatasetError
+from autoemb_pipeline.producers.datasets.sorting import sort_source
+from autoemb_pipeline.producers.formats.layouts import find_source
+from autoemb_pipeline.records import Interaction
 
 ROWS = [("196", "242", 3.0, 881250949), ("186", "302", 4.5, 891717742), ("22", "377", 0.5, 878887116)]
 TABS = "".join(f"{u}\t{i}\t{r:g}\t{t}\n" for u, i, r, t in ROWS)

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigurationError, DatasetError
-from pipeline.records import Interaction
-from producers.datasets.catalogue import DatasetOptions, load_dataset
-from producers.datasets.sorting import sort_source
-from producers.formats.layouts import find_source
-from producers.formats.named import Columns
+from autoemb_pipeline.errors import ConfigurationError, DatasetError
+from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, load_dataset
+from autoemb_pipeline.producers.datasets.sorting import sort_source
+from autoemb_pipeline.producers.formats.layouts import find_source
+from autoemb_pipeline.producers.formats.named import Columns
+from autoemb_pipeline.records import Interaction
 
 ROWS = [("u1", "i9", 4.0, 1_000_000_000_000), ("u2", "i8", 2.5, 1_000_000_001_500)]
 

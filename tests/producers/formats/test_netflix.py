@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import DatasetError
-from producers.datasets.catalogue import DatasetOptions, load_dataset
-from producers.datasets.sorted_dataset import SortedDataset
-from producers.datasets.sorting import sort_source
-from producers.datasets.ties import Ties
-from producers.formats.layouts import find_source
+from autoemb_pipeline.errors import DatasetError
+from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, load_dataset
+from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
+from autoemb_pipeline.producers.datasets.sorting import sort_source
+from autoemb_pipeline.producers.datasets.ties import Ties
+from autoemb_pipeline.producers.formats.layouts import find_source
 
 MOVIES = {
     1: [("1488844", 3, "2005-09-06"), ("822109", 5, "2005-05-13"), ("2649429", 4, "2005-09-06")],
