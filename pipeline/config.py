@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from autoemb_pipeline.checkpoint.identity import READER_OF_OLDER_STATE, flatten, unflatten
+from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.errors import CheckpointError, ConfigurationError
 from autoemb_pipeline.learners.config import learner_class
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.records import Interaction, OfflineStage
 from autoemb_pipeline.schemas.registry import RegistryCodec
 from autoemb_pipeline.sink.metrics import Format
-from autoemb_pipeline.state.context import ContextConfig
 from autoemb_pipeline.trainer import TrainerConfig
 
 Observer = Callable[[Mapping[str, Any], Mapping[str, Any]], None]

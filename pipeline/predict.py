@@ -10,10 +10,10 @@ import torch
 from autoemb_pipeline.checkpoint.contents import LoadedCheckpoint
 from autoemb_pipeline.checkpoint.reading import OpenCheckpoint
 from autoemb_pipeline.config import trainer_of
+from autoemb_pipeline.context.tracker import ContextTracker
 from autoemb_pipeline.learners.factory import make_learner
 from autoemb_pipeline.records import FloatArray, Interaction, Labels, LearnerInputs, Predictions, SideContext
 from autoemb_pipeline.rows import TableSpec
-from autoemb_pipeline.state.context import ContextTracker
 from autoemb_pipeline.trainer import TrainerConfig, trainer_tables
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from autoemb_pipeline.context.tracker import ContextConfig, ContextTracker, context_tables
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.learners.base import MicroBatchLearner
 from autoemb_pipeline.learners.config import LearnerConfig
@@ -18,7 +19,6 @@ from autoemb_pipeline.prequential.metrics import Prequential, PrequentialConfig
 from autoemb_pipeline.prequential.references import Logistic, RunningMean
 from autoemb_pipeline.records import CONTEXT_FEATURES, FloatArray, Interaction, Labels, LearnerInputs, MiniBatch, OfflineStage, Predictions
 from autoemb_pipeline.rows import RowStore, TableSpec
-from autoemb_pipeline.state.context import ContextConfig, ContextTracker, context_tables
 
 COUNTERS = ("late", "duplicates", "dead_letters")
 

@@ -18,12 +18,12 @@ import safetensors.torch
 from numpy.typing import NDArray
 
 from autoemb_pipeline.checkpoint.reading import OpenCheckpoint
+from autoemb_pipeline.context.label_statistics import ITEM_LABEL_WIDTH, USER_LABEL_WIDTH
+from autoemb_pipeline.context.tracker import COUNT, ITEM_TABLE, LABELS_AT, USER_TABLE
 from autoemb_pipeline.errors import StateError
 from autoemb_pipeline.learners.config import LearnerConfig
 from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.learners.stream.factory import blocks_of
-from autoemb_pipeline.state.context import COUNT, ITEM_TABLE, LABELS_AT, USER_TABLE
-from autoemb_pipeline.state.label_statistics import ITEM_LABEL_WIDTH, USER_LABEL_WIDTH
 from autoemb_pipeline.state.readonly import ReadOnlyRows
 
 CHUNK = 8192

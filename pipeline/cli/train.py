@@ -24,6 +24,7 @@ from autoemb_pipeline.cli.options import (
 from autoemb_pipeline.cli.progress import ProgressLog, describe
 from autoemb_pipeline.cli.replay import EventTime
 from autoemb_pipeline.config import Observer, Ports, RunConfig
+from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.errors import BrokerError, ConfigurationError
 from autoemb_pipeline.learners.config import METHODS, PRESETS, STREAM_METHODS, LearnerConfig, from_preset, parse_settings
 from autoemb_pipeline.ops.metrics.endpoint import PrometheusExporter, parse_address
@@ -33,7 +34,6 @@ from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.records import OfflineStage
 from autoemb_pipeline.run import train
 from autoemb_pipeline.schemas.registry import InteractionDecoder, RegistryCodec
-from autoemb_pipeline.state.context import ContextConfig
 from autoemb_pipeline.trainer import TrainerConfig
 
 _log = structlog.get_logger()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
+from autoemb_pipeline.context.tracker import ContextConfig, ContextTracker, context_tables
 from autoemb_pipeline.errors import ConfigurationError, DatasetError
 from autoemb_pipeline.experiments.cells import Stream
 from autoemb_pipeline.learners.base import Learner
@@ -19,7 +20,6 @@ from autoemb_pipeline.learners.factory import learner_tables, make_learner
 from autoemb_pipeline.prequential.labels import labels_of
 from autoemb_pipeline.prequential.metrics import losses_and_hits
 from autoemb_pipeline.records import FloatArray, Interaction
-from autoemb_pipeline.state.context import ContextConfig, ContextTracker, context_tables
 from autoemb_pipeline.state.memory import MemoryRowStore
 
 

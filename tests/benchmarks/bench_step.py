@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.learners.config import from_preset
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.records import MiniBatch
 from autoemb_pipeline.rows import hashed_uniform
-from autoemb_pipeline.state.context import ContextConfig
 from autoemb_pipeline.state.options import RocksConfig
 from autoemb_pipeline.state.rocks import RocksRowStore
 from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables

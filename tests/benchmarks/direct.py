@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from autoemb_pipeline.context.tracker import ContextConfig, ContextTracker, context_tables
 from autoemb_pipeline.learners.common.losses import prediction_losses
 from autoemb_pipeline.learners.config import LearnerConfig, from_preset, parse_settings
 from autoemb_pipeline.learners.factory import learner_tables, make_learner
 from autoemb_pipeline.prequential.labels import labels_of
 from autoemb_pipeline.prequential.references import RunningMean
 from autoemb_pipeline.records import FloatArray, Interaction
-from autoemb_pipeline.state.context import ContextConfig, ContextTracker, context_tables
 from autoemb_pipeline.state.memory import MemoryRowStore
 
 

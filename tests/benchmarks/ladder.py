@@ -21,13 +21,13 @@ import numpy as np
 import polars as pl
 import torch
 
+from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.experiments.statistics import Interval, clustered_interval, holm
 from autoemb_pipeline.learners.config import from_preset, parse_settings
 from autoemb_pipeline.learners.stream.budget import INDEX_ENTRY_BYTES
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.producers.datasets.synthetic import PRESETS, SyntheticConfig, SyntheticModel
 from autoemb_pipeline.records import FloatArray, Interaction, LearnerInputs, MiniBatch, SideContext
-from autoemb_pipeline.state.context import ContextConfig
 from autoemb_pipeline.state.memory import MemoryRowStore
 from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
 

@@ -18,10 +18,10 @@ from autoemb_pipeline.checkpoint.identity import (
     read_identity,
 )
 from autoemb_pipeline.config import RunConfig, trainer_of
+from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.errors import CheckpointError, StateError
 from autoemb_pipeline.learners.config import from_preset
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
-from autoemb_pipeline.state.context import ContextConfig
 from autoemb_pipeline.trainer import TrainerConfig
 
 WANTED = RunIdentity(

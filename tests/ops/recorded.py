@@ -3,12 +3,12 @@
 import json
 from typing import Any
 
+from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.learners.config import from_preset
 from autoemb_pipeline.meter import Meter
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.records import MiniBatch
 from autoemb_pipeline.schemas.metrics import PREQUENTIAL, RUNTIME
-from autoemb_pipeline.state.context import ContextConfig
 from autoemb_pipeline.state.memory import MemoryRowStore
 from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
 from tests.streams import synthetic_stream

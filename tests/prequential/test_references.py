@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autoemb_pipeline.context.tracker import ContextConfig, ContextTracker, context_tables
 from autoemb_pipeline.prequential.labels import labels_of
 from autoemb_pipeline.prequential.metrics import losses_and_hits
 from autoemb_pipeline.prequential.references import Logistic, RunningMean, sigmoid
 from autoemb_pipeline.records import Labels, LearnerInputs, SideContext
-from autoemb_pipeline.state.context import ContextConfig, ContextTracker, context_tables
 from autoemb_pipeline.state.memory import MemoryRowStore
 from tests.streams import movielens_stream, synthetic_stream
 

@@ -9,6 +9,7 @@ import pytest
 from confluent_kafka import Producer
 
 from autoemb_pipeline.config import Ports, RunConfig
+from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.learners.config import from_preset
 from autoemb_pipeline.ops.topics import ensure_interactions_topic, ensure_metrics_topics, topic_id
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
@@ -16,7 +17,6 @@ from autoemb_pipeline.producers.partitioner import partition_of
 from autoemb_pipeline.records import Interaction
 from autoemb_pipeline.run import RunSummary, train
 from autoemb_pipeline.schemas.codec import decode_interaction, encode_interaction
-from autoemb_pipeline.state.context import ContextConfig
 from autoemb_pipeline.trainer import TrainerConfig
 from tests.conftest import TestBroker
 

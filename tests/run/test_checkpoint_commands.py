@@ -14,12 +14,12 @@ from autoemb_pipeline.checkpoint.reading import open_newest
 from autoemb_pipeline.checkpoint.store import CheckpointStore
 from autoemb_pipeline.cli.main import main
 from autoemb_pipeline.config import RunConfig
+from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.errors import StateError
 from autoemb_pipeline.learners.config import from_preset
 from autoemb_pipeline.predict import checkpoint_trainer, tables_of
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.sink.prediction_log import read_predictions
-from autoemb_pipeline.state.context import ContextConfig
 from autoemb_pipeline.trainer import TrainerConfig
 from tests.run.conftest import Stream, small_layers
 from tests.streams import synthetic_stream

@@ -16,13 +16,13 @@ from autoemb_pipeline.checkpoint.store import CheckpointStore
 from autoemb_pipeline.cli.main import main
 from autoemb_pipeline.cli.predict import read_pairs
 from autoemb_pipeline.config import RunConfig, trainer_of
+from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.errors import CheckpointError, DatasetError
 from autoemb_pipeline.learners.config import PRESETS, from_preset
 from autoemb_pipeline.predict import Pair, Predictor, tables_of
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.records import OfflineStage
 from autoemb_pipeline.sink.prediction_log import read_predictions
-from autoemb_pipeline.state.context import ContextConfig
 from autoemb_pipeline.trainer import TrainerConfig
 from tests.run.conftest import Stream, small_layers, trainer_config
 from tests.streams import synthetic_stream

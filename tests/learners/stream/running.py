@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.learners.config import METHODS, STREAM_METHODS, from_preset
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.records import Interaction, MiniBatch
-from autoemb_pipeline.state.context import ContextConfig
 from autoemb_pipeline.state.memory import MemoryRowStore
 from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
 

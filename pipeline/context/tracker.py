@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autoemb_pipeline.context.label_statistics import ITEM_LABEL_WIDTH, USER_LABEL_WIDTH, Globals, features_of, learn
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.records import (
     CONTEXT_FEATURES,
@@ -26,7 +27,6 @@ from autoemb_pipeline.records import (
     SideContext,
 )
 from autoemb_pipeline.rows import Rows, RowStore, TableSpec
-from autoemb_pipeline.state.label_statistics import ITEM_LABEL_WIDTH, USER_LABEL_WIDTH, Globals, features_of, learn
 
 USER_TABLE = "context.user"
 ITEM_TABLE = "context.item"

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoemb_pipeline.context.tracker import ContextConfig, ContextTracker, context_tables
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.prequential.labels import labels_of
 from autoemb_pipeline.prequential.references import sigmoid
 from autoemb_pipeline.records import Interaction, LearnerInputs
 from autoemb_pipeline.rows import Rows
-from autoemb_pipeline.state.context import ContextConfig, ContextTracker, context_tables
 from autoemb_pipeline.state.memory import MemoryRowStore
 from tests.streams import synthetic_stream
 
