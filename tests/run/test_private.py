@@ -4,9 +4,10 @@ import base64
 import io
 import json
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,8 +45,15 @@ def usual_umask() -> Iterator[None]:
 
 
 def readable_by_others(root: Path) -> list[str]:
-    paths = [root, *root.rglob("*")]
-    return sorted(f"{p.lstat().st_mode & 0o777:o} {p.relative_to(root)}" for p in paths if not p.is_symlink() and p.lstat().st_mode & 0o077)
+    """Whatever in the folder group or others may touch. Files that go while it looks were private, or are seen the next time."""
+    found = []
+    for folder, folders, files in os.walk(root):
+        for path in (Path(folder), *(Path(folder) / name for name in (*folders, *files))):
+            with suppress(FileNotFoundError):
+                mode = path.lstat().st_mode
+                if not stat.S_ISLNK(mode) and mode & 0o077:
+                    found.append(f"{mode & 0o777:o} {path.relative_to(root)}")
+    return sorted(set(found))
 
 
 @kafka
