@@ -6,7 +6,7 @@ The offline stage may be read more than once: `epochs`. How the parts are built 
 `autoemb_pipeline.trainer`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class RunSummary:
     trained: int
     examples: int
     metrics: Mapping[str, Any]
-    unread: Sequence[str] = ()
+    unread: tuple[str, ...] = ()
 
 
 def train(config: RunConfig, ports: Ports) -> RunSummary:
