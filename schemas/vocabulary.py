@@ -309,7 +309,7 @@ DEAD_LETTERS = Metric(
     field="dead_letters",
     title="Dead letters",
     unit="records",
-    help="Undecodable records, sent to the dead-letter topic.",
+    help="Records sent to the dead-letter topic: undecodable, or with an event time too far ahead.",
 )
 NEXT_OFFSET = Metric(
     name="autoemb_next_offset",
@@ -341,7 +341,7 @@ WAITING_DEAD_LETTERS = Metric(
     field="waiting_dead_letters",
     title="Dead letters in the mini-batch",
     unit="records",
-    help="Undecodable records read that wait for their mini-batch to be closed.",
+    help="Records set aside that wait for their mini-batch to be closed.",
 )
 BATCH_CLOSES_IN = Metric(
     name="autoemb_batch_closes_in_seconds",
