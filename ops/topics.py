@@ -15,7 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPa
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
 
 from autoemb_pipeline.errors import BrokerError, TopicError
-from autoemb_pipeline.ops.brokers.metadata import quiet_admin
+from autoemb_pipeline.kafka.settings import quiet_admin
 
 BrokerKind = Literal["apache", "tansu", "unknown"]
 

@@ -7,7 +7,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException
 
 from autoemb_pipeline.errors import BrokerError
-from autoemb_pipeline.ops.brokers.metadata import quiet_admin
+from autoemb_pipeline.kafka.settings import quiet_admin
 from autoemb_pipeline.ops.topics import KEEP_RULES, SettingProblem, existing_topic, problems_of, refuse, topic_settings
 
 _log = structlog.get_logger()
