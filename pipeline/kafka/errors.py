@@ -8,7 +8,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
-from autoemb_pipeline.errors import AutoembError, BrokerError, ConfigurationError, DeliveryError, OffsetError, TopicError
+from autoemb_pipeline.errors import AutoembError, BrokerError, ConfigurationError, DeliveryError, TopicError
 
 END_OF_PARTITION: int = KafkaError._PARTITION_EOF  # noqa: SLF001 # librdkafka's own codes begin with an underscore
 NO_BROKER: int = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001
@@ -110,8 +110,6 @@ def input_error(servers: str, topic: str, error: KafkaError) -> AutoembError:
 
 def output_error(topic: str, error: KafkaError) -> AutoembError:
     """Why a topic that train writes (metrics, runtime, dead letters) cannot be read."""
-    if error.code() in OUT_OF_RANGE:
-        return OffsetError(f"A position in {topic} is not in the topic.", why=told(error))
     if error.code() in UNKNOWN_TOPIC:
         return TopicError(
             f"There is no topic {topic}.", why=told(error), remedy="Check the name; train creates its own topics when it starts."

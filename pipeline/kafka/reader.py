@@ -51,7 +51,7 @@ class TopicReader:
         self.end: int | None = None
         self._topic = topic
         self._explain = explain
-        settings = consumer_settings(kafka, group, fetch_wait_max_ms=fetch_wait_ms)
+        settings = consumer_settings(kafka, group, fetch_wait_ms=fetch_wait_ms)
         departures = {
             "isolation.level": "read_committed" if committed else "read_uncommitted",
             "auto.offset.reset": "earliest" if skip_deleted else "error",

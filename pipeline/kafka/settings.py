@@ -65,33 +65,34 @@ def ignore(_error: KafkaError) -> None:
     """An error callback for clients whose calls say themselves what failed."""
 
 
-def consumer_settings(kafka: Mapping[str, str], group: str, **ours: Any) -> dict[str, Any]:
+def consumer_settings(kafka: Mapping[str, str], group: str, *, fetch_wait_ms: int | None = None) -> dict[str, Any]:
     """librdkafka settings of a consumer: tuned ones, the user's over them, the guarantees over both.
 
     Args:
         kafka: the user's.
         group: the consumer group, unless the user names one.
-        ours: further ones, before the user's; underscores stand for dots.
+        fetch_wait_ms: milliseconds that the broker holds back an empty answer; None: librdkafka's.
 
     Raises:
         ConfigurationError: the user's contradict a guarantee.
     """
-    _refuse_contradictions(kafka, {name: guarantee.value for name, guarantee in CONSUMER_GUARANTEES.items()})
     guaranteed = {name: guarantee.value for name, guarantee in CONSUMER_GUARANTEES.items()}
-    return {**_QUIET, **_CONSUMER_TUNED, **_dotted(ours), "group.id": group, **kafka, **guaranteed}
+    _refuse_contradictions(kafka, guaranteed)
+    waiting = {} if fetch_wait_ms is None else {"fetch.wait.max.ms": str(fetch_wait_ms)}
+    return {**_QUIET, **_CONSUMER_TUNED, **waiting, "group.id": group, **kafka, **guaranteed}
 
 
-def producer_settings(kafka: Mapping[str, str], **required: str) -> dict[str, Any]:
+def producer_settings(kafka: Mapping[str, str], required: Mapping[str, str]) -> dict[str, Any]:
     """librdkafka settings of a producer: tuned ones, the user's over them, the guarantees over both.
 
     Args:
         kafka: the user's.
-        required: further guarantees of this producer; underscores stand for dots.
+        required: further guarantees of this producer.
 
     Raises:
         ConfigurationError: the user's contradict a guarantee.
     """
-    guaranteed = {name: guarantee.value for name, guarantee in PRODUCER_GUARANTEES.items()} | _dotted(required)
+    guaranteed = {**{name: guarantee.value for name, guarantee in PRODUCER_GUARANTEES.items()}, **required}
     _refuse_contradictions(kafka, guaranteed)
     kept = {name: value for name, value in kafka.items() if name not in _ALIASES}
     return {**_QUIET, **_PRODUCER_TUNED, **kept, **guaranteed}
@@ -141,7 +142,3 @@ def _refuse_contradictions(kafka: Mapping[str, str], guaranteed: Mapping[str, st
                 why=f"With it records could be lost or doubled silently; it must be {wanted or 'left to us'}.",
                 remedy=f"Remove {name} from the file given to --kafka-config.",
             )
-
-
-def _dotted(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.replace("_", "."): value for name, value in settings.items()}

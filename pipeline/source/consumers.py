@@ -17,8 +17,8 @@ _TURN = 0.02  # seconds that one of several awaited consumers may keep the other
 def reading_settings(kafka: Mapping[str, str], config: SourceConfig, guard: TopicGuard) -> dict[str, Any]:
     """librdkafka settings of the source's consumers. Raises ConfigurationError where the user's contradict a guarantee."""
     # The end of a partition is told by the first empty answer, which the broker holds back this long.
-    ending = {"fetch_wait_max_ms": "100"} if config.until_end else {}
-    return {**consumer_settings(kafka, f"autoemb-{config.run_id}", **ending), "error_cb": guard.on_global_error}
+    wait = 100 if config.until_end else None
+    return {**consumer_settings(kafka, f"autoemb-{config.run_id}", fetch_wait_ms=wait), "error_cb": guard.on_global_error}
 
 
 class PartitionConsumers:
