@@ -93,7 +93,7 @@ def producer_settings(kafka: Mapping[str, str], required: Mapping[str, str]) -> 
         ConfigurationError: the user's contradict a guarantee.
     """
     guaranteed = {**{name: guarantee.value for name, guarantee in PRODUCER_GUARANTEES.items()}, **required}
-    _refuse_contradictions(kafka, guaranteed)
+    _refuse_contradictions(kafka, {**guaranteed, "transactional.id": ""})
     kept = {name: value for name, value in kafka.items() if name not in _ALIASES}
     return {**_QUIET, **_PRODUCER_TUNED, **kept, **guaranteed}
 
@@ -136,7 +136,7 @@ def _refuse_contradictions(kafka: Mapping[str, str], guaranteed: Mapping[str, st
     for name, value in kafka.items():
         wanted = guaranteed.get(_ALIASES.get(name, name))
         given = str(value).lower()
-        if name == "transactional.id" or (wanted is not None and _SYNONYMS.get(given, given) != wanted):
+        if wanted is not None and _SYNONYMS.get(given, given) != wanted:
             raise ConfigurationError(
                 f"The Kafka setting {name}={value} cannot be used.",
                 why=f"With it records could be lost or doubled silently; it must be {wanted or 'left to us'}.",
