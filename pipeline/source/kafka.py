@@ -135,7 +135,7 @@ class KafkaSource(MergedSource[bytes]):
                 f"{self._left_out_records:,} records of partitions {list(self._left_out)} were not read: the partitions were added after "
                 "the start, and --until-end reads those there were then. Start again to read them"
             )
-        return found
+        return tuple(found)
 
     def _note_left_out(self, added: Sequence[int]) -> None:
         self._left_out_records = self._guard.records(added, _REQUEST_SECONDS)
