@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import KafkaError, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
 
 from autoemb_pipeline.errors import BrokerError, TopicError
-from autoemb_pipeline.ops.brokers.metadata import quiet_admin
+from autoemb_pipeline.kafka.errors import BAD_TOPIC_NAME, TOPIC_EXISTS, UNKNOWN_TOPIC, attempt, request_error
+from autoemb_pipeline.kafka.settings import quiet_admin
 
 BrokerKind = Literal["apache", "tansu", "unknown"]
 
@@ -205,9 +206,9 @@ def broker_kind(kafka: Mapping[str, str]) -> BrokerKind:
     if not cluster.nodes:
         return "unknown"
     resource = ConfigResource(ConfigResource.Type.BROKER, str(cluster.nodes[0].id))
-    try:
-        settings = admin.describe_configs([resource], request_timeout=_REQUEST_SECONDS)[resource].result(_REQUEST_SECONDS)
-    except (KafkaException, TimeoutError):
+    future = admin.describe_configs([resource], request_timeout=_REQUEST_SECONDS)[resource]
+    settings = attempt(future.result, _REQUEST_SECONDS)
+    if isinstance(settings, KafkaError):
         return "unknown"
     return "apache" if "process.roles" in settings or "zookeeper.connect" in settings else "unknown"
 
@@ -264,13 +265,10 @@ def refuse(servers: str, topic: str, problems: Sequence[SettingProblem]) -> None
 def _create(admin: AdminClient, topic: str, partitions: int, settings: Mapping[str, str]) -> None:
     # Replication -1: the broker's own default, so that a real cluster replicates and a single node does not have to.
     new = NewTopic(topic, num_partitions=partitions, replication_factor=-1, config=dict(settings))
-    try:
-        _result(admin.create_topics([new], request_timeout=_REQUEST_SECONDS)[topic], f"Topic {topic!r} could not be created")
-    except BrokerError as error:
-        cause = error.__cause__
-        already = isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS
-        if not already:  # otherwise another process was faster; the caller checks its topic like any other
-            raise
+    refusal = _answer(admin.create_topics([new], request_timeout=_REQUEST_SECONDS)[topic])
+    # Where it exists already, another process was faster; the caller checks its topic like any other.
+    if isinstance(refusal, KafkaError) and refusal.code() != TOPIC_EXISTS:
+        raise request_error(f"Topic {topic!r} could not be created", refusal)
     deadline = time.monotonic() + _APPEAR_SECONDS
     while (description := _describe(admin, topic)) is None or not _has_leaders(description):
         if time.monotonic() > deadline:
@@ -304,20 +302,18 @@ def topic_settings(admin: AdminClient, topic: str, rules: Sequence[Rule]) -> dic
 
 
 def _describe(admin: AdminClient, topic: str) -> Any | None:
-    future = admin.describe_topics(TopicCollection([topic]), request_timeout=_REQUEST_SECONDS)[topic]
-    try:
-        return _result(future, f"Topic {topic!r} could not be described")
-    except BrokerError as error:
-        code = error.__cause__.args[0].code() if isinstance(error.__cause__, KafkaException) else None
-        if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            return None
-        if code == KafkaError.TOPIC_EXCEPTION:
-            raise TopicError(
-                f"{topic!r} is no name for a topic",
-                why="Kafka takes letters, digits, '.', '_' and '-', at most 249 of them",
-                remedy="correct the name",
-            ) from error
-        raise
+    answer = _answer(admin.describe_topics(TopicCollection([topic]), request_timeout=_REQUEST_SECONDS)[topic])
+    if not isinstance(answer, KafkaError):
+        return answer
+    if answer.code() in UNKNOWN_TOPIC:
+        return None
+    if answer.code() == BAD_TOPIC_NAME:
+        raise TopicError(
+            f"{topic!r} is no name for a topic",
+            why="Kafka takes letters, digits, '.', '_' and '-', at most 249 of them",
+            remedy="correct the name",
+        )
+    raise request_error(f"Topic {topic!r} could not be described", answer)
 
 
 def existing_topic(admin: AdminClient, topic: str) -> Any:
@@ -333,9 +329,11 @@ def _has_leaders(description: Any) -> bool:
 
 
 def _result(future: "Future[Any]", what: str) -> Any:
-    try:
-        return future.result(_REQUEST_SECONDS + 5)
-    except KafkaException as error:
-        raise BrokerError(what, why=error.args[0].str(), remedy="autoemb-pipeline doctor") from error
-    except TimeoutError as error:
-        raise BrokerError(what, why="no answer", remedy="autoemb-pipeline doctor") from error
+    answer = _answer(future)
+    if isinstance(answer, KafkaError):
+        raise request_error(what, answer)
+    return answer
+
+
+def _answer(future: "Future[Any]") -> Any:
+    return attempt(future.result, _REQUEST_SECONDS + 5)

@@ -4,15 +4,13 @@ import math
 from collections.abc import Mapping
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException
 
-from autoemb_pipeline.errors import BrokerError
-from autoemb_pipeline.ops.brokers.metadata import quiet_admin
+from autoemb_pipeline.kafka.errors import ForbiddenError
+from autoemb_pipeline.kafka.settings import quiet_admin
 from autoemb_pipeline.ops.topics import KEEP_RULES, SettingProblem, existing_topic, problems_of, refuse, topic_settings
 
 _log = structlog.get_logger()
 _DELETING = {"cleanup.policy", "retention.ms", "retention.bytes"}
-_FORBIDDEN = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED}
 
 
 def check_for_training(kafka: Mapping[str, str], topic: str, *, longest_outage: float | None = None) -> None:
@@ -53,10 +51,7 @@ def deleting_settings(kafka: Mapping[str, str], topic: str) -> dict[str, str]:
     existing_topic(admin, topic)
     try:
         return topic_settings(admin, topic, [rule for rule in KEEP_RULES if rule.setting in _DELETING])
-    except BrokerError as error:
-        cause = error.__cause__
-        if not isinstance(cause, KafkaException) or cause.args[0].code() not in _FORBIDDEN:
-            raise
+    except ForbiddenError as error:
         _log.warning("topic settings not checked", topic=topic, settings=sorted(_DELETING), why=error.why)
         return {}
 

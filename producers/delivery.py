@@ -2,24 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from confluent_kafka import KafkaError, Message
 
-from autoemb_pipeline.producers.topic_reader import quiet
-
-# aliases in librdkafka of settings that a replay needs as they are
-_RESERVED: Final = frozenset(
-    {
-        "acks",
-        "request.required.acks",
-        "delivery.timeout.ms",
-        "message.timeout.ms",
-        "enable.idempotence",
-        "enable.gapless.guarantee",
-        "transactional.id",
-    }
-)
+from autoemb_pipeline.kafka.errors import NO_BROKER
+from autoemb_pipeline.kafka.settings import GAPLESS, producer_settings, without_producer_guarantees
 
 
 @dataclass
@@ -44,7 +32,7 @@ class Trouble:
     def on_error(self, error: KafkaError) -> None:
         """librdkafka's error_cb."""
         self.note = error.str()
-        self.lost |= self.established and error.code() == KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001  # the library's name
+        self.lost |= self.established and error.code() == NO_BROKER
         if error.fatal() and self.error is None:
             self.error = error
 
@@ -55,20 +43,14 @@ class Trouble:
             self.error, self.message = error, message
 
 
-def producer_settings(kafka: Mapping[str, str], trouble: Trouble, *, messages: int, kbytes: int) -> dict[str, Any]:
+def replay_settings(kafka: Mapping[str, str], trouble: Trouble, *, messages: int, kbytes: int) -> dict[str, Any]:
     """librdkafka settings: those that guarantee order and completeness are ours. messages, kbytes: bounds of what waits."""
-    own = {key: value for key, value in kafka.items() if key not in _RESERVED}
-    defaults = {"compression.type": "lz4", "linger.ms": 10}
-    required = {
-        "enable.idempotence": True,
-        "acks": "all",
-        "message.timeout.ms": 0,
-        # a failed batch makes the producer fail as a whole, so that librdkafka itself sends nothing behind a gap
-        "enable.gapless.guarantee": True,
+    preferred = {"compression.type": "lz4", "linger.ms": "10", **without_producer_guarantees(kafka)}
+    return {
+        **producer_settings(preferred, GAPLESS),
         "queue.buffering.max.messages": messages,
         "queue.buffering.max.kbytes": kbytes,
         "delivery.report.only.error": True,
         "on_delivery": trouble.on_delivery,
         "error_cb": trouble.on_error,
     }
-    return {**quiet(defaults), **own, **required}

@@ -14,7 +14,6 @@ is decided by the value alone.
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal, NoReturn
@@ -22,10 +21,12 @@ from typing import Final, Literal, NoReturn
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from autoemb_pipeline.errors import BrokerError, ConfigurationError, DatasetError, DeliveryError, TopicError
+from autoemb_pipeline.kafka.errors import attempt
+from autoemb_pipeline.kafka.settings import open_producer
 from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
-from autoemb_pipeline.producers.delivery import Trouble, producer_settings
+from autoemb_pipeline.producers.delivery import Trouble, replay_settings
 from autoemb_pipeline.producers.resume import ResumePoints, resume_points, unsent
-from autoemb_pipeline.producers.topic_reader import FINGERPRINT_HEADER, Decode, TopicReader
+from autoemb_pipeline.producers.topic_reader import FINGERPRINT_HEADER, Decode, InteractionReader
 from autoemb_pipeline.records import Interaction
 from autoemb_pipeline.schemas.codec import decode_interaction
 from autoemb_pipeline.schemas.fast import dataset_encoder
@@ -153,7 +154,7 @@ def replay(
         raise DatasetError(
             f"{dataset.name} has no interaction in the time asked for", why=_span(dataset), remedy="change --from and --until"
         )
-    reader = TopicReader(kafka, config.topic, decode)
+    reader = InteractionReader(kafka, config.topic, decode)
     try:
         partitions = _partitions(reader, config)
         points = resume_points(reader, dataset, selection, partitions)
@@ -174,7 +175,7 @@ def replay(
         reader.close()
 
 
-def _partitions(reader: TopicReader, config: ReplayConfig) -> int:
+def _partitions(reader: InteractionReader, config: ReplayConfig) -> int:
     partitions = reader.partitions()
     if config.partitions is not None and partitions != config.partitions:
         raise TopicError(
@@ -203,7 +204,7 @@ class _Sender:
         points: ResumePoints,
         kafka: Mapping[str, str],
         encode: Encode,
-        reader: TopicReader,
+        reader: InteractionReader,
     ) -> None:
         self._reader, self._already = reader, points.present
         self._dataset, self._config, self._selection, self._partitions = dataset, config, selection, partitions
@@ -248,8 +249,8 @@ class _Sender:
     def _attempt(self, progress: Callable[[ReplayProgress], None], stop: Callable[[], bool]) -> bool | None:
         """One producer's life: to the end (True), a stop (False), or a lost connection (None)."""
         self._trouble, self._began_at = Trouble(), self._sent
-        producer = Producer(
-            producer_settings(self._kafka, self._trouble, messages=self._config.buffer_messages, kbytes=self._config.buffer_kbytes)
+        producer = open_producer(
+            replay_settings(self._kafka, self._trouble, messages=self._config.buffer_messages, kbytes=self._config.buffer_kbytes)
         )
         try:
             finished = self._send_all(producer, progress, stop) and self._await_all(producer, progress, stop)
@@ -267,8 +268,7 @@ class _Sender:
             # on any way out nothing may be sent any more: a destroyed producer would still deliver what waits
             self._trouble.discarding = True
             producer.purge()
-            with suppress(KafkaException):
-                producer.flush(1.0)
+            attempt(producer.flush, 1.0)
 
     def _look_again(self, progress: Callable[[ReplayProgress], None], stop: Callable[[], bool]) -> bool:
         """Waits for the broker and finds out what of the sent arrived. False: stopped meanwhile."""

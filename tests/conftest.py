@@ -23,9 +23,9 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import NewTopic
 
+from autoemb_pipeline.kafka.settings import quiet_admin
 from autoemb_pipeline.ops.brokers.embedded import EmbeddedBroker, embedded_available
 from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
-from autoemb_pipeline.ops.brokers.metadata import quiet_admin
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

@@ -7,10 +7,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError
 
 from autoemb_pipeline.errors import BrokerError, ConfigurationError
+from autoemb_pipeline.kafka.errors import attempt
+from autoemb_pipeline.kafka.settings import RESERVED, quiet_admin
 from autoemb_pipeline.ops.brokers.process import answers_tcp
 from autoemb_pipeline.redaction import HIDDEN, keep_settings_secret
 
@@ -26,21 +27,6 @@ _THREE_WAYS = (
     f"  --bootstrap-servers HOST:PORT               a broker you have (or {ENVIRONMENT_VARIABLE}=HOST:PORT)"
 )
 _KEY = re.compile(r"[a-z][a-z0-9._-]*")
-# Settings on which the guarantees rest: exactly once, in order, nothing skipped.
-_OURS = {
-    "acks": "a record counts as written when all in-sync replicas have it",
-    "allow.auto.create.topics": "topics are created with settings that keep them",
-    "auto.offset.reset": "a position that is gone must be an error, never a jump",
-    "delivery.timeout.ms": "a timed-out record leaves a gap",
-    "enable.auto.commit": "offsets are those of trained records",
-    "enable.auto.offset.store": "offsets are those of trained records",
-    "enable.idempotence": "retries must neither double nor reorder records",
-    "enable.partition.eof": "the end of a partition is found by it",
-    "isolation.level": "aborted records are not part of the stream",
-    "message.timeout.ms": "a timed-out record leaves a gap",
-    "partitioner": "a key's partition is computed as Java's clients do",
-    "request.required.acks": "a record counts as written when all in-sync replicas have it",
-}
 
 
 def client_config(bootstrap_servers: str | None, config_file: Path | None, env: Mapping[str, str]) -> dict[str, str]:
@@ -95,8 +81,8 @@ def load_kafka_config(path: Path) -> dict[str, str]:
     """
     settings = read_settings(path)
     for key in settings:
-        if key in _OURS:
-            raise ConfigurationError(f"{path}: {key} cannot be changed", why=_OURS[key], remedy=f"remove the line of {key}")
+        if key in RESERVED:
+            raise ConfigurationError(f"{path}: {key} cannot be changed", why=RESERVED[key], remedy=f"remove the line of {key}")
     problem = _refusal(settings)
     if problem:
         # Librdkafka may name an alias of the key instead of the key.
@@ -136,11 +122,9 @@ def _without_values(message: str, settings: Mapping[str, str]) -> str:
 def _refusal(settings: Mapping[str, str]) -> str | None:
     """Why librdkafka refuses these settings; None when it takes them."""
     try:
-        AdminClient({**settings, "log_level": "0"})
-    except KafkaException as error:
-        return str(error.args[0].str())
-    except (TypeError, ValueError) as error:
-        return str(error)
+        quiet_admin(settings)
+    except ConfigurationError as error:
+        return error.why
     return None
 
 
@@ -182,11 +166,10 @@ def _unreachable(servers: str, settings: Mapping[str, str]) -> str | None:
     if not _any_answers(addresses):
         return "nothing accepts connections there"
     errors: list[str] = []
-    admin = AdminClient({**settings, "bootstrap.servers": servers, "log_level": "0", "error_cb": lambda error: errors.append(error.str())})
-    try:
-        admin.list_topics(timeout=_METADATA_SECONDS)
-    except KafkaException as error:
-        reason = errors[0] if errors else error.args[0].str()
+    admin = quiet_admin({**settings, "bootstrap.servers": servers, "error_cb": lambda error: errors.append(error.str())})
+    answer = attempt(admin.list_topics, timeout=_METADATA_SECONDS)
+    if isinstance(answer, KafkaError):
+        reason = errors[0] if errors else answer.str()
         return f"something accepts connections there, but does not answer as Kafka does: {reason}"
     return None
 

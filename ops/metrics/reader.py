@@ -5,18 +5,16 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-
-from autoemb_pipeline.errors import BrokerError, ConfigurationError, DecodeError, TopicError
+from autoemb_pipeline.errors import AutoembError, ConfigurationError, DecodeError
+from autoemb_pipeline.kafka.errors import output_error
+from autoemb_pipeline.kafka.reader import TopicReader
 from autoemb_pipeline.schemas.metrics import PREQUENTIAL, RUNTIME, RecordFormat
 from autoemb_pipeline.schemas.registry import REGISTRY_MAGIC, RegistryCodec
 
 Record = dict[str, Any]
 FORMATS: Mapping[str, RecordFormat] = {"metrics": PREQUENTIAL, "runtime": RUNTIME}
-_BATCH = 500
 _PARTITION = 0  # both topics have one
 _WATERMARK_SECONDS = 10.0
-_PASSING = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._RESOLVE}  # noqa: SLF001 - librdkafka's
 
 
 class MetricsReader:
@@ -31,7 +29,6 @@ class MetricsReader:
 
     Attributes:
         skipped: records that are no metrics of this schema.
-        caught_up: whether the end was reached since the last record.
 
     Raises:
         TopicError: there is no such topic.
@@ -43,26 +40,26 @@ class MetricsReader:
     ) -> None:
         self._topic = topic
         self._decode = _decoder(FORMATS[kind], registry)
-        self._consumer: Any = Consumer(
-            {
-                "group.id": "autoemb-watch",  # librdkafka wants one; nothing is ever committed under it
-                "log_level": "0",
-                **kafka,
-                "enable.auto.commit": "false",
-                "enable.partition.eof": "true",
-                "auto.offset.reset": "earliest",  # the runtime topic forgets after a week
-                "isolation.level": "read_committed",
-                "error_cb": lambda _error: None,  # a broker that is away shows as silence, and may come back
-            }
+        self._reader = TopicReader(
+            kafka,
+            topic,
+            group="autoemb-watch",
+            explain=lambda error: output_error(topic, error),
+            skip_deleted=True,  # the runtime topic forgets after a week
+            fetch_wait_ms=500,
         )
         self.skipped = 0
-        self.caught_up = False
         try:
-            low, high = self._consumer.get_watermark_offsets(TopicPartition(topic, _PARTITION), _WATERMARK_SECONDS, cached=False)
-            self._consumer.assign([TopicPartition(topic, _PARTITION, low if last is None else max(low, high - last))])
-        except KafkaException as error:
-            self._consumer.close()
-            raise _explained(topic, error.args[0]) from error
+            low, high = self._reader.offsets(_PARTITION, timeout=_WATERMARK_SECONDS)
+        except AutoembError:
+            self.close()
+            raise
+        self._reader.start(_PARTITION, low if last is None else max(low, high - last))
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether the end was reached since the last record."""
+        return self._reader.end is not None
 
     def poll(self, seconds: float) -> list[Record]:
         """Records that came within `seconds`, in order; returns earlier at the end of the topic.
@@ -73,14 +70,7 @@ class MetricsReader:
             ConfigurationError: its records need a registry and none was given.
         """
         records = []
-        for message in self._consumer.consume(_BATCH, seconds if self.caught_up else min(seconds, 0.2)):
-            error = message.error()
-            if error is not None:
-                self.caught_up = error.code() == KafkaError._PARTITION_EOF or self.caught_up  # noqa: SLF001 - librdkafka's
-                if error.code() != KafkaError._PARTITION_EOF and error.code() not in _PASSING:  # noqa: SLF001 - librdkafka's
-                    raise _explained(self._topic, error)
-                continue
-            self.caught_up = False
+        for message in self._reader.poll(seconds if self.caught_up else min(seconds, 0.2)):
             try:
                 records.append(self._decode(message.value()))
             except DecodeError:
@@ -89,7 +79,7 @@ class MetricsReader:
 
     def close(self) -> None:
         """May be called twice."""
-        self._consumer.close()
+        self._reader.close()
 
     def __enter__(self) -> Self:
         return self
@@ -115,11 +105,3 @@ def _decoder(record_format: RecordFormat, registry: RegistryCodec | None) -> Cal
         return record_format.parse(value)
 
     return decode
-
-
-def _explained(topic: str, error: KafkaError) -> Exception:
-    cause = f"{error.name()}: {error.str()}"
-    unknown = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)  # noqa: SLF001 - librdkafka's
-    if error.code() in unknown:
-        return TopicError(f"There is no topic {topic}", why=cause, remedy="train creates its topics when it starts: check the name")
-    return BrokerError(f"Topic {topic} cannot be read", why=cause, remedy="check the broker and --kafka-config")

@@ -3,36 +3,24 @@
 All of the sink's topics are written and read at partition 0: a step's metrics have one order.
 """
 
-import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
-import structlog
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError
 
-from autoemb_pipeline.errors import AutoembError, ConfigurationError, DeliveryError
+from autoemb_pipeline.errors import AutoembError
+from autoemb_pipeline.kafka.errors import attempt, delivery_error, producer_error
+from autoemb_pipeline.kafka.settings import GAPLESS, open_producer, producer_settings
+from autoemb_pipeline.kafka.stalls import BrokerWait
 
 PARTITION = 0
 Headers = Sequence[tuple[str, bytes]]
 
 _POLL_SECONDS = 0.2
 _REPORT_SECONDS = 1.0
-_COMPLAIN_SECONDS = 10.0
-_log = structlog.get_logger(__name__)
-# librdkafka's own lines go where the application sends them, not to stderr: every failure they announce is raised as well.
-_librdkafka_log = logging.getLogger("autoemb.librdkafka")
-_librdkafka_log.addHandler(logging.NullHandler())
-
-# An acknowledged record is on every in-sync replica, in order, once. With a message timeout the client would drop records in the middle
-# of the stream while it accepts later ones; without one it waits for the broker as long as it takes.
-_REQUIRED = {"enable.idempotence": "true", "acks": "all", "message.timeout.ms": "0"}
-_ALIASES = {"delivery.timeout.ms": "message.timeout.ms", "request.required.acks": "acks"}
-_SYNONYMS = {"-1": "all"}
-_DEFAULTS = {"queue.buffering.max.messages": "20000", "queue.buffering.max.kbytes": "65536", "log_level": "0"}
 
 
 class Outgoing(NamedTuple):
@@ -86,74 +74,6 @@ class RecordProducer(Protocol):
         ...
 
 
-def producer_settings(kafka_config: Mapping[str, str], **required: str) -> dict[str, Any]:
-    """librdkafka's settings of a producer: the user's, with ours where they are a guarantee.
-
-    Raises:
-        ConfigurationError: the user's contradict a guarantee.
-    """
-    guarantees = _REQUIRED | {name.replace("_", "."): value for name, value in required.items()}
-    for name, value in kafka_config.items():
-        wanted = guarantees.get(_ALIASES.get(name, name))
-        given = str(value).lower()
-        contradicts = name == "transactional.id" or (wanted is not None and _SYNONYMS.get(given, given) != wanted)
-        if contradicts:
-            raise ConfigurationError(
-                f"The Kafka setting {name}={value} cannot be used.",
-                why=f"With it records could be lost or doubled silently; it must be {wanted or 'left to us'}.",
-                remedy=f"Remove {name} from the file given to --kafka-config.",
-            )
-    kept = {name: value for name, value in kafka_config.items() if name not in _ALIASES}
-    return {**_DEFAULTS, **kept, **guarantees}
-
-
-def delivery_error(topic: str, error: KafkaError) -> DeliveryError:
-    """The broker's (or the client's) refusal of a record of ``topic``, explained."""
-    missing = "The topic is gone: start again, train creates its own topics."
-    remedies = {
-        KafkaError.MSG_SIZE_TOO_LARGE: f"Raise max.message.bytes of {topic} (and message.max.bytes in --kafka-config).",
-        KafkaError.UNKNOWN_TOPIC_OR_PART: missing,
-        KafkaError._UNKNOWN_TOPIC: missing,  # noqa: SLF001 - librdkafka's own codes
-        KafkaError.TOPIC_AUTHORIZATION_FAILED: f"Give this user the right to write to {topic}.",
-    }
-    remedy = remedies.get(error.code(), "See the broker's log; then start again: the run resumes from its last checkpoint.")
-    return DeliveryError(f"The broker did not accept a record of topic {topic}.", why=f"{error.name()}: {error.str()}", remedy=remedy)
-
-
-def _fatal(error: KafkaError) -> DeliveryError:
-    return DeliveryError(
-        "The Kafka producer failed for good.",
-        why=f"{error.name()}: {error.str()}",
-        remedy="See the broker's log; then start again: the run resumes from its last checkpoint.",
-    )
-
-
-class Complaint:
-    """Says once every 10 s that a wait goes on, and why as far as the client knows."""
-
-    def __init__(self) -> None:
-        self._cause = ""
-        self._next = time.monotonic() + _COMPLAIN_SECONDS
-
-    def on_error(self, error: KafkaError) -> None:
-        """librdkafka's error callback: informational unless fatal; a fatal one also fails a delivery."""
-        self._cause = error.str()
-
-    def because(self, cause: str) -> None:
-        """What the wait is for."""
-        self._cause = cause
-
-    def begin(self) -> None:
-        """A wait begins."""
-        self._next = time.monotonic() + _COMPLAIN_SECONDS
-
-    def waiting(self, records: int) -> None:
-        """The wait goes on."""
-        if time.monotonic() >= self._next:
-            _log.warning("waiting for the broker", unacknowledged=records, cause=self._cause)
-            self.begin()
-
-
 class ClientProducer(ABC):
     """How both producers begin and end: on one librdkafka client, flushed, or let go of after a failure.
 
@@ -165,8 +85,8 @@ class ClientProducer(ABC):
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        self._complaint = Complaint()
-        self._producer = open_producer_client({**settings, "error_cb": self._complaint.on_error})
+        self._wait = BrokerWait()
+        self._producer = open_producer({**settings, "error_cb": self._wait.on_error})
         self._failure: AutoembError | None = None
 
     @abstractmethod
@@ -202,24 +122,23 @@ class IdempotentProducer(ClientProducer):
     """
 
     def __init__(self, kafka_config: Mapping[str, str]) -> None:
-        # Gapless: when one batch fails for good, librdkafka also stops those behind it instead of sending them.
-        super().__init__(producer_settings(kafka_config, enable_gapless_guarantee="true"))
+        super().__init__(producer_settings(kafka_config, GAPLESS))
 
     def send(self, record: Outgoing) -> None:
         """See `RecordProducer.send`."""
-        self._complaint.begin()
+        self._wait.begin()
         while True:
             self._raise_failure()
             try:
-                hand_over(self._producer, record, self._delivered)
+                refused = hand_over(self._producer, record, self._delivered)
             except BufferError:
                 self._serve(self._producer.poll, _POLL_SECONDS)
-                self._complaint.waiting(self.buffered)
-            except KafkaException as error:
-                self._failure = self._failure or delivery_error(record.topic, error.args[0])
-            else:
+                self._wait.waiting(self.buffered)
+                continue
+            if refused is None:
                 self._serve(self._producer.poll, 0)
                 return
+            self._failure = self._failure or delivery_error(record.topic, refused)
 
     def tick(self) -> None:
         """See `RecordProducer.tick`."""
@@ -228,12 +147,12 @@ class IdempotentProducer(ClientProducer):
 
     def flush(self) -> None:
         """See `RecordProducer.flush`."""
-        self._complaint.begin()
+        self._wait.begin()
         self._raise_failure()
-        while self._serve(self._producer.flush, _POLL_SECONDS):  # short waits: Ctrl-C is noticed between them
+        while self.buffered:
+            self._serve(self._producer.flush, _POLL_SECONDS)  # short waits: Ctrl-C is noticed between them
             self._raise_failure()
-            self._complaint.waiting(self.buffered)
-        self._raise_failure()
+            self._wait.waiting(self.buffered)
 
     @property
     def buffered(self) -> int:
@@ -244,17 +163,15 @@ class IdempotentProducer(ClientProducer):
         if error is not None and self._failure is None:
             self._failure = delivery_error(message.topic(), error)
 
-    def _serve(self, call: Callable[[float], int], seconds: float) -> int:
+    def _serve(self, call: Callable[[float], int], seconds: float) -> None:
         """Runs callbacks. The client raises a fatal error here, just before the reports of the records it struck: those name the cause."""
-        try:
-            return call(seconds)
-        except KafkaException as error:
-            deadline = time.monotonic() + _REPORT_SECONDS
-            while self._failure is None and time.monotonic() < deadline:
-                with suppress(KafkaException):
-                    self._producer.poll(_POLL_SECONDS)
-            self._failure = self._failure or _fatal(error.args[0])
-            return 0
+        fatal = attempt(call, seconds)
+        if not isinstance(fatal, KafkaError):
+            return
+        deadline = time.monotonic() + _REPORT_SECONDS
+        while self._failure is None and time.monotonic() < deadline:
+            attempt(self._producer.poll, _POLL_SECONDS)
+        self._failure = self._failure or producer_error(fatal)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -262,26 +179,21 @@ class IdempotentProducer(ClientProducer):
             raise self._failure
 
 
-def open_producer_client(settings: Mapping[str, Any]) -> Any:
-    """confluent_kafka's Producer; a setting librdkafka refuses is a ConfigurationError."""
-    try:
-        return Producer(dict(settings), logger=_librdkafka_log)
-    except (KafkaException, TypeError, ValueError) as error:
-        cause = error.args[0].str() if isinstance(error, KafkaException) else str(error)
-        raise ConfigurationError(
-            "The Kafka settings cannot be used.", why=cause, remedy="Correct the file given to --kafka-config."
-        ) from error
-
-
 def let_go(producer: Any) -> None:
     """Drops all records not acknowledged and serves their reports, without waiting for a broker."""
     producer.purge()
-    with suppress(KafkaException):  # a fatal error is known by then, or of no more interest
-        producer.poll(0)
+    attempt(producer.poll, 0)  # a fatal error is known by then, or of no more interest
 
 
-def hand_over(producer: Any, record: Outgoing, on_delivery: Any) -> None:
-    """Puts the record into librdkafka's queue. Raises BufferError where that is full, KafkaException where it is refused."""
-    producer.produce(
-        record.topic, record.value, record.key, partition=PARTITION, headers=list(record.headers) or None, on_delivery=on_delivery
+def hand_over(producer: Any, record: Outgoing, on_delivery: Any) -> KafkaError | None:
+    """Puts the record into librdkafka's queue; the error where it is refused. Raises BufferError where the queue is full."""
+    error: KafkaError | None = attempt(
+        producer.produce,
+        record.topic,
+        record.value,
+        record.key,
+        partition=PARTITION,
+        headers=list(record.headers) or None,
+        on_delivery=on_delivery,
     )
+    return error

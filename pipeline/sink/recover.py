@@ -4,28 +4,25 @@ With transactions open the run's `TransactionalProducer` first: it ends the tran
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError
 
 from autoemb_pipeline.errors import AutoembError, BrokerError, ConfigurationError, DecodeError, OffsetError, StateError, TopicError
+from autoemb_pipeline.kafka.errors import OUT_OF_RANGE, output_error, told
+from autoemb_pipeline.kafka.reader import TopicReader
+from autoemb_pipeline.kafka.stalls import BrokerWait
 from autoemb_pipeline.offsets import offsets_from_text
 from autoemb_pipeline.schemas.metrics import PREQUENTIAL, parse_metrics
 from autoemb_pipeline.schemas.registry import REGISTRY_MAGIC, RegistryCodec
-from autoemb_pipeline.sink.producer import PARTITION, Complaint
+from autoemb_pipeline.sink.producer import PARTITION
 
 # Longer than a broker keeps a transaction open whose producer died (transaction.timeout.ms, 60 s by default, checked every 10 s).
 _PATIENCE_SECONDS = 90.0
-_POLL_MESSAGES = 1000
-_POLL_SECONDS = 0.1
+_RETRY_SECONDS = 0.1
 _UNKNOWN_SECONDS = 30.0
-
-_PASSING = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._RESOLVE}  # noqa: SLF001 - librdkafka's codes
-_GONE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}  # noqa: SLF001 - the same
-_NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # noqa: SLF001 - the same
 
 Headers = Sequence[tuple[str, bytes]]
 _Boundary = tuple[int, dict[int, int], dict[int, frozenset[int]], Mapping[str, Any]]
@@ -83,8 +80,11 @@ def topic_ranges(kafka_config: Mapping[str, str], topics: Sequence[str], *, time
         TopicError: no such topic.
         BrokerError: no answer within ``timeout`` seconds.
     """
-    with _consumer(kafka_config) as consumer:
-        return [_watermarks(consumer, topic, timeout) for topic in topics]
+    ranges = []
+    for topic in topics:
+        with _reader(kafka_config, topic, committed=False) as reader:
+            ranges.append(reader.offsets(PARTITION, timeout=timeout))
+    return ranges
 
 
 def wait_for_ranges(kafka_config: Mapping[str, str], topics: Sequence[str]) -> list[tuple[int, int]]:
@@ -93,18 +93,18 @@ def wait_for_ranges(kafka_config: Mapping[str, str], topics: Sequence[str]) -> l
     Raises:
         TopicError: no such topic, for half a minute.
     """
-    complaint, give_up = Complaint(), time.monotonic() + _UNKNOWN_SECONDS
+    wait, give_up = BrokerWait(), time.monotonic() + _UNKNOWN_SECONDS
     while True:
         try:
             return topic_ranges(kafka_config, topics)
         except BrokerError as error:
-            complaint.because(error.why)
+            wait.because(error.why)
             give_up = time.monotonic() + _UNKNOWN_SECONDS
         except TopicError:
             if time.monotonic() >= give_up:
                 raise
-        complaint.waiting(0)
-        time.sleep(_POLL_SECONDS)
+        wait.waiting(0)
+        time.sleep(_RETRY_SECONDS)
 
 
 def read_run(
@@ -237,63 +237,20 @@ def _read(
     The end is where an uncommitted reader would see it now, transaction markers included; a committed reader's own end-of-partition may
     come earlier, at somebody's open transaction, behind which this run's records would be hidden.
     """
-    deadline = time.monotonic() + patience
-    with _consumer(kafka_config) as consumer:
-        low, high = _watermarks(consumer, topic, min(10.0, patience))
-        if not low <= from_offset <= high:
-            raise _out_of_range(topic, from_offset, f"It holds offsets {low} to {high}.")
-    with _consumer(kafka_config, committed=True) as consumer:
-        consumer.assign([TopicPartition(topic, PARTITION, from_offset)])
-        while True:
-            for message in consumer.consume(_POLL_MESSAGES, _POLL_SECONDS):
-                error = message.error()
-                if error is None:
-                    take(message.key(), message.value(), message.headers() or ())
-                    deadline = time.monotonic() + patience
-                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - librdkafka's code
-                    if message.offset() >= high:
-                        return
-                elif error.code() not in _PASSING:
-                    raise _explained(topic, from_offset, error)
-            if time.monotonic() >= deadline:
-                raise BrokerError(
-                    f"The end of {topic} was not reached within {patience:.0f} s.",
-                    why="The broker is away, or another producer left a transaction open in it.",
-                    remedy="Check the broker; an open transaction ends by itself after its producer's transaction.timeout.ms.",
-                )
+    with _reader(kafka_config, topic, committed=False) as reader:
+        low, high = reader.offsets(PARTITION, timeout=min(10.0, patience))
+    if not low <= from_offset <= high:
+        raise _out_of_range(topic, from_offset, f"It holds offsets {low} to {high}.")
+    with _reader(kafka_config, topic, committed=True, from_offset=from_offset) as reader:
+        for message in reader.read(PARTITION, from_offset, end=high, patience=patience):
+            take(message.key(), message.value(), message.headers() or ())
 
 
-@contextmanager
-def _consumer(kafka_config: Mapping[str, str], *, committed: bool = False) -> Iterator[Any]:
-    settings = {
-        "group.id": "autoemb-recover",  # librdkafka wants one; nothing is ever committed under it
-        "log_level": "0",
-        **kafka_config,
-        "enable.auto.commit": "false",
-        "enable.partition.eof": "true",
-        "auto.offset.reset": "error",
-        "isolation.level": "read_committed" if committed else "read_uncommitted",
-        "error_cb": lambda _error: None,  # a passing error shows as the end not being reached
-    }
-    try:
-        consumer = Consumer(settings)
-    except (KafkaException, TypeError, ValueError) as error:
-        cause = error.args[0].str() if isinstance(error, KafkaException) else str(error)
-        raise ConfigurationError(
-            "The Kafka settings cannot be used.", why=cause, remedy="Correct the file given to --kafka-config."
-        ) from error
-    try:
-        yield consumer
-    finally:
-        consumer.close()
+def _reader(kafka_config: Mapping[str, str], topic: str, *, committed: bool, from_offset: int | None = None) -> TopicReader:
+    def explain(error: KafkaError) -> AutoembError:
+        return _out_of_range(topic, from_offset, told(error)) if error.code() in OUT_OF_RANGE else output_error(topic, error)
 
-
-def _watermarks(consumer: Any, topic: str, timeout: float) -> tuple[int, int]:
-    try:
-        low, high = consumer.get_watermark_offsets(TopicPartition(topic, PARTITION), timeout=timeout, cached=False)
-    except KafkaException as error:
-        raise _explained(topic, None, error.args[0]) from error
-    return low, high
+    return TopicReader(kafka_config, topic, group="autoemb-recover", explain=explain, committed=committed)
 
 
 def _out_of_range(topic: str, offset: int | None, why: str) -> OffsetError:
@@ -302,12 +259,3 @@ def _out_of_range(topic: str, offset: int | None, why: str) -> OffsetError:
         why=f"{why} The topic was recreated, truncated, or its retention passed.",
         remedy=_CHOICES,
     )
-
-
-def _explained(topic: str, offset: int | None, error: KafkaError) -> AutoembError:
-    cause = f"{error.name()}: {error.str()}"
-    if error.code() in _GONE:
-        return _out_of_range(topic, offset, cause)
-    if error.code() in _NO_TOPIC:
-        return TopicError(f"There is no topic {topic}.", why=cause, remedy="Check the name; train creates its own topics when it starts.")
-    return BrokerError(f"Topic {topic} cannot be read.", why=cause, remedy="Check the broker and --kafka-config.")

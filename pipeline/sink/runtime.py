@@ -4,19 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError
 
+from autoemb_pipeline.kafka.settings import ignore, open_producer, without_producer_guarantees
 from autoemb_pipeline.schemas.metrics import RUNTIME
 from autoemb_pipeline.schemas.registry import RegistryCodec
 from autoemb_pipeline.sink.metrics import Format, metrics_key, record_encoder
-from autoemb_pipeline.sink.producer import Outgoing, hand_over, open_producer_client
+from autoemb_pipeline.sink.producer import Outgoing, hand_over
 
 _CLOSE_SECONDS = 5.0
 _log = structlog.get_logger(__name__)
 
 # A small buffer and a short life: an old rate is worth nothing. The transactional settings belong to the metrics' producer.
 _OURS = {"queue.buffering.max.messages": "1000", "message.timeout.ms": "30000", "log_level": "0"}
-_NOT_OURS = {"transactional.id", "enable.idempotence", "enable.gapless.guarantee", "delivery.timeout.ms", "transaction.timeout.ms"}
 
 
 class RuntimeSink:
@@ -34,8 +34,7 @@ class RuntimeSink:
     def __init__(
         self, kafka_config: Mapping[str, str], topic: str, *, form: Format = "json", registry: RegistryCodec | None = None
     ) -> None:
-        settings = {name: value for name, value in kafka_config.items() if name not in _NOT_OURS}
-        self._producer = open_producer_client({**settings, **_OURS, "error_cb": _ignore})
+        self._producer = open_producer({**without_producer_guarantees(kafka_config), **_OURS, "error_cb": ignore})
         self._topic = topic
         self._encode = record_encoder(RUNTIME, topic, form, registry)
         self.dropped = 0
@@ -48,11 +47,9 @@ class RuntimeSink:
         """
         outgoing = Outgoing(self._topic, metrics_key(record["run_id"], record["step"]), self._encode(record))
         try:
-            hand_over(self._producer, outgoing, self._delivered)
+            self._delivered(hand_over(self._producer, outgoing, self._delivered), None)
         except BufferError:
             self._drop("the buffer is full")
-        except KafkaException as error:
-            self._drop(error.args[0].str())
         self._producer.poll(0)
 
     def close(self) -> None:
@@ -69,7 +66,3 @@ class RuntimeSink:
         self.dropped += 1
         if self.dropped == 1:
             _log.warning("runtime metrics are being dropped", topic=self._topic, why=why)
-
-
-def _ignore(_error: KafkaError) -> None:
-    """librdkafka's error callback: a record that fails says so itself."""

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError
 
 from autoemb_pipeline.errors import AutoembError, BrokerError, DeliveryError, StateError
-from autoemb_pipeline.sink.producer import ClientProducer, Outgoing, delivery_error, hand_over, producer_settings
+from autoemb_pipeline.kafka.errors import FENCED, NEVER_ACCEPTED, PURGED, attempt, delivery_error, told
+from autoemb_pipeline.kafka.settings import producer_settings
+from autoemb_pipeline.sink.producer import ClientProducer, Outgoing, hand_over
 
 TRANSACTION_SECONDS = 1.0
 _MOST_RECORDS = 10_000
@@ -18,18 +20,6 @@ _CALL_SECONDS = 1.0
 _START_SECONDS = 60.0
 _PAUSES = (0.1, 0.3, 1.0, 3.0, 5.0)  # seconds after each abort, before the records are written again
 _BROKER_LIMIT_SECONDS = 60.0  # librdkafka's default transaction.timeout.ms
-
-_FENCED = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}  # noqa: SLF001 - librdkafka's own codes
-_ABORT_NOISE = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}  # noqa: SLF001 - the same
-_REFUSED_FOR_GOOD = {
-    KafkaError.MSG_SIZE_TOO_LARGE,
-    KafkaError.RECORD_LIST_TOO_LARGE,
-    KafkaError.INVALID_RECORD,
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 - the same
-    KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - the same
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-}
 
 
 class _AbortNeededError(Exception):
@@ -53,7 +43,7 @@ class TransactionalProducer(ClientProducer):
 
     def __init__(self, kafka_config: Mapping[str, str], *, run_id: str) -> None:
         self._run_id = run_id
-        settings = producer_settings(kafka_config, transactional_id=f"autoemb-{run_id}")
+        settings = producer_settings(kafka_config, {"transactional.id": f"autoemb-{run_id}"})
         self._limit = float(settings.get("transaction.timeout.ms", _BROKER_LIMIT_SECONDS * 1000)) / 1000
         super().__init__(settings)
         self._open: list[Outgoing] = []
@@ -97,19 +87,13 @@ class TransactionalProducer(ClientProducer):
 
     def _start(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
-        while True:
-            try:
-                self._producer.init_transactions(_CALL_SECONDS)
-            except KafkaException as error:
-                cause = error.args[0]
-                if cause.retriable() and time.monotonic() < deadline:
-                    continue
+        while isinstance(cause := attempt(self._producer.init_transactions, _CALL_SECONDS), KafkaError):
+            if not cause.retriable() or time.monotonic() >= deadline:
                 raise BrokerError(
                     "Kafka transactions cannot be started.",
-                    why=f"{cause.name()}: {cause.str()}",
+                    why=told(cause),
                     remedy="Check the broker (the embedded one has no transactions), or start without --exactly-once-metrics.",
-                ) from error
-            return
+                )
 
     def _begin(self) -> None:
         self._call(lambda _seconds: self._producer.begin_transaction())
@@ -120,18 +104,18 @@ class TransactionalProducer(ClientProducer):
         return time.monotonic() - self._opened_at
 
     def _write(self, record: Outgoing) -> None:
-        self._complaint.begin()
+        self._wait.begin()
         while True:
             try:
-                hand_over(self._producer, record, self._delivered)
+                refused = hand_over(self._producer, record, self._delivered)
             except BufferError:
                 self._serve(_CALL_SECONDS / 5)
-                self._complaint.waiting(self.buffered)
-            except KafkaException as error:
-                self._refused(record.topic, error.args[0])
-                raise _AbortNeededError from error
-            else:
+                self._wait.waiting(self.buffered)
+                continue
+            if refused is None:
                 return
+            self._refused(record.topic, refused)
+            raise _AbortNeededError
 
     def _commit(self) -> None:
         """Commits the open transaction, writing it again where the broker aborted it."""
@@ -163,41 +147,33 @@ class TransactionalProducer(ClientProducer):
 
     def _call(self, operation: Callable[[float], Any]) -> None:
         """Runs a transactional operation until it is done, as KIP-98's clients must: retriable errors again, others by their kind."""
-        self._complaint.begin()
-        while True:
-            try:
-                operation(_CALL_SECONDS)
-            except KafkaException as error:
-                cause = error.args[0]
-                if cause.code() in _FENCED or cause.fatal():
-                    self._failure = self._fatal(cause)
-                    raise self._failure from error
-                if cause.txn_requires_abort():
-                    raise _AbortNeededError from error
-                if not cause.retriable():
-                    self._failure = BrokerError("A Kafka transaction failed.", why=f"{cause.name()}: {cause.str()}")
-                    raise self._failure from error
-                self._complaint.waiting(self.buffered)
-            else:
-                return
+        self._wait.begin()
+        while isinstance(cause := attempt(operation, _CALL_SECONDS), KafkaError):
+            if cause.code() in FENCED or cause.fatal():
+                self._failure = self._fatal(cause)
+            elif cause.txn_requires_abort():
+                raise _AbortNeededError
+            elif not cause.retriable():
+                self._failure = BrokerError("A Kafka transaction failed.", why=told(cause))
+            self._raise_failure()
+            self._wait.waiting(self.buffered)
 
     def _serve(self, seconds: float) -> None:
         """Runs callbacks; the client raises a fatal error here, such as being fenced."""
-        try:
-            self._producer.poll(seconds)
-        except KafkaException as error:
-            self._failure = self._fatal(error.args[0])
-            raise self._failure from error
+        fatal = attempt(self._producer.poll, seconds)
+        if isinstance(fatal, KafkaError):
+            self._failure = self._fatal(fatal)
+            raise self._failure
 
     def _fatal(self, cause: KafkaError) -> AutoembError:
-        why = f"{cause.name()}: {cause.str()}"
+        why = told(cause)
         if self._open and self._age() >= self._limit:
             return BrokerError(
                 f"A transaction stayed open for {self._age():.0f} s; the broker ends it after {self._limit:.0f} s.",
                 why=f"This process stood still. {why}",
                 remedy="Start again: the run resumes from its last checkpoint.",
             )
-        if cause.code() in _FENCED:
+        if cause.code() in FENCED:
             return StateError(
                 f"Another trainer with this run id took over: {self._run_id}.",
                 why=why,
@@ -212,11 +188,11 @@ class TransactionalProducer(ClientProducer):
             self._refused(message.topic(), error)
 
     def _refused(self, topic: str, error: KafkaError) -> None:
-        if self._refusal is None and error.code() not in _ABORT_NOISE:
+        if self._refusal is None and error.code() not in PURGED:
             self._refusal = (topic, error)
 
     def _raise_refusal(self) -> None:
-        if self._refusal and self._refusal[1].code() in _REFUSED_FOR_GOOD:
+        if self._refusal and self._refusal[1].code() in NEVER_ACCEPTED:
             self._failure = delivery_error(*self._refusal)
             raise self._failure
 

@@ -3,59 +3,22 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import TopicPartition
 
-from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.kafka.errors import END_OF_PARTITION
+from autoemb_pipeline.kafka.settings import cached_high, consumer_settings, open_consumer
 from autoemb_pipeline.source.config import SourceConfig
 from autoemb_pipeline.source.guard import TopicGuard
 from autoemb_pipeline.source.reader import Fetched, Raw
 
 _TURN = 0.02  # seconds that one of several awaited consumers may keep the others waiting
 
-# What the guarantees rest on: nobody may set these otherwise.
-_FIXED: Mapping[str, str | bool] = {
-    "enable.auto.commit": False,
-    "enable.auto.offset.store": False,
-    "auto.offset.reset": "error",
-    "enable.partition.eof": True,
-    "isolation.level": "read_committed",
-    "allow.auto.create.topics": False,
-}
-# Measured: with these, eight consumers in one process bring the most records per second and keep at most 2 MiB each.
-_TUNED: Mapping[str, str] = {
-    "queued.max.messages.kbytes": "2048",
-    "queued.min.messages": "5000",
-    "fetch.queue.backoff.ms": "10",
-    "reconnect.backoff.max.ms": "2000",
-    "log_level": "0",  # failures come through the callbacks, not on stderr
-}
 
-
-def consumer_settings(kafka: Mapping[str, str], config: SourceConfig, guard: TopicGuard) -> dict[str, Any]:
-    """librdkafka settings of a consumer: tuned defaults, the user's over them, the fixed ones over both.
-
-    Raises:
-        ConfigurationError: the user set a fixed one to something else.
-    """
-    for name, value in _FIXED.items():
-        if name in kafka and str(kafka[name]).lower() != str(value).lower():
-            raise ConfigurationError(
-                f"The Kafka setting {name} cannot be {kafka[name]!r}",
-                why=f"reading without loss needs {str(value).lower()}",
-                remedy=f"remove {name} from --kafka-config",
-            )
+def reading_settings(kafka: Mapping[str, str], config: SourceConfig, guard: TopicGuard) -> dict[str, Any]:
+    """librdkafka settings of the source's consumers. Raises ConfigurationError where the user's contradict a guarantee."""
     # The end of a partition is told by the first empty answer, which the broker holds back this long.
-    ending = {"fetch.wait.max.ms": "100"} if config.until_end else {}
-    group = {"group.id": f"autoemb-{config.run_id}"}
-    return {**_TUNED, **ending, **group, **kafka, **_FIXED, "error_cb": guard.on_global_error}
-
-
-def open_consumer(settings: Mapping[str, Any]) -> Any:
-    """A Consumer; raises ConfigurationError for settings that librdkafka refuses."""
-    try:
-        return Consumer(dict(settings))
-    except KafkaException as error:
-        raise ConfigurationError("A Kafka setting cannot be used", why=error.args[0].str(), remedy="check --kafka-config") from error
+    wait = 100 if config.until_end else None
+    return {**consumer_settings(kafka, f"autoemb-{config.run_id}", fetch_wait_ms=wait), "error_cb": guard.on_global_error}
 
 
 class PartitionConsumers:
@@ -191,18 +154,9 @@ def in_pieces(messages: Iterable[Any], guard: TopicGuard) -> list[Fetched[bytes]
             if records is None:
                 records = growing[partition] = []
             records.append((message.offset(), message.key(), message.value()))
-        elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 # its name
+        elif error.code() == END_OF_PARTITION:
             pieces.append(Fetched(partition, growing.pop(partition, []), message.offset()))
         else:
             guard.on_error(error, partition)
     pieces.extend(Fetched(partition, records) for partition, records in growing.items())
     return pieces
-
-
-def cached_high(consumer: Any, topic: str, partition: int) -> int | None:
-    """The partition's high watermark in the last fetch answer; None before the first."""
-    try:
-        _, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), cached=True)
-    except KafkaException:
-        return None
-    return int(high) if high >= 0 else None

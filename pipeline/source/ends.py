@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import structlog
 
 from autoemb_pipeline.errors import BrokerError
+from autoemb_pipeline.kafka.stalls import Throttle
 
 _log = structlog.get_logger()
 
@@ -32,7 +33,7 @@ class PartitionEnds:
         self._targets: dict[int, int] = {}
         self._hidden: dict[int, int] = {}
         self._since: dict[int, float] = {}
-        self._warned: dict[int, float] = {}
+        self._throttle = Throttle(_SECONDS_BETWEEN_WARNINGS)
 
     def told(self, partition: int, end: int, high: int | None, now: float) -> bool:
         """The partition's end was told while its high watermark was `high`.
@@ -60,9 +61,7 @@ class PartitionEnds:
             return
         self._hidden[partition] = hidden
         since = self._since.setdefault(partition, now)
-        warned = self._warned.get(partition)
-        if now - since >= SURE_SECONDS and (warned is None or now - warned >= _SECONDS_BETWEEN_WARNINGS):
-            self._warned[partition] = now
+        if now - since >= SURE_SECONDS and self._throttle.due(partition, now):
             _log.warning(
                 "records wait behind an open transaction",
                 topic=self._topic,

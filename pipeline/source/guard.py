@@ -1,4 +1,4 @@
-"""Watches the topic: is it the one the run began with, how many partitions has it; and turns librdkafka's errors into this project's."""
+"""Watches the topic: is it the one the run began with, how many partitions has it, and which of librdkafka's errors end the run."""
 
 import contextlib
 import time
@@ -8,38 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import KafkaError, TopicCollection, TopicPartition
+from confluent_kafka.admin import OffsetSpec
 
-from autoemb_pipeline.errors import AutoembError, BrokerError, ConfigurationError, OffsetError, TopicError
+from autoemb_pipeline.errors import AutoembError, BrokerError, OffsetError, TopicError
+from autoemb_pipeline.kafka.errors import NOT_YET, OUT_OF_RANGE, REFUSED, UNKNOWN_TOPIC, attempt, input_error
+from autoemb_pipeline.kafka.settings import quiet_admin
+from autoemb_pipeline.kafka.stalls import Throttle
 
 _log = structlog.get_logger()
 
 _NEW_RUN = "restore the topic, or start a new run: autoemb-pipeline train --new-run"
-_OUT_OF_RANGE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION}  # noqa: SLF001 # its names
-_UNKNOWN_TOPIC = {
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError.UNKNOWN_TOPIC_ID,
-    KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
-    KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
-}
-_REFUSED = {
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-    KafkaError.SASL_AUTHENTICATION_FAILED,
-    KafkaError._AUTHENTICATION,  # noqa: SLF001
-    KafkaError._SSL,  # noqa: SLF001
-}
-_SILENT = {KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE}  # noqa: SLF001
-_NOT_YET = {
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.OFFSET_NOT_AVAILABLE,
-}
 _SECONDS_BETWEEN_ATTEMPTS = 0.2
 _SECONDS_UNTIL_MISSING = 2.0
-_SECONDS_BETWEEN_WARNINGS = 10.0
 _MISSES_BELIEVED = 2  # a broker that has just started may not know its topics yet
 
 
@@ -74,11 +55,7 @@ class TopicGuard:
         self.topic_id = expected_id
         self._servers = kafka.get("bootstrap.servers", "")
         self._topic = topic
-        # Kept for the guard's life: a garbage-collected AdminClient cancels its futures.
-        try:
-            self._admin = AdminClient({**kafka, "log_level": "0", "error_cb": self.on_global_error})
-        except KafkaException as error:
-            raise ConfigurationError("A Kafka setting cannot be used", why=error.args[0].str(), remedy="check --kafka-config") from error
+        self._admin = quiet_admin({**kafka, "error_cb": self.on_global_error})
         self._interval = check_interval
         self._clock = clock
         self._due = clock() + check_interval
@@ -86,7 +63,7 @@ class TopicGuard:
         self._misses = 0
         self._partitions: int | None = None
         self._fatal: AutoembError | None = None
-        self._warned: dict[str, float] = {}
+        self._throttle = Throttle()
 
     def describe(self, timeout: float) -> TopicInfo:
         """What the topic is now.
@@ -96,13 +73,10 @@ class TopicGuard:
             OffsetError: it is another topic of the same name.
             BrokerError: no answer within `timeout` seconds, or a refusal.
         """
-        future = self._ask(timeout)
-        try:
-            return self._judged(future.result(timeout + 1))
-        except KafkaException as error:
-            raise self._translated(error.args[0]) from error
-        except TimeoutError as error:
-            raise self._no_answer("no answer") from error
+        description = attempt(self._ask(timeout).result, timeout + 1)
+        if isinstance(description, KafkaError):
+            raise self._explained(description)
+        return self._judged(description)
 
     def describe_at_start(self, timeout: float) -> TopicInfo:
         """As `describe`, but a missing topic is looked for again for a moment: what was just created is not known everywhere at once."""
@@ -136,13 +110,12 @@ class TopicGuard:
         deadline = self._clock() + timeout
         while True:
             futures = self._admin.list_offsets(wanted, request_timeout=timeout)
-            try:
-                return {at.partition: int(future.result(timeout + 1).offset) for at, future in futures.items()}
-            except KafkaException as error:
-                if error.args[0].code() not in _NOT_YET or self._clock() >= deadline:
-                    raise self._translated(error.args[0]) from error
-            except TimeoutError as error:
-                raise self._no_answer("no answer") from error
+            answers = {where.partition: attempt(future.result, timeout + 1) for where, future in futures.items()}
+            error = next((answer for answer in answers.values() if isinstance(answer, KafkaError)), None)
+            if error is None:
+                return {partition: int(answer.offset) for partition, answer in answers.items()}
+            if error.code() not in NOT_YET or self._clock() >= deadline:
+                raise self._explained(error)
             time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
 
     def tick(self) -> None:
@@ -157,10 +130,11 @@ class TopicGuard:
         if not self._asked.done():
             return
         asked, self._asked, self._due = self._asked, None, now + self._interval
-        try:
-            self._judged(asked.result())
-        except KafkaException as error:
-            self._missed(error)
+        description = attempt(asked.result)
+        if isinstance(description, KafkaError):
+            self._missed(description)
+        else:
+            self._judged(description)
 
     def partitions_seen(self) -> int | None:
         """The number of partitions, once after each look that was answered; else None."""
@@ -180,18 +154,18 @@ class TopicGuard:
             BrokerError: refused for good.
         """
         code = error.code()
-        if code in _OUT_OF_RANGE:
+        if code in OUT_OF_RANGE:
             self._explain_out_of_range(error, partition)
-        if code in _UNKNOWN_TOPIC:
+        if code in UNKNOWN_TOPIC:
             self.look_soon()
-        elif code in _REFUSED or error.fatal():
-            raise self._translated(error)
+        elif code in REFUSED or error.fatal():
+            raise self._explained(error)
         self._warn(error, partition)
 
     def on_global_error(self, error: KafkaError) -> None:
         """librdkafka's error callback. Raising in it would be lost, so a final error is kept for the next `tick`."""
-        if error.code() in _REFUSED or error.fatal():
-            self._fatal = self._translated(error)
+        if error.code() in REFUSED or error.fatal():
+            self._fatal = self._explained(error)
         else:
             self._warn(error, None)
 
@@ -213,14 +187,14 @@ class TopicGuard:
             )
         return info
 
-    def _missed(self, error: KafkaException) -> None:
-        if error.args[0].code() not in _UNKNOWN_TOPIC:
-            self._warn(error.args[0], None)
+    def _missed(self, error: KafkaError) -> None:
+        if error.code() not in UNKNOWN_TOPIC:
+            self._warn(error, None)
             return
         self._misses += 1
         self._due = self._clock() + min(1.0, self._interval)
         if self._misses >= _MISSES_BELIEVED:
-            raise self._translated(error.args[0]) from error
+            raise self._explained(error)
 
     def _explain_out_of_range(self, error: KafkaError, partition: int | None) -> None:
         with contextlib.suppress(BrokerError):
@@ -231,30 +205,9 @@ class TopicGuard:
             remedy=_NEW_RUN,
         )
 
-    def _translated(self, error: KafkaError) -> AutoembError:
-        if error.code() in _UNKNOWN_TOPIC:
-            return TopicError(
-                f"There is no topic {self._topic!r} at {self._servers}",
-                why=error.str(),
-                remedy=f"autoemb-pipeline replay --dataset ml-latest-small --topic {self._topic}",
-            )
-        if error.code() in _REFUSED or error.fatal():
-            return BrokerError(
-                f"The broker at {self._servers} refuses to serve topic {self._topic!r}",
-                why=error.str(),
-                remedy="check the security settings in --kafka-config",
-            )
-        if error.code() in _SILENT:
-            return self._no_answer(error.str())
-        return BrokerError(
-            f"The broker at {self._servers} cannot serve topic {self._topic!r}", why=error.str(), remedy="autoemb-pipeline doctor"
-        )
-
-    def _no_answer(self, why: str) -> BrokerError:
-        return BrokerError(f"No broker answers at {self._servers}", why=why, remedy="autoemb-pipeline doctor")
+    def _explained(self, error: KafkaError) -> AutoembError:
+        return input_error(self._servers, self._topic, error)
 
     def _warn(self, error: KafkaError, partition: int | None) -> None:
-        now = self._clock()
-        if now - self._warned.get(error.name(), -_SECONDS_BETWEEN_WARNINGS) >= _SECONDS_BETWEEN_WARNINGS:
-            self._warned[error.name()] = now
+        if self._throttle.due(error.name(), self._clock()):
             _log.warning("kafka trouble, retrying", topic=self._topic, partition=partition, error=error.name(), detail=error.str())

@@ -6,12 +6,14 @@ from threading import Thread
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 
 from autoemb_pipeline.errors import BrokerError, OffsetError, TopicError
+from autoemb_pipeline.kafka.errors import attempt
+from autoemb_pipeline.kafka.settings import open_consumer
 from autoemb_pipeline.records import Interaction, RunPosition
 from autoemb_pipeline.source.config import SourceConfig
-from autoemb_pipeline.source.consumers import PartitionConsumers, SharedConsumer, consumer_settings, open_consumer
+from autoemb_pipeline.source.consumers import PartitionConsumers, SharedConsumer, reading_settings
 from autoemb_pipeline.source.guard import TopicGuard
 from autoemb_pipeline.source.merged import MergedSource
 
@@ -50,7 +52,7 @@ class KafkaSource(MergedSource[bytes]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._guard = TopicGuard(kafka, config.topic, expected_id=config.topic_id, check_interval=config.check_interval, clock=clock)
-        settings = consumer_settings(kafka, config, self._guard)
+        settings = reading_settings(kafka, config, self._guard)
         self._commits = _Commits(settings, config.topic)  # first: settings that cannot be used need no broker to be found
         count = self._guard.describe_at_start(config.start_timeout).partitions
         starts = _start_offsets(
@@ -133,7 +135,7 @@ class KafkaSource(MergedSource[bytes]):
                 f"{self._left_out_records:,} records of partitions {list(self._left_out)} were not read: the partitions were added after "
                 "the start, and --until-end reads those there were then. Start again to read them"
             )
-        return found
+        return tuple(found)
 
     def _note_left_out(self, added: Sequence[int]) -> None:
         self._left_out_records = self._guard.records(added, _REQUEST_SECONDS)
@@ -187,10 +189,9 @@ class _Commits:
             return
         offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in self._waiting.items()]
         self._waiting, self._under_way = None, True
-        try:
-            self._consumer.commit(offsets=offsets, asynchronous=True)
-        except KafkaException as error:
-            self._done(error.args[0], offsets)
+        refused = attempt(self._consumer.commit, offsets=offsets, asynchronous=True)
+        if isinstance(refused, KafkaError):
+            self._done(refused, offsets)
 
     def _done(self, error: KafkaError | None, _: list[Any]) -> None:
         self._under_way = False

@@ -16,8 +16,8 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import NewTopic
 
 from autoemb_pipeline.batching import Batcher, batches
+from autoemb_pipeline.kafka.settings import quiet_admin
 from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
-from autoemb_pipeline.ops.brokers.metadata import quiet_admin
 from autoemb_pipeline.records import Interaction, RunPosition
 from autoemb_pipeline.schemas.codec import decode_interaction, encode_interaction
 from autoemb_pipeline.source import KafkaSource, MemorySource, SourceConfig

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from autoemb_pipeline.cli.main import cli
+from autoemb_pipeline.kafka.settings import quiet_admin
 from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
-from autoemb_pipeline.ops.brokers.metadata import quiet_admin
 from autoemb_pipeline.ops.brokers.process import free_port
 from autoemb_pipeline.ops.topics import ensure_interactions_topic
 

@@ -11,8 +11,8 @@ import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.kafka.settings import quiet_admin
 from autoemb_pipeline.ops import doctor, state_directory
-from autoemb_pipeline.ops.brokers.metadata import quiet_admin
 from autoemb_pipeline.ops.brokers.process import free_port
 from autoemb_pipeline.ops.doctor import DoctorConfig, Finding, examine
 from autoemb_pipeline.ops.state_directory import StateDirectoryProblem, examine_state_directory

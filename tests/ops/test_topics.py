@@ -9,8 +9,8 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions
 
 from autoemb_pipeline.errors import BrokerError, TopicError
+from autoemb_pipeline.kafka.settings import quiet_admin
 from autoemb_pipeline.ops import topics
-from autoemb_pipeline.ops.brokers.metadata import quiet_admin
 from autoemb_pipeline.ops.topics import ensure_interactions_topic, ensure_metrics_topics, partition_count, topic_id, wait_for_topic
 
 NEVER = "9223372036854775807"

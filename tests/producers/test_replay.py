@@ -8,7 +8,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from autoemb_pipeline.errors import BrokerError, ConfigurationError, DatasetError, DeliveryError, TopicError
-from autoemb_pipeline.ops.brokers.metadata import quiet_admin
+from autoemb_pipeline.kafka.settings import quiet_admin
 from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, load_dataset
 from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
 from autoemb_pipeline.producers.datasets.sorting import sort_source

@@ -15,7 +15,7 @@ import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import NewPartitions
 
-from autoemb_pipeline.ops.brokers.metadata import quiet_admin
+from autoemb_pipeline.kafka.settings import quiet_admin
 from autoemb_pipeline.ops.topics import ensure_interactions_topic, ensure_metrics_topics
 from tests.conftest import TestBroker
 from tests.fastdisk import fast_directory

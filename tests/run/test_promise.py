@@ -17,7 +17,7 @@ from autoemb_pipeline.checkpoint.store import CheckpointStore
 from autoemb_pipeline.cli.main import main
 from autoemb_pipeline.config import RunConfig
 from autoemb_pipeline.errors import CheckpointError, OffsetError, TopicError
-from autoemb_pipeline.ops.brokers.metadata import quiet_admin
+from autoemb_pipeline.kafka.settings import quiet_admin
 from autoemb_pipeline.predict import Pair, Predictor, tables_of
 from autoemb_pipeline.records import OfflineStage
 from tests.run.conftest import Stream, trainer_config

@@ -17,7 +17,7 @@ from autoemb_pipeline.checkpoint.store import CheckpointStore
 from autoemb_pipeline.cli.progress import describe
 from autoemb_pipeline.config import RunConfig
 from autoemb_pipeline.errors import AutoembError, CheckpointError, OffsetError, StateError, TopicError
-from autoemb_pipeline.ops.brokers.metadata import quiet_admin
+from autoemb_pipeline.kafka.settings import quiet_admin
 from autoemb_pipeline.ops.topics import ensure_interactions_topic
 from autoemb_pipeline.schemas.codec import encode_interaction
 from tests.run.conftest import Stream

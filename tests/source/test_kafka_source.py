@@ -10,8 +10,8 @@ from confluent_kafka.admin import NewPartitions, NewTopic
 
 from autoemb_pipeline.batching import Batcher, batches, read
 from autoemb_pipeline.errors import BrokerError, ConfigurationError, TopicError
+from autoemb_pipeline.kafka.settings import quiet_admin
 from autoemb_pipeline.ops.brokers.embedded import EmbeddedBroker, embedded_available
-from autoemb_pipeline.ops.brokers.metadata import quiet_admin
 from autoemb_pipeline.records import Interaction, MiniBatch, RunPosition
 from autoemb_pipeline.schemas.codec import decode_interaction, encode_interaction
 from autoemb_pipeline.source import KafkaSource, SourceConfig

@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 
 from autoemb_pipeline.batching import Batcher, batches
 from autoemb_pipeline.errors import BrokerError, OffsetError, TopicError
+from autoemb_pipeline.kafka.settings import quiet_admin
 from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka
-from autoemb_pipeline.ops.brokers.metadata import quiet_admin
 from autoemb_pipeline.records import Interaction, RunPosition
 from autoemb_pipeline.schemas.codec import decode_interaction, encode_interaction
 from autoemb_pipeline.source import KafkaSource, SourceConfig

@@ -14,10 +14,11 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import NewTopic
 
 from autoemb_pipeline.errors import BrokerError, ConfigurationError
+from autoemb_pipeline.kafka.settings import quiet_admin
 from autoemb_pipeline.ops.brokers.command import run_broker
 from autoemb_pipeline.ops.brokers.embedded import embedded_available
 from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
-from autoemb_pipeline.ops.brokers.metadata import is_ready, quiet_admin
+from autoemb_pipeline.ops.brokers.metadata import is_ready
 from autoemb_pipeline.ops.brokers.process import answers_tcp, free_port
 from autoemb_pipeline.ops.topics import ensure_interactions_topic
 
