@@ -31,9 +31,9 @@ class TrainerConfig:
         learner: method, task, dimensions, rates, seed, device.
         context: context mode; spaces and classes follow the learner.
         prequential: window and fading of the running metrics.
-        positive_above: ratings above it are positive (binary task and label statistics).
+        positive_above: ratings above it are positive.
         offline: the first part of the stream, whose predictions the metrics leave out once the second begins; None: all is online.
-        offline_epochs: passes over it before the second part begins; those after the first train the learner and nothing else.
+        offline_epochs: epochs over the offline stage; those after the first only train, and need a preset without context features.
     """
 
     learner: LearnerConfig

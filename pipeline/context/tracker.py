@@ -46,7 +46,7 @@ class ContextConfig:
     """How the context is kept.
 
     Attributes:
-        mode: which labels the context features may know.
+        mode: labels that context features may know: of earlier mini-batches; also of earlier events; only with earlier timestamps.
         spaces: number of embedding spaces N (length of the previous weights).
         with_classes: keep class counts per id, for the rating task's Dirichlet reference.
     """
