@@ -18,7 +18,7 @@ class OpenCheckpoint:
     """A checkpoint and its rows, both of one step.
 
     Attributes:
-        loaded: payload, tensors, arrays.
+        loaded: payload and tensors.
         rows: read-only.
         refused: newer checkpoints that are damaged.
     """

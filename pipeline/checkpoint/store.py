@@ -121,7 +121,7 @@ class CheckpointStore:
         return NewestValid(step=None, refused=tuple(refused))
 
     def load(self, step: int) -> LoadedCheckpoint:
-        """Payload, tensors and arrays, each checked against the manifest; the rows' path.
+        """Payload and tensors, each checked against the manifest; the rows' path.
 
         Raises:
             CheckpointError: it does not exist or is damaged.
