@@ -1,4 +1,4 @@
-"""When a checkpoint is taken, and in which order its parts are committed (design, invariant 8)."""
+"""When a checkpoint is taken, and in which order its parts are committed (docs/architecture.md, invariant 8)."""
 
 import time
 from collections.abc import Mapping

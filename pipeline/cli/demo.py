@@ -30,7 +30,7 @@ from autoemb_pipeline.producers.replay import ReplayConfig, replay
 from autoemb_pipeline.run import RunSummary, train
 from autoemb_pipeline.schemas.metrics import PREQUENTIAL, RUNTIME
 from autoemb_pipeline.schemas.registry import InteractionDecoder
-from autoemb_pipeline.schemas.vocabulary import LOGISTIC, score_field, scored
+from autoemb_pipeline.schemas.scores import LOGISTIC, score_field, scored
 
 TOPIC = "interactions"
 _REAL = "ml-latest-small"

@@ -33,7 +33,7 @@ from autoemb_pipeline.learners.config import METHODS, learner_class
 from autoemb_pipeline.producers.datasets.catalogue import load_dataset
 from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
 from autoemb_pipeline.records import ContextMode, OfflineStage
-from autoemb_pipeline.schemas.vocabulary import LOSSES
+from autoemb_pipeline.schemas.scores import LOSSES
 from autoemb_pipeline.trainer import TrainerConfig
 
 PAPER_METHODS = "fse,sam,darts,autoemb"

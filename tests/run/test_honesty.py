@@ -1,4 +1,4 @@
-"""Design, Honesty: event i's prediction may use labels of events before i, as far as its context mode allows, and nothing else.
+"""docs/architecture.md, Honesty: event i's prediction may use labels of events before i, as far as its context mode allows, and nothing else.
 
 A label is flipped (first, middle, last of a mini-batch): earlier and own predictions (in `batch`: of the whole mini-batch) stay bit-identical,
 and some later one changes. Run over every method and mode; for the references as for the learner.
