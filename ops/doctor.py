@@ -123,12 +123,12 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release.group().split(".") if part) if release else ()
 
 
-def _device(wanted: str) -> Finding:
+def _device(device: str) -> Finding:
     import torch  # noqa: PLC0415  # takes seconds; what comes before shows at once
 
     if torch.cuda.is_available():
         return Finding(subject="device", ok=True, text=f"cuda: {torch.cuda.get_device_name()}, torch built for CUDA {torch.version.cuda}")
-    if wanted == "cuda":
+    if device == "cuda":
         why = "this torch is a CPU build" if torch.version.cuda is None else "torch finds no usable GPU or driver"
         remedy = "nvidia-smi; then install a CUDA build of torch that fits the driver (README), or train with --device cpu"
         return Finding(subject="device", ok=False, text=f"cuda is not available: {why}", remedy=remedy)
@@ -160,9 +160,9 @@ def _broker_and_topics(config: DoctorConfig, env: Mapping[str, str]) -> Iterator
         names = {"apache": "Apache Kafka", "tansu": "embedded Tansu (memory only)", "unknown": "a broker that does not say which"}
         return Finding(subject="broker", ok=True, text=f"{names[broker_kind(kafka)]} at {kafka['bootstrap.servers']}")
 
-    found = _guarded("broker", broker)
-    yield found
-    if not found.ok:
+    finding = _guarded("broker", broker)
+    yield finding
+    if not finding.ok:
         return
     yield _guarded(f"topic {config.topic}", lambda: _interactions(kafka, config.topic, config.longest_outage))
     for topic in (config.metrics, config.runtime):

@@ -1,6 +1,6 @@
 """Topics: created with the settings that keep a replayed history, and refused when theirs would lose or reorder it.
 
-With Kafka's defaults the broker deletes a replayed history within minutes, because its event times lie years back (design, Topics).
+With Kafka's defaults the broker deletes a replayed history within minutes, because its event times lie years back (docs/operations.md).
 Existence is always asked through DescribeTopics: an ordinary metadata request can itself create the topic, with the wrong settings.
 """
 

@@ -2,7 +2,7 @@
 
 A mini-batch's content is the slice of every partition between two boundaries (`next_offsets`). Its order is the canonical one: the k-way
 merge by head of these slices, a function of the slices alone. So whoever knows the boundaries gets the same mini-batch, however the
-clock and the network played when it was first made (design, invariant 4).
+clock and the network played when it was first made (docs/architecture.md, invariant 4).
 """
 
 import time

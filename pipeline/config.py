@@ -1,14 +1,15 @@
-"""What a run is told, and what it is connected to."""
+"""What a run is told, and what it is connected to: the configuration of a run from named options, and back from its checkpoints."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from autoemb_pipeline.checkpoint.identity import READER_OF_OLDER_STATE, flatten, unflatten
+from autoemb_pipeline.checkpoint.identity import READER_OF_OLDER_STATE, flatten, read_identity, unflatten
 from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.errors import CheckpointError, ConfigurationError
-from autoemb_pipeline.learners.config import learner_class
+from autoemb_pipeline.learners.config import LearnerConfig, from_preset, learner_class, parse_settings
+from autoemb_pipeline.learners.factory import resolve_device
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.records import Interaction, OfflineStage
 from autoemb_pipeline.schemas.registry import RegistryCodec
@@ -17,35 +18,40 @@ from autoemb_pipeline.trainer import TrainerConfig
 
 Observer = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
 
+LEARNER_OPTIONS = ("method", "task", "seed", "device", "micro_batch", "memory_budget")
+"""Fields of a learner's configuration that are options by their own names; the others are given as settings."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """One run of `train`.
 
     Attributes:
-        topic: interactions; its dead letters go to `dead_letter_topic`.
-        state_dir: checkpoints, prediction log and the live database.
+        topic: the interactions; waited for if missing, never created.
+        state_dir: checkpoints, prediction log and the live database of one run.
         trainer: all that decides the bits.
         batch_size: interactions of a mini-batch.
-        run_id: None: the state directory's, or a new one.
+        run_id: key prefix of the run's metrics. Default: the state directory's, else a new one.
         new_run: put the state directory's run aside and begin anew.
-        batch_timeout: seconds that close a partial mini-batch on a live stream; None never does. With `until_end` the clock closes none:
-            such a run is a function of the stream.
-        idle_timeout: seconds that other partitions wait for one that is at its end.
-        max_ahead: seconds that an event time may lie beyond the clock on a live stream; a record beyond is a dead letter. None: any.
-        until_end: stop at the end of what the topic holds now.
-        checkpoint_every, checkpoint_seconds: steps, and time, after which the next checkpoint is due; whichever comes first. One of step 0
-            is written before anything is trained, and none while nothing has changed.
-        checkpoints_kept: how many stay.
+        metrics_topic: prequential metrics, one record a step.
+        runtime_topic: rates, lag and latency, one record every two seconds.
+        dead_letter_topic: records that are no interactions.
+        batch_timeout: seconds that close a partial mini-batch on a slow live stream; in a run until the end the clock closes none.
+        idle_timeout: seconds that the other partitions wait for a silent one.
+        max_ahead: records of a live stream whose event time lies more seconds beyond the clock go to the dead-letter topic.
+        until_end: stop at the end of what the topic's present partitions hold now; train the last partial mini-batch.
+        checkpoint_every: steps between checkpoints.
+        checkpoint_seconds: seconds between checkpoints, if something was trained meanwhile; whichever of the two comes first.
+        checkpoints_kept: checkpoints that stay.
         cache_bytes: memory of the row cache.
-        predictions_kept: interactions in the prediction log; 0 switches it off.
-        exactly_once: metrics and dead letters in Kafka transactions.
-        metrics_format: of the metrics and runtime topics.
-        threads: torch's; None: the checkpoint's, else torch's default.
+        predictions_kept: interactions in the prediction log (for `report`), about 60 bytes each; 0 switches it off.
+        exactly_once: metrics and dead letters in Kafka transactions (Apache Kafka only).
+        metrics_format: format of both metrics topics.
+        threads: threads of torch. Default: the checkpoint's, else torch's own.
         offline_fraction: what `trainer.offline` was computed from, so that a resumed run need not count again.
     """
 
-    topic: str
+    topic: str = "interactions"
     state_dir: Path
     trainer: TrainerConfig
     batch_size: int = 500
@@ -81,6 +87,85 @@ class RunConfig:
         del trainer["learner"]["device"]
         names = ("topic", "batch_size", "metrics_topic", "dead_letter_topic", "offline_fraction")
         return flatten({**{name: getattr(self, name) for name in names}, **trainer})
+
+
+def run_config(options: Mapping[str, Any]) -> RunConfig:
+    """A run from options named as the fields of the configurations; see `trainer_config` for the trainer's.
+
+    What is absent or None has its field's default; without ``state_dir`` the run lives in autoemb-state/TOPIC/METHOD-TASK, and without
+    ``dead_letter_topic`` its dead letters go to TOPIC.dlq. The offline stage is `with_offline_stage`'s.
+
+    Raises:
+        ConfigurationError: an unknown setting, or a value that cannot be used.
+    """
+    trainer = trainer_config(options)
+    given = _given((f.name for f in fields(RunConfig)), options)
+    topic = given.setdefault("topic", "interactions")
+    folder = Path("autoemb-state") / topic / f"{trainer.learner.method}-{trainer.learner.task}"
+    return RunConfig(**{"state_dir": folder, "dead_letter_topic": f"{topic}.dlq", **given, "trainer": trainer})
+
+
+def trainer_config(options: Mapping[str, Any]) -> TrainerConfig:
+    """All that decides a run's bits but the offline stage.
+
+    Its options are ``mode`` of the context, ``window``, ``fading``, ``positive_above``, and those of `learner_config`.
+    """
+    learner = learner_config(options)
+    return TrainerConfig(
+        learner=learner,
+        context=ContextConfig(spaces=len(learner.dims), with_classes=learner.task == "rating", **_given(("mode",), options)),
+        prequential=PrequentialConfig(task=learner.task, **_given(("window", "fading"), options)),
+        **_given(("positive_above",), options),
+    )
+
+
+def learner_config(options: Mapping[str, Any]) -> LearnerConfig:
+    """The learner of the option ``preset``, changed by ``settings`` (texts NAME=VALUE) and by the options named in `LEARNER_OPTIONS`.
+
+    Raises:
+        ConfigurationError: a setting that the preset has not, a value that cannot be used, or a device that is not there.
+    """
+    preset = options["preset"]
+    changes = parse_settings(preset, options.get("settings", ())) | _given(LEARNER_OPTIONS, options)
+    if "device" in changes:
+        changes["device"] = str(resolve_device(changes["device"]))
+    return from_preset(preset, **changes)
+
+
+def _given(names: Iterable[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in names if options.get(name) is not None}
+
+
+def with_offline_stage(
+    config: RunConfig, *, until: OfflineStage | None, fraction: float | None, epochs: int, record_count: Callable[[], int]
+) -> RunConfig:
+    """The configuration with its offline stage.
+
+    Args:
+        config: the run's.
+        until: where the stage ends.
+        fraction: the same, as a part of the records that the topic held when the run began.
+        epochs: how often the stage is read.
+        record_count: counts the records that the topic holds now; asked by a new run with a fraction.
+
+    Raises:
+        ConfigurationError: both given, a fraction of a stream without end, or several epochs over what cannot be read again.
+    """
+    if fraction is None:
+        return replace(config, trainer=replace(config.trainer, offline=until, offline_epochs=epochs))
+    if until is not None or not config.until_end:
+        raise ConfigurationError(
+            "--offline-fraction cannot be used so",
+            why="it is a part of all records between the topic's beginning and its end",
+            remedy="give it with --until-end and without --offline-until",
+        )
+    identity = None if config.new_run else read_identity(config.state_dir)
+    if identity is not None and identity.configuration.get("offline_fraction") == fraction:
+        count = identity.configuration["offline.count"]
+    else:
+        count = int(fraction * record_count())
+    trainer = replace(config.trainer, offline=OfflineStage(count=count), offline_epochs=epochs)
+    return replace(config, trainer=trainer, offline_fraction=fraction)
 
 
 def trainer_of(configuration: Mapping[str, Any], *, device: str) -> TrainerConfig:

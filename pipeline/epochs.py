@@ -91,7 +91,7 @@ class Epochs:
 
     @property
     def step(self) -> int:
-        """The last step closed, in whichever pass."""
+        """The last step closed, in whichever epoch."""
         return self._first.step if self._reread is None else self._reread.step
 
     @property

@@ -71,7 +71,7 @@ class ConsumedRecord(NamedTuple):
 
     @property
     def merge_key(self) -> MergeKey:
-        """(timestamp, dataset, sequence, partition, offset): the total order of the stream (design, invariant 4)."""
+        """(timestamp, dataset, sequence, partition, offset): the total order of the stream (docs/architecture.md, invariant 4)."""
         i = self.interaction
         return (i.timestamp, i.dataset or "", -1 if i.sequence is None else i.sequence, self.partition, self.offset)
 
@@ -100,7 +100,7 @@ class MiniBatch:
         late: interactions whose event time lies before the merge frontier.
         duplicates: records skipped as re-deliveries.
         dead_letters: undecodable records passed in this batch.
-        epoch: 1 when its interactions are read for the first time; e in the e-th pass over the offline stage.
+        epoch: 1 when its interactions are read for the first time; e in the e-th epoch of the offline stage.
     """
 
     step: int
@@ -140,7 +140,7 @@ class SideContext:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearnerInputs:
-    """All a learner may know when it predicts. There is no label in this type, on purpose (design, invariant 1).
+    """All a learner may know when it predicts. There is no label in this type, on purpose (docs/architecture.md, invariant 1).
 
     Attributes:
         user_ids, item_ids: B ids each.
@@ -149,7 +149,7 @@ class LearnerInputs:
         global_loss: fading mean loss of the run, of earlier mini-batches; NaN before the first.
         class_probabilities: [B, C] user x item Dirichlet estimate, for the rating task.
         held_out: [B] True where the label enters neither the parameters nor any statistic (validation source `holdout`).
-        reread: these interactions were learnt in an earlier pass over the offline stage: no new evidence, only to be trained on again.
+        reread: these interactions were learnt in an earlier epoch of the offline stage: no new evidence, only to be trained on again.
     """
 
     user_ids: Sequence[str]
@@ -209,11 +209,11 @@ class OfflineStage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RereadPosition:
-    """Where a pass over the offline stage after the first one stands.
+    """Where an epoch of the offline stage after the first one stands.
 
     Attributes:
-        epoch: which pass: 2 for the first one that reads again.
-        next_offsets, deliveries: as `RunPosition`, in this pass.
+        epoch: its number: 2 for the first one that reads again.
+        next_offsets, deliveries: as `RunPosition`, in this epoch.
     """
 
     epoch: int
@@ -230,11 +230,11 @@ class RunPosition:
         deliveries: partition -> what was released of it, for finding duplicates; see `autoemb_pipeline.deliveries`.
         frontier: greatest (timestamp, dataset, sequence) released, for finding late records; None before the first.
         first_offsets: partition -> offset of the run's first record.
-        offline_end: `next_offsets` as they were when the offline stage had been read once and a further pass began; None before, and
-            in a run that makes one pass.
-        reread: the further pass; None while the run reads for the first time.
+        offline_end: `next_offsets` as they were when the offline stage had been read once and a further epoch began; None before, and
+            in a run of one epoch.
+        reread: the further epoch; None while the run reads for the first time.
         refused: partition -> offsets of records that the clock refused (`AHEAD`) and that will be read again: those of an offline stage
-            with further passes. A source also takes those that the metrics topic records.
+            with further epochs. A source also takes those that the metrics topic records.
     """
 
     next_offsets: Mapping[int, int] = field(default_factory=dict)

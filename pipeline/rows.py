@@ -1,4 +1,4 @@
-"""Rows of embedding tables and of the context, reached only through `gather` and `scatter` (design, Layers).
+"""Rows of embedding tables and of the context, reached only through `gather` and `scatter` (docs/architecture.md, Layers).
 
 A table maps ids (strings) to rows of fixed width. A row of an embedding table is ``[weights | optimiser state]``, so that both move
 together. Nothing else in the project holds a tensor with a row per known id; so rows can live in memory or in RocksDB.
@@ -35,7 +35,7 @@ class TableSpec:
 
 
 class RowStore(Protocol):
-    """Tables of rows by id. Cost of each call follows the ids named, never the table's size (design, invariant 5)."""
+    """Tables of rows by id. Cost of each call follows the ids named, never the table's size (docs/architecture.md, invariant 5)."""
 
     def gather(self, table: str, ids: Sequence[str]) -> Rows:
         """Rows of distinct ids, in order: [n, width], a copy. Ids never scattered get their table's initial rows."""

@@ -31,9 +31,9 @@ class TrainerConfig:
         learner: method, task, dimensions, rates, seed, device.
         context: context mode; spaces and classes follow the learner.
         prequential: window and fading of the running metrics.
-        positive_above: ratings above it are positive (binary task and label statistics).
+        positive_above: ratings above it are positive.
         offline: the first part of the stream, whose predictions the metrics leave out once the second begins; None: all is online.
-        offline_epochs: passes over it before the second part begins; those after the first train the learner and nothing else.
+        offline_epochs: epochs of the offline stage; those after the first only train, and need a preset without context features.
     """
 
     learner: LearnerConfig
@@ -44,15 +44,15 @@ class TrainerConfig:
     offline_epochs: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses further passes that nothing ends, or that would train on what holds their own labels."""
+        """Refuses further epochs that nothing ends, or that would train on what holds their own labels."""
         epochs = self.offline_epochs
         if epochs < 1:
-            raise ConfigurationError(f"{epochs} passes over the offline stage", remedy="give --offline-epochs at least 1")
+            raise ConfigurationError(f"{epochs} epochs of the offline stage", remedy="give --offline-epochs at least 1")
         if epochs == 1:
             return
         if self.offline is None:
             raise ConfigurationError(
-                f"{epochs} passes over an offline stage that there is not",
+                f"{epochs} epochs of an offline stage that there is not",
                 why="only a stage with an end can be read again",
                 remedy="give --offline-until or --offline-fraction with --offline-epochs",
             )
@@ -65,7 +65,7 @@ class TrainerConfig:
         if self.learner.held_out(size=1, step=1) is not None:
             raise ConfigurationError(
                 "validation source holdout cannot read the offline stage again",
-                why="what one pass holds out, another would train on",
+                why="what one epoch holds out, another would train on",
                 remedy="use --offline-epochs 1, or validation next or replay",
             )
 
@@ -109,7 +109,10 @@ class Trainer:
         self._counters = dict.fromkeys(COUNTERS, 0)
 
     def step(self, batch: MiniBatch) -> StepResult:
-        """Predict, then record, then update (design, invariant 1): the labels reach the learner last. A later pass only updates."""
+        """Predict, then record, then update: the labels reach the learner last (docs/architecture.md, invariant 1).
+
+        A later epoch only updates.
+        """
         if batch.epoch > 1:
             return self._step_again(batch)
         self._counters["late"] += batch.late
@@ -133,7 +136,7 @@ class Trainer:
         return StepResult(metrics=self._metrics(batch), scores=scores, predictions=predictions, references=references, inputs=inputs)
 
     def _step_again(self, batch: MiniBatch) -> StepResult:
-        """Trains the learner on interactions of an earlier pass. They were predicted, scored and counted then."""
+        """Trains the learner on interactions of an earlier epoch. They were predicted, scored and counted then."""
         self._prequential.skip()
         if batch.records:
             self._learner.predict(self._context.peek(batch.records))

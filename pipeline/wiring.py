@@ -106,7 +106,6 @@ def _connect(
     outputs: OutputTopics,
     resumed: Resumed,
 ) -> Run:
-    run_id = resumed.identity.run_id
     rows, trainer = _restore(config, closing, store, resumed)
     source = closing.enter_context(_source(config, ports, resumed, _with_refused(resumed)))
     epochs = _epochs(config, resumed, trainer.examples)
@@ -129,15 +128,10 @@ def _connect(
         predictions=predictions,
         outputs=outputs,
     )
-    meter = Meter()
+    meter, run_id = Meter(), resumed.identity.run_id
+    runtime, observers = _runtime(config, ports, closing), ports.observers
     reporter = RuntimeReporter(
-        run_id=run_id,
-        meter=meter,
-        runtime=_runtime(config, ports, closing),
-        checkpoints=checkpoints,
-        source=source,
-        epochs=epochs,
-        observers=ports.observers,
+        run_id=run_id, meter=meter, runtime=runtime, checkpoints=checkpoints, source=source, epochs=epochs, observers=observers
     )
     return Run(
         run_id=run_id,
@@ -210,7 +204,7 @@ def _with_refused(resumed: Resumed) -> RunPosition:
     """The position for reading on: beyond it, too, some records were refused already."""
     partitions = {*resumed.position.refused, *resumed.refused}
     known = (resumed.position.refused, resumed.refused)
-    return replace(resumed.position, refused={p: frozenset().union(*(of.get(p, ()) for of in known)) for p in partitions})
+    return replace(resumed.position, refused={p: frozenset().union(*(offsets.get(p, ()) for offsets in known)) for p in partitions})
 
 
 def _source(config: RunConfig, ports: Ports, resumed: Resumed, position: RunPosition) -> KafkaSource:

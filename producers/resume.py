@@ -112,8 +112,8 @@ def _partition_table(
 ) -> dict[int, _Row]:
     """What the dataset has for each partition within ``sequences``: one streaming pass."""
     partitioner = Partitioner(partitions)
-    wanted = dataset.scan().slice(sequences.start, len(sequences)).select("sequence", "user_id")
-    users = wanted.select("user_id").unique().collect(engine="streaming").get_column("user_id")
+    dataset_rows = dataset.scan().slice(sequences.start, len(sequences)).select("sequence", "user_id")
+    users = dataset_rows.select("user_id").unique().collect(engine="streaming").get_column("user_id")
     homes = pl.DataFrame(
         {"user_id": users, "partition": pl.Series([partitioner(u) for u in users.to_list()], dtype=pl.Int32)},
         schema_overrides={"user_id": pl.String},
@@ -125,7 +125,7 @@ def _partition_table(
     sequence = pl.col("sequence").cast(pl.Int64)
     done = sequence <= pl.col("last")
     rows = (
-        wanted.join(homes, on="user_id")
+        dataset_rows.join(homes, on="user_id")
         .join(stands, on="partition")
         .group_by("partition")
         .agg(

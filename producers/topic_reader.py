@@ -86,10 +86,10 @@ class InteractionReader:
             BrokerError: no broker answers within five seconds.
             TopicError: there is no such topic.
         """
-        found = self._reader.partitions(_METADATA_SECONDS)
-        if isinstance(found, str):
-            raise TopicError(f"no topic {self._topic}", why=found, remedy="create it first: `autoemb-pipeline replay` does")
-        return found
+        count = self._reader.partitions(_METADATA_SECONDS)
+        if isinstance(count, str):
+            raise TopicError(f"no topic {self._topic}", why=count, remedy="create it first: `autoemb-pipeline replay` does")
+        return count
 
     def high_watermarks(self, partitions: int) -> list[int]:
         """End offset of every partition."""

@@ -1,4 +1,4 @@
-"""The vocabulary of metrics, once: models, losses, averages and sides, and each metric's names, title, unit and help.
+"""The vocabulary of metrics, once: each metric's names, title, unit and help. Models, losses and averages: `scores`.
 
 Prometheus, the dashboards, the live view, the summaries of `train` and `demo`, Table 2 and docs/metrics.md take them from here. What the
 fields of the topics mean is said in the schemas beside this file, which other programs read.
@@ -13,75 +13,15 @@ from itertools import product
 from types import MappingProxyType
 from typing import Any, Literal
 
+from autoemb_pipeline.schemas.scores import ACCURACY, AVERAGES, LOSSES, MODELS, SIDES
+
 Kind = Literal["counter", "gauge", "summary"]
 Topic = Literal["metrics", "runtime"]
 Unit = Literal["", "loss", "ratio", "nats", "dimensions", "interactions", "interactions/s", "records", "s", "bytes"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Model:
-    """Who predicts: the run's method, or a reference on the same interactions.
-
-    Attributes:
-        name: in labels of Prometheus and columns of the prediction log.
-        prefix: of its fields in a metrics record.
-        title: for people; the method's own name stands instead where it is known.
-        long_title: where there is room to say of what.
-    """
-
-    name: str
-    prefix: str
-    title: str
-    long_title: str
-
-
-METHOD = Model(name="method", prefix="", title="method", long_title="method")
-RUNNING_MEAN = Model(name="running_mean", prefix="running_mean_", title="running mean", long_title="running user + item mean")
-LOGISTIC = Model(name="logistic", prefix="logistic_", title="online logistic", long_title="online logistic")
-REFERENCES = (RUNNING_MEAN, LOGISTIC)
-MODELS = (METHOD, *REFERENCES)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Loss:
-    """A task's loss.
-
-    Attributes:
-        field: in a metrics record, behind the model's prefix.
-        title, abbreviation: for people.
-        long_title: with the unit.
-    """
-
-    field: str
-    title: str
-    abbreviation: str
-    long_title: str
-
-
-LOSSES: Mapping[str, Loss] = MappingProxyType(
-    {
-        "binary": Loss(field="mse", title="MSE", abbreviation="MSE", long_title="squared error (MSE)"),
-        "rating": Loss(field="cross_entropy", title="cross-entropy", abbreviation="CE", long_title="cross-entropy (nats)"),
-    }
-)
-ACCURACY = "accuracy"
-# How a mean is taken -> suffix of its field.
-CUMULATIVE, WINDOW, FADING = "cumulative", "window", "fading"
-AVERAGES: Mapping[str, str] = MappingProxyType({CUMULATIVE: "", WINDOW: "_window", FADING: "_fading"})
-SIDES = ("user", "item")
 QUANTILES: Mapping[str, str] = MappingProxyType({"0.5": "p50", "0.95": "p95", "0.99": "p99"})
 _LOSS_HELP = "binary task: squared error; rating task: cross-entropy in nats"
-
-
-def score_field(model: Model, score: str, average: str = CUMULATIVE) -> str:
-    """The field of a metrics record that holds a model's loss (`Loss.field`) or accuracy."""
-    return f"{model.prefix}{score}{AVERAGES[average]}"
-
-
-def scored(record: Mapping[str, Any]) -> Loss:
-    """The loss that a metrics record's task has."""
-    return LOSSES[record["task"]]
-
 
 # What stands for a placeholder in `Metric.field`: value of the label -> part of the field's name.
 _PLACEHOLDERS: Mapping[str, Mapping[str, str]] = {

@@ -1,4 +1,4 @@
-"""Finding a broker, and the client settings to reach it (design, Brokers)."""
+"""Finding a broker, and the client settings to reach it."""
 
 import json
 import re

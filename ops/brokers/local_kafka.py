@@ -80,7 +80,7 @@ class LocalKafkaConfig:
         """server.properties of a one-node cluster.
 
         Replication factors of 1: a single node cannot replicate, and without these settings consumer groups and transactions hang.
-        Topics are never created by accident (design, Topics): with Kafka's default retention a replayed history is deleted at once.
+        Topics are never created by accident (docs/operations.md): with Kafka's default retention a replayed history is deleted at once.
         """
         client, controller = f"{LOOPBACK}:{self.port}", f"{LOOPBACK}:{self.controller_port}"
         settings = {

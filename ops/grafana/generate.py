@@ -17,7 +17,8 @@ from grafana_foundation_sdk.models import common as common_models
 from grafana_foundation_sdk.models import dashboard as models
 
 from autoemb_pipeline.ops.grafana.panels import BUCKETS, LOSS_VARIABLE, ROWS, PanelSpec
-from autoemb_pipeline.schemas.vocabulary import LOSSES, RUN_INFO
+from autoemb_pipeline.schemas.scores import LOSSES
+from autoemb_pipeline.schemas.vocabulary import RUN_INFO
 
 FOLDER = Path(__file__).with_name("dashboards")
 TOPICS = {"metrics": "autoemb.metrics", "runtime": "autoemb.runtime"}

@@ -3,14 +3,20 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from autoemb_pipeline.schemas.vocabulary import (
+from autoemb_pipeline.schemas.scores import (
     ACCURACY,
+    CUMULATIVE,
+    MODELS,
+    SIDES,
+    WINDOW,
+    score_field,
+)
+from autoemb_pipeline.schemas.vocabulary import (
     ACCURACY_RATIO,
     BUCKET_DIMENSION,
     BUCKET_LOSS,
     CHECKPOINT_AGE,
     CHECKPOINT_SIZE,
-    CUMULATIVE,
     DEAD_LETTERS,
     DUPLICATES,
     ENTROPY,
@@ -19,18 +25,14 @@ from autoemb_pipeline.schemas.vocabulary import (
     LATE,
     LOSS,
     MEMORY,
-    MODELS,
     PHASES,
-    SIDES,
     STEP_LATENCY,
     THROUGHPUT,
     WAITING_INTERACTIONS,
     WEIGHT,
-    WINDOW,
     Metric,
     Topic,
     Unit,
-    score_field,
 )
 
 BUCKETS = ("0", *(str(2**power) for power in range(15)))  # lower bounds of the popularity buckets

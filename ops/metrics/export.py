@@ -48,8 +48,8 @@ def export(
     if rows:
         frames.append(_frame(FORMATS[kind], rows))
     if not frames:
-        wanted = f" of {', '.join(sorted(run_ids))}" if run_ids else ""
-        raise StateError(f"The topic holds no {kind}{wanted}", remedy="see which runs there are: autoemb-pipeline watch --once")
+        scope = f" of {', '.join(sorted(run_ids))}" if run_ids else ""
+        raise StateError(f"The topic holds no {kind}{scope}", remedy="see which runs there are: autoemb-pipeline watch --once")
     table = _ordered(FORMATS[kind], pl.concat(frames, how="diagonal").unique(["run_id", "step"], keep="last", maintain_order=True))
     temporary = output.with_name(f"{output.name}.tmp{os.getpid()}")
     try:

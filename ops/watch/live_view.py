@@ -11,8 +11,17 @@ from rich.text import Text
 
 from autoemb_pipeline.ops.watch.run_history import RunHistory
 from autoemb_pipeline.schemas.notices import label_notice, waiting_notice
-from autoemb_pipeline.schemas.vocabulary import (
+from autoemb_pipeline.schemas.scores import (
     ACCURACY,
+    METHOD,
+    MODELS,
+    REFERENCES,
+    SIDES,
+    WINDOW,
+    score_field,
+    scored,
+)
+from autoemb_pipeline.schemas.vocabulary import (
     BUCKET_DIMENSION,
     BUCKET_LOSS,
     CHECKPOINT_AGE,
@@ -28,16 +37,9 @@ from autoemb_pipeline.schemas.vocabulary import (
     LATE,
     LOSS,
     MEMORY,
-    METHOD,
-    MODELS,
-    REFERENCES,
-    SIDES,
     STEP_LATENCY,
     THROUGHPUT,
     WEIGHT,
-    WINDOW,
-    score_field,
-    scored,
 )
 
 Record = Mapping[str, Any]
@@ -116,8 +118,8 @@ def one_line(history: RunHistory) -> str:
 
 def _notices(metrics: Record, runtime: Record) -> list[tuple[str, str]]:
     """What a person should know beside the numbers: (kind, text)."""
-    found = (("warning", label_notice(metrics)), ("waiting", waiting_notice(runtime)))
-    return [(kind, text) for kind, text in found if text is not None]
+    texts = (("warning", label_notice(metrics)), ("waiting", waiting_notice(runtime)))
+    return [(kind, text) for kind, text in texts if text is not None]
 
 
 def _head(run_id: str, metrics: Record, silent: float) -> Text:

@@ -1,1 +1,1 @@
-"""Everything of one moment on disk as one atomic unit, and back (design, invariant 2)."""
+"""Everything of one moment on disk as one atomic unit, and back (docs/architecture.md, invariant 2)."""

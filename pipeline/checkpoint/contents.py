@@ -1,23 +1,18 @@
-"""The files of one checkpoint beside its rows: tensors, arrays and JSON values, each written from memory and checked when read.
+"""What a checkpoint holds beside its rows: tensors, and a JSON value in the manifest; written from memory and checked when read.
 
 Layout of a checkpoint directory::
 
-    manifest.json              what is in it, with checksums; written last
-    tensors.safetensors        model, optimiser, RNG
-    prequential.safetensors    arrays of the metric state
-    prequential.json           its plain values
-    rocksdb/                   rows of embedding tables and of the context
+    manifest.json          what is in it, with checksums; written last
+    tensors.safetensors    model, optimiser, RNG, metric state
+    rocksdb/               rows of embedding tables and of the context
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors.numpy
 import safetensors.torch
 import torch
 
@@ -25,8 +20,6 @@ from autoemb_pipeline.checkpoint.manifest import Manifest, frozen_json
 from autoemb_pipeline.errors import CheckpointError
 
 TENSORS = "tensors.safetensors"
-ARRAYS = "prequential.safetensors"
-VALUES = "prequential.json"
 ROWS = "rocksdb"
 
 
@@ -38,42 +31,28 @@ class Snapshot:
         step: the last step trained.
         payload: any JSON value; goes into the manifest.
         tensors: on the CPU.
-        arrays: numpy arrays.
-        values: JSON values.
     """
 
     step: int
     payload: Any
     tensors: Mapping[str, torch.Tensor]
-    arrays: Mapping[str, np.ndarray[Any, Any]]
-    values: Mapping[str, Any]
 
     @classmethod
-    def of(cls, *, step: int, payload: Any, tensors: Mapping[str, torch.Tensor], arrays: Mapping[str, Any]) -> "Snapshot":
+    def of(cls, *, step: int, payload: Any, tensors: Mapping[str, torch.Tensor]) -> "Snapshot":
         """Copies, so that training may go on and change the originals.
 
         Raises:
-            TypeError: payload or arrays hold what JSON and safetensors cannot.
+            TypeError: the payload holds what JSON cannot.
         """
-        numeric = {name: value for name, value in arrays.items() if isinstance(value, np.ndarray)}
-        for name, value in numeric.items():
-            if value.dtype.kind not in "biuf":
-                raise TypeError(f"array {name!r} has dtype {value.dtype}; safetensors takes numbers and booleans")
         return cls(
             step=step,
             payload=frozen_json(payload, what="payload"),
             tensors={name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()},
-            arrays={name: np.array(value, order="C", copy=True) for name, value in numeric.items()},
-            values={name: frozen_json(value, what=name) for name, value in arrays.items() if name not in numeric},
         )
 
     def encode(self) -> dict[str, bytes]:
         """File name -> content. The same snapshot gives the same bytes."""
-        return {
-            TENSORS: safetensors.torch.save(dict(self.tensors)),
-            ARRAYS: safetensors.numpy.save(dict(self.arrays)),
-            VALUES: json.dumps(self.values, sort_keys=True).encode(),
-        }
+        return {TENSORS: safetensors.torch.save(dict(self.tensors))}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,14 +61,12 @@ class LoadedCheckpoint:
 
     Attributes:
         step, payload, tensors: as given to `CheckpointWriter.begin`.
-        arrays: numpy arrays and JSON values, as given.
         directory: the checkpoint; its ``rocksdb`` folder is the source of a row store and is never opened itself.
     """
 
     step: int
     payload: Any
     tensors: dict[str, torch.Tensor]
-    arrays: dict[str, Any]
     directory: Path
 
     @property
@@ -104,14 +81,8 @@ def load_contents(directory: Path, manifest: Manifest) -> LoadedCheckpoint:
     Raises:
         CheckpointError: a file is missing or damaged.
     """
-    data = {name: _checked_bytes(directory, name, manifest) for name in (TENSORS, ARRAYS, VALUES)}
-    return LoadedCheckpoint(
-        step=manifest.step,
-        payload=manifest.payload,
-        tensors=safetensors.torch.load(data[TENSORS]),
-        arrays={name: np.array(a) for name, a in safetensors.numpy.load(data[ARRAYS]).items()} | json.loads(data[VALUES]),
-        directory=directory,
-    )
+    tensors = safetensors.torch.load(_checked_bytes(directory, TENSORS, manifest))
+    return LoadedCheckpoint(step=manifest.step, payload=manifest.payload, tensors=tensors, directory=directory)
 
 
 def _checked_bytes(directory: Path, name: str, manifest: Manifest) -> bytes:

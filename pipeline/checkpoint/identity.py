@@ -102,13 +102,13 @@ def read_identity(state_dir: Path) -> RunIdentity | None:
 
 
 def open_identity(
-    state_dir: Path, wanted: RunIdentity, *, explicit_run_id: str | None, new_run: bool, outputs: Callable[[], tuple[int, int]]
+    state_dir: Path, request: RunIdentity, *, explicit_run_id: str | None, new_run: bool, outputs: Callable[[], tuple[int, int]]
 ) -> RunIdentity:
     """The run of a state directory: the one that began there, if it is the wanted one, else a new one.
 
     Args:
         state_dir: exists and is locked.
-        wanted: what the command line asks for; its run_id and output positions count for a new run only.
+        request: what the command line asks for; its run_id and output positions count for a new run only.
         explicit_run_id: --run-id, if given.
         new_run: put the old run aside and begin a new one.
         outputs: -> (metrics_start, dead_letters_start) for a new run.
@@ -121,18 +121,18 @@ def open_identity(
             an identity.
         StateError: another run id, or the topic was recreated.
     """
-    found = None if new_run else read_identity(state_dir)
-    if found is not None:
-        _check_same(found, wanted, explicit_run_id)
-        return found
+    stored = None if new_run else read_identity(state_dir)
+    if stored is not None:
+        _check_same(stored, request, explicit_run_id)
+        return stored
     if not new_run:
         _refuse_orphans(state_dir)
     archive(state_dir)
     metrics_start, dead_letters_start = outputs()
     identity = RunIdentity(
-        run_id=wanted.run_id,
-        configuration=wanted.configuration,
-        topic_id=wanted.topic_id,
+        run_id=request.run_id,
+        configuration=request.configuration,
+        topic_id=request.topic_id,
         metrics_start=metrics_start,
         dead_letters_start=dead_letters_start,
         begun=False,
@@ -177,25 +177,25 @@ def archive(state_dir: Path) -> None:
         sync(state_dir)
 
 
-def _check_same(found: RunIdentity, wanted: RunIdentity, explicit_run_id: str | None) -> None:
+def _check_same(stored: RunIdentity, request: RunIdentity, explicit_run_id: str | None) -> None:
     ways = "go on with the run's own settings, begin anew with --new-run, or use another --state-dir"
-    if explicit_run_id is not None and explicit_run_id != found.run_id:
+    if explicit_run_id is not None and explicit_run_id != stored.run_id:
         raise StateError(
-            f"The state directory holds run {found.run_id}, not {explicit_run_id}", why="a state directory holds one run", remedy=ways
+            f"The state directory holds run {stored.run_id}, not {explicit_run_id}", why="a state directory holds one run", remedy=ways
         )
-    names = sorted({*found.configuration, *wanted.configuration})
-    changed = [n for n in names if found.configuration.get(n) != wanted.configuration.get(n)]
+    names = sorted({*stored.configuration, *request.configuration})
+    changed = [n for n in names if stored.configuration.get(n) != request.configuration.get(n)]
     if changed:
-        details = "; ".join(f"{n} was {found.configuration.get(n)!r}, is {wanted.configuration.get(n)!r}" for n in changed)
+        details = "; ".join(f"{n} was {stored.configuration.get(n)!r}, is {request.configuration.get(n)!r}" for n in changed)
         raise CheckpointError(
-            f"The configuration of run {found.run_id} has changed: {details}",
+            f"The configuration of run {stored.run_id} has changed: {details}",
             why="its checkpoint would go on to parameters that neither configuration gives",
             remedy=ways,
         )
-    if found.topic_id != wanted.topic_id:
+    if stored.topic_id != request.topic_id:
         raise StateError(
-            f"The interactions topic was recreated since run {found.run_id} began",
-            why=f"its id was {found.topic_id}, is {wanted.topic_id}; the run's offsets mean nothing in the new one",
+            f"The interactions topic was recreated since run {stored.run_id} began",
+            why=f"its id was {stored.topic_id}, is {request.topic_id}; the run's offsets mean nothing in the new one",
             remedy="train on the new topic from its beginning with --new-run, or use another --state-dir",
         )
 

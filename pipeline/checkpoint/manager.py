@@ -1,4 +1,4 @@
-"""When a checkpoint is taken, and in which order its parts are committed (design, invariant 8)."""
+"""When a checkpoint is taken, and in which order its parts are committed (docs/architecture.md, invariant 8)."""
 
 import time
 from collections.abc import Mapping
@@ -139,7 +139,7 @@ class CheckpointManager:
             self._outputs_at = self._outputs.wait_for_ends()
         self._predictions.close_segment(step)
         self._source.verify()
-        self._writer.begin(step, self._payload(), self._trainer.tensors(), {}, self._rows)
+        self._writer.begin(step, self._payload(), self._trainer.tensors(), self._rows)
         self._begun, self._begun_at = (step, dict(self._epochs.position().next_offsets)), time.monotonic()
         self._taken = step
 

@@ -37,10 +37,10 @@ class OutputTopics:
         metrics, letters = wait_for_ranges(self.kafka, (self.metrics, self.dead_letters))
         return metrics[1], letters[1]
 
-    def nearest(self, at: tuple[int, int]) -> tuple[int, int]:
+    def nearest(self, offsets: tuple[int, int]) -> tuple[int, int]:
         """The positions themselves, or the topics' first ones where those are no longer (or not yet) in the topics."""
         ranges = topic_ranges(self.kafka, (self.metrics, self.dead_letters))
-        metrics, letters = (offset if low <= offset <= high else low for offset, (low, high) in zip(at, ranges, strict=True))
+        metrics, letters = (offset if low <= offset <= high else low for offset, (low, high) in zip(offsets, ranges, strict=True))
         return metrics, letters
 
 

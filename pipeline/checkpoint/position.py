@@ -60,7 +60,7 @@ def _offsets_from_json(value: Mapping[str, int]) -> dict[int, int]:
 
 
 def _deliveries_to_json(deliveries: Mapping[int, Sequence[Remembered]]) -> dict[str, list[Any]]:
-    return {str(p): [[of.dataset, *map(_chain_to_json, of.chains)] for of in known] for p, known in sorted(deliveries.items())}
+    return {str(p): [[entry.dataset, *map(_chain_to_json, entry.chains)] for entry in known] for p, known in sorted(deliveries.items())}
 
 
 def _deliveries_from_json(value: Mapping[str, Any], latest: int | None) -> dict[int, tuple[Remembered, ...]]:
@@ -71,8 +71,8 @@ def _deliveries_from_json(value: Mapping[str, Any], latest: int | None) -> dict[
             known[partition] = (*known.get(partition, ()), Remembered.up_to(dataset, sequence, latest or 0))
         return known
     return {
-        int(p): tuple(Remembered(name, tuple(map(_chain_from_json, chains))) for name, *chains in of)
-        for p, of in value["deliveries"].items()
+        int(p): tuple(Remembered(name, tuple(map(_chain_from_json, chains))) for name, *chains in entry)
+        for p, entry in value["deliveries"].items()
     }
 
 

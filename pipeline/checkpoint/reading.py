@@ -18,7 +18,7 @@ class OpenCheckpoint:
     """A checkpoint and its rows, both of one step.
 
     Attributes:
-        loaded: payload, tensors, arrays.
+        loaded: payload and tensors.
         rows: read-only.
         refused: newer checkpoints that are damaged.
     """
@@ -76,14 +76,14 @@ def open_newest(
 
 def _open(store: CheckpointStore, specs_for: Callable[[LoadedCheckpoint], Sequence[TableSpec] | None]) -> OpenCheckpoint:
     for attempt in range(1, _ATTEMPTS + 1):
-        found = store.newest_valid()
-        if found.step is None:
-            raise _none_valid(store, found.refused)
+        newest = store.newest_valid()
+        if newest.step is None:
+            raise _none_valid(store, newest.refused)
         try:
-            loaded = store.load(found.step)
-            return OpenCheckpoint(loaded=loaded, rows=ReadOnlyRows(loaded.rows, specs_for(loaded)), refused=found.refused)
+            loaded = store.load(newest.step)
+            return OpenCheckpoint(loaded=loaded, rows=ReadOnlyRows(loaded.rows, specs_for(loaded)), refused=newest.refused)
         except StateError:  # pruned between two of our steps: there is a newer one
-            if store.path(found.step).exists() or attempt == _ATTEMPTS:
+            if store.path(newest.step).exists() or attempt == _ATTEMPTS:
                 raise
     raise AssertionError
 

@@ -1,7 +1,7 @@
 """Where a run goes on: its identity, its newest valid checkpoint, and what its topics already hold beyond it.
 
-Resume (design, invariant 8): M is the last step of this run in the metrics topic. Steps c+1..M are recomputed silently, with the mini-batch
-boundaries recorded there; from M+1 on everything is emitted.
+Resume (docs/architecture.md, invariant 8): M is the last step of this run in the metrics topic. Steps c+1..M are recomputed silently, with
+the mini-batch boundaries recorded there; from M+1 on everything is emitted.
 """
 
 import re
@@ -36,7 +36,7 @@ class Resumed:
         outputs_at: (metrics, dead letters) positions to read back from at the next resume.
         checkpoint: what was loaded; None at the beginning.
         recorded: step -> boundaries of the steps c+1..M that read for the first time.
-        paused_at: the last step of the first pass over the offline stage, where steps beyond it are recorded; else None.
+        paused_at: the last step of the offline stage's first epoch, where steps beyond it are recorded; else None.
         last_step: M.
         recorded_examples: step -> interactions of the run up to it, of the steps recorded.
         known_letters: dead letters the topic holds since the checkpoint.
@@ -74,13 +74,13 @@ def resume(store: CheckpointStore, identity: RunIdentity, outputs: OutputTopics,
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    found = store.recover()
-    _report(found)
-    if found.step is None:
-        if found.refused or identity.begun:
-            raise _nothing_to_go_on_from(store, identity, found)
+    newest = store.recover()
+    _report(newest)
+    if newest.step is None:
+        if newest.refused or identity.begun:
+            raise _nothing_to_go_on_from(store, identity, newest)
         return Resumed(identity=identity, outputs_at=(identity.metrics_start, identity.dead_letters_start))
-    checkpoint = store.load(found.step)
+    checkpoint = store.load(newest.step)
     resumed = _where(store.root, identity, outputs, checkpoint)
     if threads is None:
         torch.set_num_threads(int(checkpoint.payload["environment"]["threads"]))
@@ -99,19 +99,19 @@ def _where(state_dir: Path, identity: RunIdentity, outputs: OutputTopics, checkp
             remedy="restore the state directory from a backup, or begin anew with --new-run",
         )
     emission = read_emission(state_dir, identity.run_id, step)
-    at = (payload["outputs_at"][0], payload["outputs_at"][1])
+    start = (payload["outputs_at"][0], payload["outputs_at"][1])
     if emission is not None:
-        at = outputs.nearest(at) if emission.since is None else emission.since
-    recorded = read_run(outputs.kafka, outputs.metrics, identity.run_id, at[0], registry=outputs.registry)
-    letters = read_dead_letters(outputs.kafka, outputs.dead_letters, at[1])
+        start = outputs.nearest(start) if emission.since is None else emission.since
+    recorded = read_run(outputs.kafka, outputs.metrics, identity.run_id, start[0], registry=outputs.registry)
+    letters = read_dead_letters(outputs.kafka, outputs.dead_letters, start[1])
     if emission is not None and emission.since is None and recorded.last_step <= step:
-        at, letters = outputs.ends(), {}
-        Emission(run_id=identity.run_id, step=step, since=at).write(state_dir)
+        start, letters = outputs.ends(), {}
+        Emission(run_id=identity.run_id, step=step, since=start).write(state_dir)
     return Resumed(
         identity=identity,
         step=step,
         position=position_from_json(payload["position"]),
-        outputs_at=at,
+        outputs_at=start,
         checkpoint=checkpoint,
         recorded={number: offsets for number, offsets in recorded.after(step).items() if number not in recorded.rereads},
         paused_at=recorded.paused_at,
@@ -143,16 +143,16 @@ def _refused(recorded: RecordedRun, step: int, letters: Mapping[str, str], topic
     return {partition: frozenset(offsets) for partition, offsets in refused.items()}
 
 
-def _report(found: NewestValid) -> None:
-    for refused in found.refused:
+def _report(newest: NewestValid) -> None:
+    for refused in newest.refused:
         _log.warning("damaged checkpoint refused", path=str(refused.path), problems=list(refused.problems))
 
 
-def _nothing_to_go_on_from(store: CheckpointStore, identity: RunIdentity, found: NewestValid) -> CheckpointError:
+def _nothing_to_go_on_from(store: CheckpointStore, identity: RunIdentity, newest: NewestValid) -> CheckpointError:
     """Raised at every start until somebody decides: to begin again from here would skip what the topic no longer holds, and say nothing."""
     remedy = "restore the state directory from a backup, or begin anew with --new-run"
-    if found.refused:
-        why = "; ".join(f"{r.path.name}: {r.problems[0]}" for r in found.refused)
+    if newest.refused:
+        why = "; ".join(f"{r.path.name}: {r.problems[0]}" for r in newest.refused)
         return CheckpointError("Every checkpoint of this run is damaged", why=why, remedy=remedy)
     return CheckpointError(
         f"Run {identity.run_id} has begun, and {store.directory} holds no checkpoint of it that can be used",

@@ -105,8 +105,8 @@ class CheckpointStore:
             return (f"{MANIFEST_NAME}: {error}",)
         if manifest.step != step:
             return (f"{MANIFEST_NAME}: is of step {manifest.step}",)
-        found = ((name, _problem(directory / name, record)) for name, record in sorted(manifest.files.items()))
-        return tuple(f"{name}: {problem}" for name, problem in found if problem is not None)
+        problems = ((name, _problem(directory / name, record)) for name, record in sorted(manifest.files.items()))
+        return tuple(f"{name}: {problem}" for name, problem in problems if problem is not None)
 
     def newest_valid(self) -> NewestValid:
         """The newest checkpoint whose every byte is as written, and those refused on the way to it."""
@@ -121,7 +121,7 @@ class CheckpointStore:
         return NewestValid(step=None, refused=tuple(refused))
 
     def load(self, step: int) -> LoadedCheckpoint:
-        """Payload, tensors and arrays, each checked against the manifest; the rows' path.
+        """Payload and tensors, each checked against the manifest; the rows' path.
 
         Raises:
             CheckpointError: it does not exist or is damaged.
@@ -162,10 +162,10 @@ class CheckpointStore:
                     (self.directory / name).rename(self.directory / name.removeprefix(_REPLACED))
                 elif name.startswith("tmp-"):
                     shutil.rmtree(self.directory / name)
-            found = self.newest_valid()
-            if found.step is None:
-                return found
-            return NewestValid(step=found.step, refused=tuple(self._set_aside(r) for r in found.refused))
+            newest = self.newest_valid()
+            if newest.step is None:
+                return newest
+            return NewestValid(step=newest.step, refused=tuple(self._set_aside(r) for r in newest.refused))
         except OSError as error:
             raise CheckpointError(f"The checkpoints in {self.directory} cannot be put in order.", why=str(error)) from error
 

@@ -68,25 +68,24 @@ class CheckpointWriter:
         """Whether a checkpoint was begun whose end neither `poll` nor `wait` has told yet."""
         return self._thread is not None
 
-    def begin(self, step: int, payload: Any, tensors: Mapping[str, torch.Tensor], arrays: Mapping[str, Any], store: CapturableRows) -> None:
+    def begin(self, step: int, payload: Any, tensors: Mapping[str, torch.Tensor], store: CapturableRows) -> None:
         """Captures everything as it is now and returns; the writing goes on in the background.
 
         Args:
             step: last step trained; a checkpoint of the same step is replaced.
             payload: JSON value for the manifest; keys are strings.
             tensors: copied.
-            arrays: numpy arrays and JSON values of the metric state; copied.
             store: the rows.
 
         Raises:
             RuntimeError: one is under way.
-            TypeError: payload or arrays cannot be stored.
+            TypeError: the payload cannot be stored.
             CheckpointError: the row store failed earlier.
         """
         if self._thread is not None:
             raise RuntimeError("a checkpoint is under way; call poll() or wait() first")
         started = time.perf_counter()
-        snapshot = Snapshot.of(step=step, payload=payload, tensors=tensors, arrays=arrays)
+        snapshot = Snapshot.of(step=step, payload=payload, tensors=tensors)
         capture = store.capture()
         capture_seconds = time.perf_counter() - started
         self._error = self._result = None

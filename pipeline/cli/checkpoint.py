@@ -78,11 +78,9 @@ def inspect(state_dir: Path, step: int | None, *, as_json: bool) -> int:
 def _existing(store: CheckpointStore, step: int | None) -> int:
     steps = store.list()
     if not steps or (step is not None and step not in steps):
-        wanted = "There is no checkpoint" if step is None else f"There is no checkpoint of step {step}"
+        what = "There is no checkpoint" if step is None else f"There is no checkpoint of step {step}"
         there = f"There are those of steps {', '.join(map(str, steps))}." if steps else ""
-        raise CheckpointError(
-            f"{wanted} in {store.directory}.", why=there, remedy=f"autoemb-pipeline checkpoint ls --state-dir {store.root}"
-        )
+        raise CheckpointError(f"{what} in {store.directory}.", why=there, remedy=f"autoemb-pipeline checkpoint ls --state-dir {store.root}")
     return steps[-1] if step is None else step
 
 

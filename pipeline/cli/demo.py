@@ -16,12 +16,12 @@ from autoemb_pipeline.cli.options import stop_on_signals
 from autoemb_pipeline.cli.progress import describe
 from autoemb_pipeline.cli.replay import dataset_options, progress_bar
 from autoemb_pipeline.cli.replay import describe as describe_replay
-from autoemb_pipeline.cli.train import learner_config, ports, resolve_device, settings_of, train_options, trainer_config
-from autoemb_pipeline.config import RunConfig
+from autoemb_pipeline.cli.run_options import train_options
+from autoemb_pipeline.config import Ports, run_config
 from autoemb_pipeline.errors import DatasetError
 from autoemb_pipeline.ops.brokers.command import make_broker
 from autoemb_pipeline.ops.brokers.process import free_port
-from autoemb_pipeline.ops.topics import ensure_interactions_topic, ensure_metrics_topics
+from autoemb_pipeline.ops.topics import ensure_interactions_topic, ensure_metrics_topics, topic_id
 from autoemb_pipeline.ops.watch.live_view import one_line, picture
 from autoemb_pipeline.ops.watch.run_history import Histories
 from autoemb_pipeline.producers.datasets.catalogue import load_dataset
@@ -29,7 +29,8 @@ from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
 from autoemb_pipeline.producers.replay import ReplayConfig, replay
 from autoemb_pipeline.run import RunSummary, train
 from autoemb_pipeline.schemas.metrics import PREQUENTIAL, RUNTIME
-from autoemb_pipeline.schemas.vocabulary import LOGISTIC, score_field, scored
+from autoemb_pipeline.schemas.registry import InteractionDecoder
+from autoemb_pipeline.schemas.scores import LOGISTIC, score_field, scored
 
 TOPIC = "interactions"
 _REAL = "ml-latest-small"
@@ -101,25 +102,12 @@ def command(dataset: str | None, limit: int | None, data_dir: Path | None, **opt
 
 
 def _train(state_dir: Path, kafka: Mapping[str, str], console: Console, stop: Callable[[], bool], options: Mapping[str, Any]) -> RunSummary:
-    config = _run_config(state_dir, options)
+    config = run_config({**options, "topic": TOPIC, "state_dir": state_dir, "until_end": True, "predictions_kept": 0})
     ensure_metrics_topics(kafka, config.metrics_topic, config.runtime_topic, config.dead_letter_topic)
     with Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop") as live:
-        return train(config, ports(config, kafka, None, stop, (DemoView(console, live),)))
-
-
-def _run_config(state_dir: Path, options: Mapping[str, Any]) -> RunConfig:
-    learner = learner_config(
-        options["method"], options["task"], options["preset"], options["seed"], resolve_device(options["device"]), settings_of(options)
-    )
-    return RunConfig(
-        topic=TOPIC,
-        state_dir=state_dir,
-        trainer=trainer_config(learner, options["context"], options["positive_above"], options["window"], options["fading"]),
-        batch_size=options["batch_size"],
-        until_end=True,
-        threads=options["threads"],
-        predictions_kept=0,
-    )
+        observers = (DemoView(console, live),)
+        decoder = InteractionDecoder(registry=None)
+        return train(config, Ports(kafka=kafka, decoder=decoder, topic_id=topic_id(kafka, TOPIC), stop=stop, observers=observers))
 
 
 def _verdict(metrics: Mapping[str, Any], dataset: str) -> str:
@@ -127,6 +115,6 @@ def _verdict(metrics: Mapping[str, Any], dataset: str) -> str:
     difference = metrics[loss] - metrics[score_field(LOGISTIC, loss)]
     against = "below" if difference < 0 else "above"
     return (
-        f"on {dataset}, one pass, every prediction before its label: {abs(difference):.4f} {against} the {LOGISTIC.title} reference\n"
+        f"on {dataset}, one epoch, every prediction before its label: {abs(difference):.4f} {against} the {LOGISTIC.title} reference\n"
         "next: autoemb-pipeline broker, then replay and train in two more terminals; see README.md"
     )

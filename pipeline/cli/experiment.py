@@ -11,20 +11,29 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from autoemb_pipeline.cli.options import broker_options
+from autoemb_pipeline.cli.options import broker_options, together
 from autoemb_pipeline.cli.replay import dataset_options, reading_options
+from autoemb_pipeline.cli.run_options import (
+    batch_size_option,
+    context_option,
+    device_option,
+    epochs_option,
+    preset_option,
+    settings_option,
+    task_option,
+)
 from autoemb_pipeline.cli.through import TopicOf, topics
-from autoemb_pipeline.cli.train import DEFAULT_PRESET, learner_config, resolve_device, trainer_config
+from autoemb_pipeline.config import learner_config, trainer_config
 from autoemb_pipeline.experiments import figures, river_reference, table1, table2
 from autoemb_pipeline.experiments.cells import Stream
 from autoemb_pipeline.experiments.figure1 import Figure1Config
 from autoemb_pipeline.experiments.figure1 import run as run_figure1
 from autoemb_pipeline.experiments.jobs import Job, only_warnings, run_jobs
-from autoemb_pipeline.learners.config import METHODS, PRESETS, learner_class
+from autoemb_pipeline.learners.config import METHODS, learner_class
 from autoemb_pipeline.producers.datasets.catalogue import load_dataset
 from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
 from autoemb_pipeline.records import ContextMode, OfflineStage
-from autoemb_pipeline.schemas.vocabulary import LOSSES
+from autoemb_pipeline.schemas.scores import LOSSES
 from autoemb_pipeline.trainer import TrainerConfig
 
 PAPER_METHODS = "fse,sam,darts,autoemb"
@@ -55,25 +64,22 @@ def comma_list(choices: Sequence[str] | None = None) -> Callable[[click.Context,
     return split
 
 
-def shared_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of every experiment."""
-    options = [
-        click.option(
-            "--datasets", default="ml-latest-small,ml-100k", show_default=True, callback=comma_list(), help="Names or paths, with commas."
-        ),
-        click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="As for replay. Default: AUTOEMB_DATA_DIR."),
-        click.option("--limit", type=click.IntRange(min=1), help="Only the first N interactions of each dataset."),
-        click.option(
-            "--output",
-            type=click.Path(file_okay=False, path_type=Path),
-            default=Path("autoemb-state") / "experiments",
-            show_default=True,
-            help="Cells and results; an experiment started again goes on there.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return reading_options(command)
+shared_options = together(
+    reading_options,
+    click.option(
+        "--datasets", default="ml-latest-small,ml-100k", show_default=True, callback=comma_list(), help="Names or paths, with commas."
+    ),
+    click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="As for replay. Default: AUTOEMB_DATA_DIR."),
+    click.option("--limit", type=click.IntRange(min=1), help="Only the first N interactions of each dataset."),
+    click.option(
+        "--output",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("autoemb-state") / "experiments",
+        show_default=True,
+        help="Cells and results; an experiment started again goes on there.",
+    ),
+)
+"""Options of every experiment."""
 
 
 def streams(
@@ -113,42 +119,34 @@ def table1_command(datasets: tuple[str, ...], data_dir: Path | None, limit: int 
     click.echo(table1.as_markdown(counts), nl=False)
 
 
-def cell_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of experiments that train cells of methods, tasks and seeds."""
-    options = [
-        click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Seeds 0 to N-1."),
-        click.option(
-            "--preset", type=click.Choice(sorted(PRESETS)), default=DEFAULT_PRESET, show_default=True, help="See docs/algorithm.md."
-        ),
-        click.option(
-            "--context", type=click.Choice(["batch", "event", "strict"]), default="event", show_default=True, help="As for train."
-        ),
-        click.option("--batch-size", type=click.IntRange(min=1), default=500, show_default=True, help="Interactions of a mini-batch."),
-        click.option(
-            "--offline-fraction",
-            type=click.FloatRange(0, 1, max_open=True),
-            default=0.7,
-            show_default=True,
-            help="Of each stream, trained before the figures begin.",
-        ),
-        click.option("--offline-epochs", type=click.IntRange(min=1), default=1, show_default=True, help="As for train."),
-        click.option(
-            "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where a step computes."
-        ),
-        click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A learner setting of docs/algorithm.md; repeatable."),
-        click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of torch, in each process."),
-        click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, each training a cell."),
-        click.option(
-            "--through",
-            type=click.Choice(["direct", "kafka"]),
-            default="direct",
-            show_default=True,
-            help="kafka: replay into a topic and train from it, same bits; on a broker of its own unless one is named.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return shared_options(broker_options(command))
+cell_options = together(
+    shared_options,
+    broker_options,
+    click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Seeds 0 to N-1."),
+    preset_option,
+    context_option,
+    batch_size_option,
+    click.option(
+        "--offline-fraction",
+        type=click.FloatRange(0, 1, max_open=True),
+        default=0.7,
+        show_default=True,
+        help="Of each stream, trained before the figures begin.",
+    ),
+    epochs_option,
+    device_option,
+    settings_option,
+    click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of torch, in each process."),
+    click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, each training a cell."),
+    click.option(
+        "--through",
+        type=click.Choice(["direct", "kafka"]),
+        default="direct",
+        show_default=True,
+        help="kafka: replay into a topic and train from it, same bits; on a broker of its own unless one is named.",
+    ),
+)
+"""Options of experiments that train cells of methods, tasks and seeds."""
 
 
 @command.command("table2")
@@ -168,9 +166,9 @@ def table2_command(
             for task in options["tasks"]:
                 table += _rows_of(console, stream, dataset, task, output, topic_of, options)
     epochs = options["offline_epochs"]
-    name = f"table2-{options['preset']}-{options['context']}" + ("" if epochs == 1 else f"-e{epochs}")
+    name = f"table2-{options['preset']}-{options['mode']}" + ("" if epochs == 1 else f"-e{epochs}")
     table2.as_frame(table).write_parquet(output / f"{name}.parquet")
-    regime = regime_of(options["preset"], options["context"], options["batch_size"])
+    regime = regime_of(options["preset"], options["mode"], options["batch_size"])
     notes = ["", _NO_RIVER] if options["river"] and not river_reference.is_installed() else []
     text = table2.as_markdown(table, regime=regime, fraction=options["offline_fraction"], epochs=epochs, notes=notes)
     (output / f"{name}.md").write_text(text, encoding="utf-8")
@@ -189,10 +187,10 @@ def _rows_of(
     extra: list[Job] = []
     if task == "binary" and options["river"] and river_reference.is_installed():
         epochs = options["offline_epochs"]
-        folder = output / "references" / f"{stream.name}-river-{options['context']}-e{epochs}".replace("/", "_")
+        folder = output / "references" / f"{stream.name}-river-{options['mode']}-e{epochs}".replace("/", "_")
         references[river_reference.NAME] = folder
         river = partial(
-            _river, folder, stream, options["batch_size"], options["context"], configs[0].offline, epochs, configs[0].positive_above
+            _river, folder, stream, options["batch_size"], options["mode"], configs[0].offline, epochs, configs[0].positive_above
         )
         extra = [Job(run=river, length=stream.length)]
     configs, folders = train_cells(console, stream, dataset, task, output, topic_of, options, extra)
@@ -226,7 +224,9 @@ def cells(stream: Stream, task: str, output: Path, options: dict[str, Any]) -> t
     offline = table2.offline_stage(stream, options["offline_fraction"])
     stages = {"offline": offline, "offline_epochs": options["offline_epochs"]}
     configs = [
-        replace(_trainer(method, task, seed, options), **stages) for method in options["methods"] for seed in range(options["seeds"])
+        replace(trainer_config({**options, "method": method, "task": task, "seed": seed}), **stages)
+        for method in options["methods"]
+        for seed in range(options["seeds"])
     ]
     return configs, [table2.cell_folder(output, stream, config, through=options["through"]) for config in configs]
 
@@ -254,7 +254,7 @@ def train_cells(
 def _figure_command(number: int, methods: str, doc: str) -> None:
     @command.command(f"figure{number}", help=doc)
     @click.option("--methods", default=methods, show_default=True, callback=comma_list(METHODS), help="With commas.")
-    @click.option("--task", type=click.Choice(["binary", "rating"]), default="binary", show_default=True, help="As for train.")
+    @task_option
     @cell_options
     def figure(
         datasets: tuple[str, ...], data_dir: Path | None, limit: int | None, output: Path, *, task: str, threads: int, **options: Any
@@ -265,8 +265,8 @@ def _figure_command(number: int, methods: str, doc: str) -> None:
             for stream, dataset in streams(datasets, data_dir, limit, console, options):
                 _, folders = train_cells(console, stream, dataset, task, output, topic_of, options)
                 panels = figures.panels_of(number, figures.one_group(folders))
-                path = output / f"figure{number}-{stream.name}-{task}-{options['preset']}-{options['context']}".replace(" ", "-")
-                title = f"{figures.FIGURES[number]}: {stream.name}, preset {options['preset']}, context {options['context']}"
+                path = output / f"figure{number}-{stream.name}-{task}-{options['preset']}-{options['mode']}".replace(" ", "-")
+                title = f"{figures.FIGURES[number]}: {stream.name}, preset {options['preset']}, context {options['mode']}"
                 figures.write(path, panels, title=title)
                 click.echo(f"{path}.png")
 
@@ -277,13 +277,13 @@ _figure_command(8, "fse,sam,autoemb", "Draw the error over the stream, offline s
 
 
 @command.command("figure1")
-@click.option("--task", type=click.Choice(["binary", "rating"]), default="binary", show_default=True, help="As for train.")
+@task_option
 @click.option("--dims", default="2,16,128", show_default=True, callback=comma_list(), help="Fixed dimensions, one model each.")
 @click.option("--ratings", default="1,2,5,10,20,40,80", show_default=True, callback=comma_list(), help="Training ratings per user.")
 @click.option("--test-ratings", type=click.IntRange(min=1), default=10, show_default=True, help="Kept for testing, per user.")
-@click.option("--epochs", type=click.IntRange(min=1), default=5, show_default=True, help="Passes over each training set.")
+@click.option("--epochs", type=click.IntRange(min=1), default=5, show_default=True, help="How often each training set is read.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Seeds 0 to N-1; a seed also draws the split.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A learner setting of docs/algorithm.md; repeatable.")
+@settings_option
 @shared_options
 def figure1_command(
     datasets: tuple[str, ...],
@@ -300,7 +300,7 @@ def figure1_command(
     """Draw error and accuracy of fixed dimensions against training ratings per user (the paper's Figure 1)."""
     torch.set_num_threads(1)
     console = Console(stderr=True)
-    learner = learner_config("fse", task, "paper-layernorm", 0, "cpu", settings)
+    learner = learner_config({"method": "fse", "task": task, "preset": "paper-layernorm", "settings": settings})
     choices = {name: options[name] for name in ("test_ratings", "epochs", "seeds")}
     config = Figure1Config(dims=_numbers(dims, "--dims"), ratings=_numbers(ratings, "--ratings"), **choices)
     for stream, _ in streams(datasets, data_dir, limit, console, options):
@@ -319,11 +319,6 @@ def _numbers(texts: tuple[str, ...], option: str) -> tuple[int, ...]:
     if not all(text.isdigit() for text in texts):
         raise click.BadParameter(f"{','.join(texts)}: whole numbers with commas", param_hint=option)
     return tuple(int(text) for text in texts)
-
-
-def _trainer(method: str, task: str, seed: int, options: dict[str, Any]) -> TrainerConfig:
-    learner = learner_config(method, task, options["preset"], seed, resolve_device(options["device"]), options["settings"])
-    return trainer_config(learner, options["context"], 3.5, 5000, 0.999)
 
 
 class _cells_bar:  # noqa: N801 - reads as the context manager it is

@@ -6,9 +6,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, fields
+from inspect import cleandoc
 from pathlib import Path
 from threading import Event
-from typing import Any, ClassVar, TypeVar
+from types import NoneType
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 import structlog
@@ -19,6 +22,80 @@ from autoemb_pipeline.redaction import redact_all
 from autoemb_pipeline.schemas.registry import RegistryCodec
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def field_option(
+    kind: type[Any],
+    name: str,
+    flag: str | None = None,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    unset: bool = False,
+    **attributes: Any,
+) -> Callable[[F], F]:
+    """The option of a configuration's field: type, default and text are those of the dataclass, so that they stand there alone.
+
+    The command gets it under the field's name.
+
+    Args:
+        kind: the dataclass; its "Attributes:" are the texts.
+        name: the field.
+        flag: the option's name; None: the field's.
+        least, above: bound on a number, included or not.
+        unset: None where the option is not given, for a field that not every configuration has; the text then tells the default.
+        attributes: of `click.option`, instead of what the field says.
+    """
+    default = default_of(kind, name)
+    text = attribute_texts(kind)[name]
+    if unset:
+        text, default = f"{text} Default: {default}.", None
+    declared = get_type_hints(kind)[name]
+    if declared is bool:
+        attributes = {"is_flag": True, "default": default, **attributes}
+    else:
+        own_type = _click_type(declared, least, above)
+        attributes = {"type": own_type, "default": default, "show_default": default is not None, **attributes}
+    return click.option(flag or f"--{name.replace('_', '-')}", name, **{"help": text, **attributes})
+
+
+def default_of(kind: type[Any], name: str) -> Any:
+    """The default of a dataclass's field; None where it has none."""
+    default = next(field.default for field in fields(kind) if field.name == name)
+    return None if default is MISSING else default
+
+
+def _click_type(declared: Any, least: float | None, above: float | None) -> Any:
+    kinds = [kind for kind in get_args(declared) if kind is not NoneType]
+    if get_origin(declared) is Literal:
+        return click.Choice(kinds)
+    kind = kinds[0] if kinds else declared
+    if least is None and above is None:
+        return kind
+    bounded = click.IntRange if kind is int else click.FloatRange
+    return bounded(min=least if above is None else above, min_open=above is not None)  # type: ignore[arg-type]
+
+
+def attribute_texts(kind: type[Any]) -> dict[str, str]:
+    """Name -> text of the entries in the "Attributes:" section of a class's docstring, and of those of its bases."""
+    texts: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        section = cleandoc(base.__doc__ or "").partition("Attributes:\n")[2].partition("\n\n")[0]
+        for entry in re.split(r"\n(?! {5,})", section) if section else ():
+            names, _, text = " ".join(entry.split()).partition(": ")
+            texts |= dict.fromkeys(names.split(", "), text[:1].upper() + text[1:])
+    return texts
+
+
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """One decorator for several options, listed in their order."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def broker_options(command: F) -> F:
@@ -85,10 +162,10 @@ class Duration(click.ParamType[float]):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Seconds, above 0."""
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value).strip())
-        if found is None or float(found[1]) == 0:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value).strip())
+        if match is None or float(match[1]) == 0:
             self.fail(f"{value!r} is no duration above 0 (90, 90s, 15m, 12h, 2d)", param, ctx)
-        return float(found[1]) * self._seconds[found[2]]
+        return float(match[1]) * self._seconds[match[2]]
 
 
 def outage_option(command: F) -> F:

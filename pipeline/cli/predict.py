@@ -120,9 +120,9 @@ def command(state_dir: Path, form: str, device: str, log_format: str, pairs: Tex
         predictor = Predictor(opened, device=device)
         size = int(opened.loaded.payload["configuration"]["batch_size"])
         _log.info("predicting", run_id=opened.loaded.payload["run_id"], step=predictor.step)
-        wanted = read_pairs(pairs, name=pairs.name)
+        remaining = read_pairs(pairs, name=pairs.name)
         writer: Any = None
-        while batch := list(islice(wanted, size)):
+        while batch := list(islice(remaining, size)):
             for row in prediction_rows(batch, predictor.predict(batch, consecutive=consecutive), predictor.config.learner.dims):
                 if form == "jsonl":
                     sys.stdout.write(json.dumps(row) + "\n")

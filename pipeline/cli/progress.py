@@ -8,7 +8,14 @@ import structlog
 
 from autoemb_pipeline.run import RunSummary
 from autoemb_pipeline.schemas.notices import label_notice
-from autoemb_pipeline.schemas.vocabulary import ACCURACY, HELD_BACK, LAG, METHOD, MODELS, THROUGHPUT, score_field, scored
+from autoemb_pipeline.schemas.scores import (
+    ACCURACY,
+    METHOD,
+    MODELS,
+    score_field,
+    scored,
+)
+from autoemb_pipeline.schemas.vocabulary import HELD_BACK, LAG, THROUGHPUT
 
 _log = structlog.get_logger()
 _QUIET_SECONDS = 60.0

@@ -19,6 +19,7 @@ from autoemb_pipeline.cli.options import (
     open_registry,
     registry_option,
     stop_on_signals,
+    together,
 )
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.ops.topics import ensure_interactions_topic
@@ -83,33 +84,29 @@ class Parsed(click.ParamType[Any]):
             self.fail(f"{error.what}: {error.why}; {error.remedy}", param, ctx)
 
 
-def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """How a dataset is read: --columns, --ties, --order."""
-    options = [
-        click.option(
-            "--columns",
-            type=Parsed(Columns),
-            metavar="ROLE=NAME,...",
-            help="Of a CSV or Parquet file: user=...,item=...,rating=...,timestamp=...; usual names are recognised.",
-        ),
-        click.option(
-            "--ties",
-            type=Parsed(Ties),
-            metavar="file|hash[:SEED]",
-            help="Order within one timestamp: as in the files, or mixed by user and item. Default: hash for Netflix's days, else file.",
-        ),
-        click.option(
-            "--order",
-            type=Parsed(Order),
-            metavar="timestamp|shuffled[:SEED]",
-            default="timestamp",
-            show_default=True,
-            help="shuffled: who rated what in random order along the sorted times.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+reading_options = together(
+    click.option(
+        "--columns",
+        type=Parsed(Columns),
+        metavar="ROLE=NAME,...",
+        help="Of a CSV or Parquet file: user=...,item=...,rating=...,timestamp=...; usual names are recognised.",
+    ),
+    click.option(
+        "--ties",
+        type=Parsed(Ties),
+        metavar="file|hash[:SEED]",
+        help="Order within one timestamp: as in the files, or mixed by user and item. Default: hash for Netflix's days, else file.",
+    ),
+    click.option(
+        "--order",
+        type=Parsed(Order),
+        metavar="timestamp|shuffled[:SEED]",
+        default="timestamp",
+        show_default=True,
+        help="shuffled: who rated what in random order along the sorted times.",
+    ),
+)
+"""How a dataset is read."""
 
 
 def dataset_options(data_dir: Path | None, console: Console, **reading: Any) -> DatasetOptions:

@@ -3,7 +3,8 @@
 Per id one row in a RowStore; per batch one gather, one pass in merged order, one scatter. Which labels a feature may know is the
 context mode's: `batch` those of earlier mini-batches, `event` also those of earlier events of the same batch, `strict` as `event`, but
 only labels with an earlier timestamp. Counts and times hold no label and are always fresh. Previous loss and previous weights are of
-earlier mini-batches in every mode (design, Honesty). Late interactions in `strict`: what was learnt before cannot be unlearnt.
+earlier mini-batches in every mode (docs/architecture.md, Honesty). Late interactions in `strict`: what was learnt
+before cannot be unlearnt.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +47,7 @@ class ContextConfig:
     """How the context is kept.
 
     Attributes:
-        mode: which labels the context features may know.
+        mode: labels that context features may know: of earlier mini-batches; also of earlier events; only with earlier timestamps.
         spaces: number of embedding spaces N (length of the previous weights).
         with_classes: keep class counts per id, for the rating task's Dirichlet reference.
     """

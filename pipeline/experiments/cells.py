@@ -86,10 +86,10 @@ def run_cell(
         store: rows in memory, unless another is given.
         progress: told the interactions done, about once a second.
     """
-    wanted = cell_settings(config, stream, batch_size)
+    cell = cell_settings(config, stream, batch_size)
     done = folder / DONE
-    found = read_identity(folder)
-    if done.exists() and found is not None and found.configuration == json.loads(json.dumps(wanted)):
+    identity = read_identity(folder)
+    if done.exists() and identity is not None and identity.configuration == json.loads(json.dumps(cell)):
         result: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         return result
     done.unlink(missing_ok=True)
@@ -97,7 +97,7 @@ def run_cell(
     learner = config.learner
     write_identity(
         folder,
-        RunIdentity(run_id=folder.name, configuration=wanted, topic_id=stream.fingerprint, metrics_start=0, dead_letters_start=0),
+        RunIdentity(run_id=folder.name, configuration=cell, topic_id=stream.fingerprint, metrics_start=0, dead_letters_start=0),
     )
     log = PredictionLog(folder / "predictions", dims=learner.dims, task=learner.task, limit=1 << 62)
     log.truncate_to(0)
@@ -146,7 +146,7 @@ def online_log(folder: Path, offline: OfflineStage | None) -> pl.LazyFrame:
     if offline.count is not None and offline.until_ms is None:
         return log.slice(offline.count)
     frame = log.with_row_index("row")
-    over = pl.col("row") >= (offline.count or 0)
+    is_online = pl.col("row") >= (offline.count or 0)
     if offline.until_ms is not None:
-        over &= pl.col("timestamp").cum_max() >= offline.until_ms
-    return frame.filter(over).drop("row")
+        is_online &= pl.col("timestamp").cum_max() >= offline.until_ms
+    return frame.filter(is_online).drop("row")

@@ -155,14 +155,14 @@ def _draw_panel(axes: Axes, panel: Panel, prefix: str, ink: Ink) -> None:
 
 
 def _draw_bars(axes: Axes, bars: dict[int, int], gid: str, ink: Ink) -> None:
-    behind = axes.twinx()
-    behind.set_zorder(axes.get_zorder() - 1)
+    background = axes.twinx()
+    background.set_zorder(axes.get_zorder() - 1)
     axes.patch.set_visible(False)
-    drawn = behind.bar(list(bars), list(bars.values()), width=0.8, color=ink(_BARS))
+    drawn = background.bar(list(bars), list(bars.values()), width=0.8, color=ink(_BARS))
     for number, bar in enumerate(drawn):
         bar.set_gid(f"{gid}{number}")
-    behind.set_ylim(0, 3.2 * max(bars.values()))  # the lower third: behind the lines, not among them
-    behind.set_axis_off()
+    background.set_ylim(0, 3.2 * max(bars.values()))  # the lower third: behind the lines, not among them
+    background.set_axis_off()
 
 
 def _for_html(svg: str, name: str, description: str) -> str:

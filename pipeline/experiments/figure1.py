@@ -31,7 +31,7 @@ class Figure1Config:
         dims: fixed embedding dimensions, one model each.
         ratings: the x axis: training ratings per user, increasing.
         test_ratings: ratings of every user kept for testing.
-        epochs: passes over a training set.
+        epochs: how often a training set is read.
         batch_size: interactions of a mini-batch.
         seeds: repetitions; a seed also draws the split and the orders.
     """

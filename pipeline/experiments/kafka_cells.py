@@ -53,17 +53,17 @@ def run_kafka_cell(
         DatasetError: the topic held less than the stream.
         AutoembError: whatever `train` raises.
     """
-    wanted = json.loads(json.dumps(cell_settings(config, stream, batch_size)))
+    cell = json.loads(json.dumps(cell_settings(config, stream, batch_size)))
     done, settings = folder / DONE, folder / SETTINGS
-    is_same = settings.exists() and json.loads(settings.read_text(encoding="utf-8")) == wanted
+    is_same = settings.exists() and json.loads(settings.read_text(encoding="utf-8")) == cell
     if done.exists() and is_same:
         result: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         return result
-    found = read_identity(folder)
-    if not is_same or found is None or found.topic_id != topic.id:
+    identity = read_identity(folder)
+    if not is_same or identity is None or identity.topic_id != topic.id:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        settings.write_text(json.dumps(wanted, sort_keys=True), encoding="utf-8")
+        settings.write_text(json.dumps(cell, sort_keys=True), encoding="utf-8")
     started = time.perf_counter()
     run = _run_config(folder, config, topic, batch_size)
     observers = (lambda metrics, _runtime: progress(int(metrics.get("examples", 0))),)

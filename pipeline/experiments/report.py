@@ -48,7 +48,7 @@ def render(groups: Sequence[Group]) -> str:
     return template.substitute(
         title=escape(f"{len(runs)} run{'s' * (len(runs) > 1)}: {', '.join(sorted({run.method for run in runs}))}"),
         notices=_notices(groups),
-        sections="\n".join(_section(number, group, of=len(groups)) for number, group in enumerate(groups, start=1)),
+        sections="\n".join(_section(number, group, count=len(groups)) for number, group in enumerate(groups, start=1)),
         configuration=_configuration(runs),
         version=escape(__version__),
         made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -67,9 +67,9 @@ def _notices(groups: Sequence[Group]) -> str:
     return "".join(f'<p class="notice">{notice}</p>' for notice in notices)
 
 
-def _section(number: int, group: Group, *, of: int) -> str:
+def _section(number: int, group: Group, *, count: int) -> str:
     run = group.runs[0]
-    heading = f"Group {number} of {of}" if of > 1 else "Results"
+    heading = f"Group {number} of {count}" if count > 1 else "Results"
     regime = ", ".join(f"{name} {value}" for name, value in run.regime)
     unequal = any(len(other.events) != group.length for other in group.runs)
     cut = " (what all of these runs have seen)" if unequal else ""

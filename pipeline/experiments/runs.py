@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from autoemb_pipeline.checkpoint.identity import read_identity
 from autoemb_pipeline.errors import StateError
 from autoemb_pipeline.records import OfflineStage
-from autoemb_pipeline.schemas.vocabulary import LOSSES, REFERENCES
+from autoemb_pipeline.schemas.scores import LOSSES, REFERENCES
 from autoemb_pipeline.sink.prediction_log import read_predictions
 
 PREDICTIONS = "predictions"
@@ -53,8 +53,8 @@ class Run:
 
     def setting(self, name: str, default: Any = None) -> Any:
         """A configured value by the last part(s) of its dotted name."""
-        found = [value for key, value in self.configuration.items() if key == name or key.endswith(f".{name}")]
-        return found[0] if found else default
+        values = [value for key, value in self.configuration.items() if key == name or key.endswith(f".{name}")]
+        return values[0] if values else default
 
     @property
     def method(self) -> str:

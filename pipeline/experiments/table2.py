@@ -14,7 +14,13 @@ from autoemb_pipeline.experiments.jobs import Job
 from autoemb_pipeline.experiments.kafka_cells import Topic, run_kafka_cell
 from autoemb_pipeline.experiments.statistics import Interval, Spread, holm, interval_of_sums, spread
 from autoemb_pipeline.records import FloatArray, OfflineStage, Task
-from autoemb_pipeline.schemas.vocabulary import LOGISTIC, LOSSES, METHOD, MODELS, REFERENCES
+from autoemb_pipeline.schemas.scores import (
+    LOGISTIC,
+    LOSSES,
+    METHOD,
+    MODELS,
+    REFERENCES,
+)
 from autoemb_pipeline.trainer import TrainerConfig
 
 _MODELS = tuple(model.name for model in MODELS)
@@ -184,10 +190,10 @@ def _flat(row: Row) -> dict[str, Any]:
 
 def as_markdown(table: Sequence[Row], *, regime: str, fraction: float, epochs: int = 1, notes: Sequence[str] = ()) -> str:
     """The paper's table with its figures beside ours; notes stand above it."""
-    passes = "" if epochs == 1 else f", after {epochs} passes over the rest"
+    epochs_text = "" if epochs == 1 else f", after {epochs} epochs of the rest"
     lines = [
         (
-            f"Online stage: the last {100 * (1 - fraction):.0f}% of each stream, counters begun anew there{passes}. {regime} "
+            f"Online stage: the last {100 * (1 - fraction):.0f}% of each stream, counters begun anew there{epochs_text}. {regime} "
             "± is the standard deviation over seeds; differences in loss with 95% intervals, users resampled; negative is better."
         ),
         *notes,

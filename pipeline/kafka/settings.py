@@ -134,11 +134,11 @@ def cached_high(consumer: Any, topic: str, partition: int) -> int | None:
 
 def _refuse_contradictions(kafka: Mapping[str, str], guaranteed: Mapping[str, str]) -> None:
     for name, value in kafka.items():
-        wanted = guaranteed.get(_ALIASES.get(name, name))
+        required = guaranteed.get(_ALIASES.get(name, name))
         given = str(value).lower()
-        if wanted is not None and _SYNONYMS.get(given, given) != wanted:
+        if required is not None and _SYNONYMS.get(given, given) != required:
             raise ConfigurationError(
                 f"The Kafka setting {name}={value} cannot be used.",
-                why=f"With it records could be lost or doubled silently; it must be {wanted or 'left to us'}.",
+                why=f"With it records could be lost or doubled silently; it must be {required or 'left to us'}.",
                 remedy=f"Remove {name} from the file given to --kafka-config.",
             )

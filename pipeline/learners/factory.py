@@ -26,17 +26,27 @@ def make_learner(config: LearnerConfig, store: RowStore) -> Learner:
     Raises:
         ConfigurationError: the device is not there.
     """
-    device = _device(config.device)
+    device = resolve_device(config.device)
     if isinstance(config, StreamConfig):
         return make_stream_learner(config, store, device)
     return make_paper_learner(config, store, device)
 
 
-def _device(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
+    """The torch device of this name; `auto` is CUDA where there is a GPU, else the CPU.
+
+    Raises:
+        ConfigurationError: torch knows no such device, or there is none.
+    """
+    has_cuda = torch.cuda.is_available()
     try:
-        device = torch.device(name)
+        device = torch.device(("cuda" if has_cuda else "cpu") if name == "auto" else name)
     except RuntimeError as error:
         raise ConfigurationError(f"device {name!r} is unknown", why=str(error).split("\n", 1)[0], remedy="use cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError("device cuda is not there", why="torch finds no GPU or is the CPU build", remedy="use --device cpu")
+    if device.type == "cuda" and not has_cuda:
+        raise ConfigurationError(
+            f"device {name!r} cannot be used: there is no CUDA device",
+            why="torch finds no GPU or is the CPU build",
+            remedy="use --device cpu, or install torch's CUDA build (README, Installation)",
+        )
     return device

@@ -22,8 +22,8 @@ class PrequentialConfig:
 
     Attributes:
         task: `binary` (squared error, accuracy at .5) or `rating` (cross-entropy, accuracy of the most probable class).
-        window: interactions in the sliding window.
-        fading: factor per interaction of the fading mean.
+        window: interactions of the metrics' window.
+        fading: factor per interaction of the fading metrics.
     """
 
     task: Task = "binary"

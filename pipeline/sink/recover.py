@@ -1,4 +1,4 @@
-"""How far a run got, read back from the topics it wrote (design, invariants 3, 4 and 8).
+"""How far a run got, read back from the topics it wrote (docs/architecture.md, invariants 3, 4 and 8).
 
 With transactions open the run's `TransactionalProducer` first: it ends the transaction an earlier trainer of the run may have left open.
 """
@@ -36,8 +36,8 @@ class RecordedRun:
 
     Attributes:
         next_offsets: step -> partition -> offset of the first record after it.
-        rereads: the steps that read the offline stage again; their offsets are of that pass.
-        paused_at: the last step of the first pass over the offline stage, where steps beyond it are recorded; else None.
+        rereads: the steps that read the offline stage again; their offsets are of that epoch.
+        paused_at: the last step of the offline stage's first epoch, where steps beyond it are recorded; else None.
         refused: step -> partition -> offsets of its records that were refused by the clock, where there are any.
         examples: step -> interactions of the run up to it.
     """

@@ -1,4 +1,4 @@
-"""Interactions from a Kafka topic, from the run's own offsets on (design, "Reading Kafka" and invariants 3, 4, 7)."""
+"""Interactions from a Kafka topic, from the run's own offsets on (docs/architecture.md, invariants 3, 4 and 7)."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -41,10 +41,10 @@ def extract(archive: Path, folder: Path, patterns: Sequence[str], *, largest: in
                 raise _refused(archive, f"it has {len(members)} members")
             for member in members:
                 _refuse_unsafe(archive, member)
-            wanted = [m for m in members if not m.is_dir() and any(fnmatch(PurePosixPath(m.filename).name, p) for p in patterns)]
-            _refuse_ambiguous(archive, wanted, patterns)
+            matches = [m for m in members if not m.is_dir() and any(fnmatch(PurePosixPath(m.filename).name, p) for p in patterns)]
+            _refuse_ambiguous(archive, matches, patterns)
             left = largest
-            for member in wanted:
+            for member in matches:
                 with opened.open(member) as source, (folder / PurePosixPath(member.filename).name).open("xb") as target:
                     left = _copy(archive, source, target, left)
     # RuntimeError: zipfile's word for an encrypted member; NotImplementedError: for an unknown compression
@@ -68,10 +68,10 @@ def _refuse_unsafe(archive: Path, member: zipfile.ZipInfo) -> None:
         raise _refused(archive, f"member {name!r} is a {'link' if kind == stat.S_IFLNK else 'special file'}")
 
 
-def _refuse_ambiguous(archive: Path, wanted: Sequence[zipfile.ZipInfo], patterns: Sequence[str]) -> None:
-    if not wanted:
+def _refuse_ambiguous(archive: Path, matches: Sequence[zipfile.ZipInfo], patterns: Sequence[str]) -> None:
+    if not matches:
         raise _refused(archive, f"none of {', '.join(patterns)} is in it")
-    names = [PurePosixPath(m.filename).name for m in wanted]
+    names = [PurePosixPath(m.filename).name for m in matches]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice is not None:
         raise _refused(archive, f"{twice} is in it more than once")

@@ -105,10 +105,10 @@ def _locked(download: Download, path: Path) -> Iterator[IO[bytes]]:
 
 def _published_md5(download: Download) -> str:
     with urllib.request.urlopen(download.url + ".md5", timeout=download.timeout) as response:  # noqa: S310 - scheme checked in `fetch`
-        found = _MD5.search(response.read(4096).decode("ascii", "replace"))
-    if found is None:
+        checksum = _MD5.search(response.read(4096).decode("ascii", "replace"))
+    if checksum is None:
         raise _failed(download, f"{download.url}.md5 holds no MD5, so the file could not be verified")
-    return found.group()
+    return checksum.group()
 
 
 def _etag_file(part: IO[bytes]) -> Path:

@@ -86,10 +86,10 @@ class SortedDataset:
 
     def batches(self, sequences: range | None = None) -> Iterator[tuple[int, pl.DataFrame]]:
         """(sequence of the first row, rows): frames of at most 65,536 rows with user_id, item_id, rating, timestamp."""
-        wanted = range(self.length) if sequences is None else sequences
+        selected = range(self.length) if sequences is None else sequences
         base = 0
         for part in self.parts:
-            position, end = max(wanted.start, base), min(wanted.stop, base + part.rows)
+            position, end = max(selected.start, base), min(selected.stop, base + part.rows)
             while position < end:
                 # step to the row group's end, so that each is decoded once
                 step = min(end - position, ROW_GROUP - (position - base) % ROW_GROUP)

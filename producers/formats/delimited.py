@@ -20,14 +20,14 @@ _BLOCK: Final = 1 << 22
 
 def first_lines(path: Path, count: int) -> list[str]:
     """The first lines that are not empty, at most so many, whatever the encoding; looks no further than 4 MiB."""
-    found: list[str] = []
+    head: list[str] = []
     with path.open("rb") as file:
         for raw in file.read(_BLOCK).removeprefix(b"\xef\xbb\xbf").splitlines():
-            if len(found) == count:
+            if len(head) == count:
                 break
             if raw.strip():
-                found.append(raw.decode("latin-1"))
-    return found
+                head.append(raw.decode("latin-1"))
+    return head
 
 
 def first_line(path: Path) -> str:
@@ -147,8 +147,8 @@ def iso_8601(text: pl.Expr) -> pl.Expr:
     naive = moment.str.strip_suffix("Z")
     parsed = [naive.str.to_datetime(f, strict=False, time_unit="ms").dt.epoch("ms") for f in formats]
     parsed.append(moment.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%z", strict=False, time_unit="ms").dt.epoch("ms"))
-    found = pl.coalesce(parsed)
-    return pl.when(found.is_between(0, MAX_TIMESTAMP)).then(found)
+    milliseconds = pl.coalesce(parsed)
+    return pl.when(milliseconds.is_between(0, MAX_TIMESTAMP)).then(milliseconds)
 
 
 def is_number(text: str) -> bool:

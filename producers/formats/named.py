@@ -70,11 +70,11 @@ class Columns:
 
     def find(self, header: Sequence[str]) -> dict[str, list[str]]:
         """Role -> the columns that may have it: one where all is well."""
-        found = {}
+        columns_of = {}
         for role, aliases in _ALIASES.items():
             name = getattr(self, role)
-            found[role] = [c for c in header if (c == name if name is not None else _plain(c) in aliases)]
-        return found
+            columns_of[role] = [c for c in header if (c == name if name is not None else _plain(c) in aliases)]
+        return columns_of
 
 
 def is_parquet(path: Path) -> bool:
@@ -137,15 +137,15 @@ def _plain(name: str) -> str:
 
 
 def _one_each(path: Path, columns: Columns, header: Sequence[str]) -> tuple[str, ...]:
-    found = columns.find(header)
-    wrong = [role for role, names in found.items() if len(names) != 1]
+    columns_of = columns.find(header)
+    wrong = [role for role, names in columns_of.items() if len(names) != 1]
     if wrong:
         role = wrong[0]
         given = getattr(columns, role)
         which = f"no column {given!r}" if given is not None else f"no column that is surely the {role}"
-        several = f"{' and '.join(found[role])} may all be it" if found[role] else f"it has {', '.join(header)}"
+        several = f"{' and '.join(columns_of[role])} may all be it" if columns_of[role] else f"it has {', '.join(header)}"
         raise DatasetError(f"{path}: {which}", why=several, remedy=f"name it: --columns {role}=NAME")
-    return tuple(names[0] for names in found.values())
+    return tuple(names[0] for names in columns_of.values())
 
 
 def _header(path: Path, columns: Columns) -> tuple[str, list[str]]:

@@ -62,10 +62,10 @@ def _movies(path: Path) -> tuple[NDArray[np.int64], pl.Series]:
 
 def _note_movies(lines: bytes, newlines: int, starts: list[int], movies: list[str | None]) -> int:
     """Appends the movies of whole lines that begin behind so many newlines; returns how many newlines these lines have."""
-    counted = at = 0
+    counted = position = 0
     for match in _HEADER_BYTES.finditer(lines):
-        counted += lines.count(b"\n", at, match.start())
-        at = match.start()
+        counted += lines.count(b"\n", position, match.start())
+        position = match.start()
         starts.append(newlines + counted + 1)
         movies.append(match[1].decode())
-    return counted + lines.count(b"\n", at)
+    return counted + lines.count(b"\n", position)

@@ -41,7 +41,7 @@ def measure(root: Path, rows: int, arguments: argparse.Namespace) -> dict[str, f
     tensors = {"dense": torch.zeros(250_000)}
     fill(store, rows, arguments.width)
     started = time.perf_counter()
-    writer.begin(0, {}, tensors, {}, store)
+    writer.begin(0, {}, tensors, store)
     writer.wait()
     first = time.perf_counter() - started
     generator = np.random.default_rng(1)
@@ -52,7 +52,7 @@ def measure(root: Path, rows: int, arguments: argparse.Namespace) -> dict[str, f
             ids = [str(k) for k in generator.choice(rows, 400, replace=False)]
             store.scatter("users", ids, store.gather("users", ids) + 1)
         step_seconds.append((time.perf_counter() - started) / (arguments.changes // 400))
-        writer.begin(step, {}, tensors, {}, store)
+        writer.begin(step, {}, tensors, store)
         writer.wait()
         assert writer.last is not None
         capture.append(writer.last.capture_seconds)

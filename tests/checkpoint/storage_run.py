@@ -1,4 +1,4 @@
-"""A small deterministic training on rows, tensors and arrays with a checkpoint every three steps, for tests that kill it.
+"""A small deterministic training on rows and tensors with a checkpoint every three steps, for tests that kill it.
 
 As a program: storage_run.py STATE_DIR STEPS trains on from the newest valid checkpoint and ends with a checkpoint of the last step.
 """
@@ -34,8 +34,8 @@ class Training:
         config = RocksConfig(directory=checkpoints.live, source=loaded and loaded.rows, cache_bytes=cache_bytes)
         self.rows = RocksRowStore(config, SPECS)
         self.step = 0 if loaded is None else loaded.payload["step"]
-        self.tensors = loaded.tensors if loaded else {"w": torch.zeros(7), "generator": torch.Generator().manual_seed(5).get_state()}
-        self.arrays = loaded.arrays if loaded else {"sums": np.zeros(2), "seen": {"users": 0}}
+        first = {"w": torch.zeros(7), "generator": torch.Generator().manual_seed(5).get_state(), "sums": torch.zeros(2).double()}
+        self.tensors = loaded.tensors if loaded else first
 
     def train(self) -> None:
         self.step += 1
@@ -43,16 +43,15 @@ class Training:
         generator.set_state(self.tensors["generator"])
         draw = torch.randint(0, 400, (40,), generator=generator).tolist()
         noise = torch.randn(7, generator=generator)
-        self.tensors = {"w": self.tensors["w"] * 0.9 + noise, "generator": generator.get_state()}
+        self.tensors = {**self.tensors, "w": self.tensors["w"] * 0.9 + noise, "generator": generator.get_state()}
         for spec, ids in (("users", draw[:20]), ("items", draw[20:])):
             distinct = [f"id {k}" for k in dict.fromkeys(ids)]
             rows = self.rows.gather(spec, distinct)
             self.rows.scatter(spec, distinct, rows * 0.75 + self.step)
-            self.arrays["sums"] = self.arrays["sums"] + rows.sum(dtype=np.float64)
-        self.arrays["seen"] = {"users": self.rows.count("users")}
+            self.tensors["sums"] = self.tensors["sums"] + rows.sum(dtype=np.float64)
 
     def begin(self, writer: CheckpointWriter) -> None:
-        writer.begin(self.step, {"step": self.step}, self.tensors, self.arrays, self.rows)
+        writer.begin(self.step, {"step": self.step, "users": self.rows.count("users")}, self.tensors, self.rows)
 
 
 def run(root: Path, steps: int, *, cache_bytes: int = 20_000, keep: int = 2) -> None:
@@ -83,7 +82,6 @@ def digest(root: Path) -> str:
                 found.update(i.encode() + row.tobytes())
         for name, tensor in sorted(opened.loaded.tensors.items()):
             found.update(name.encode() + tensor.numpy().tobytes())
-        found.update(opened.loaded.arrays["sums"].tobytes() + repr(opened.loaded.arrays["seen"]).encode())
         return found.hexdigest()
 
 

@@ -132,7 +132,7 @@ def train_until_refused(root: Path) -> tuple[CheckpointError, int, int]:
             ids = [f"{step} {k}" for k in range(500 * step)]
             rows.scatter("users", ids, np.random.default_rng(step).normal(size=(len(ids), 250)))
             try:
-                writer.begin(step, {"step": step}, {}, {}, rows)
+                writer.begin(step, {"step": step}, {}, rows)
                 good = writer.wait() or good
             except CheckpointError as error:
                 return error, good, step

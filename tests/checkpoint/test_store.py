@@ -26,8 +26,12 @@ from autoemb_pipeline.state.rocks import RocksRowStore
 from tests.checkpoint.storage_run import digest, run
 
 SPECS = [TableSpec(name="users", width=2)]
-TENSORS = {"b": torch.arange(6, dtype=torch.float64).reshape(2, 3), "a": torch.tensor([True, False]), "half": torch.ones(2).bfloat16()}
-ARRAYS = {"counts": np.arange(4), "nothing": np.zeros((0, 3), dtype="f4"), "scalar": np.array(1 / 3), "names": {"x": [1, None, "é"]}}
+TENSORS = {
+    "b": torch.arange(6, dtype=torch.float64).reshape(2, 3),
+    "a": torch.tensor([True, False]),
+    "half": torch.ones(2).bfloat16(),
+    "nothing": torch.zeros(0, 3),
+}
 PAYLOAD = {"topic": {"id": "abc", "offsets": {"0": 12, "1": 2**62}}, "frontier": [1, "ml", 2], "nothing": None}
 
 
@@ -49,7 +53,7 @@ def write(checkpoints: CheckpointStore, rows: RocksRowStore) -> Callable[[int], 
 
     def write_step(step: int) -> int | None:
         rows.scatter("users", [str(step), "all"], np.full((2, 2), step))
-        writer.begin(step, {**PAYLOAD, "step": step}, TENSORS, ARRAYS, rows)
+        writer.begin(step, {**PAYLOAD, "step": step}, TENSORS, rows)
         return writer.wait()
 
     return write_step
@@ -68,34 +72,26 @@ def test_everything_comes_back_as_it_was(checkpoints: CheckpointStore, write: Ca
     for name, tensor in TENSORS.items():
         assert loaded.tensors[name].dtype == tensor.dtype
         assert torch.equal(loaded.tensors[name], tensor)
-    assert loaded.arrays.keys() == ARRAYS.keys()
-    for name in ("counts", "nothing", "scalar"):
-        assert loaded.arrays[name].dtype == ARRAYS[name].dtype
-        np.testing.assert_array_equal(loaded.arrays[name], ARRAYS[name], strict=True)
-        loaded.arrays[name] += 1  # belongs to the caller
-    assert loaded.arrays["names"] == ARRAYS["names"]
     assert last_values(checkpoints) == (7, 7)
 
 
 def test_what_changes_after_begin_is_not_in_the_checkpoint(checkpoints: CheckpointStore, rows: RocksRowStore) -> None:
     writer = CheckpointWriter(checkpoints)
-    tensor, array, payload = torch.zeros(3), np.zeros(3), {"list": [1]}
+    tensor, payload = torch.zeros(3), {"list": [1]}
     rows.scatter("users", ["all"], np.ones((1, 2)))
-    writer.begin(1, payload, {"t": tensor}, {"a": array}, rows)
+    writer.begin(1, payload, {"t": tensor}, rows)
     tensor += 1
-    array += 1
     payload["list"].append(2)
     rows.scatter("users", ["all", "new"], np.full((2, 2), 9.0))
     assert writer.busy
     with pytest.raises(RuntimeError, match="under way"):
-        writer.begin(2, {}, {}, {}, rows)
+        writer.begin(2, {}, {}, rows)
     assert writer.wait() == 1
     assert not writer.busy
     assert writer.poll() is None
     loaded = checkpoints.load(1)
     assert loaded.payload == {"list": [1]}
     assert not loaded.tensors["t"].any()
-    assert not loaded.arrays["a"].any()
     with open_newest(checkpoints) as opened:
         assert [i for i, _ in opened.rows.items("users")] == ["all"]
         assert opened.rows.gather("users", ["all"])[0, 0] == 1
@@ -104,7 +100,7 @@ def test_what_changes_after_begin_is_not_in_the_checkpoint(checkpoints: Checkpoi
 def test_poll_tells_the_end_once(checkpoints: CheckpointStore, rows: RocksRowStore) -> None:
     writer = CheckpointWriter(checkpoints)
     assert writer.poll() is None
-    writer.begin(3, {}, {}, {}, rows)
+    writer.begin(3, {}, {}, rows)
     told: list[int] = []
     while not told:
         if (step := writer.poll()) is not None:
@@ -116,15 +112,12 @@ def test_poll_tells_the_end_once(checkpoints: CheckpointStore, rows: RocksRowSto
     assert writer.last.fresh_bytes > 0
 
 
-@pytest.mark.parametrize(
-    ("payload", "arrays"),
-    [({1: 2}, {}), ({"a": {"b": {3: 4}}}, {}), ({"a": object()}, {}), ({}, {"a": np.array(["x"])}), ({}, {"a": {1: 2}})],
-)
-def test_what_cannot_be_stored_is_refused_at_once(checkpoints: CheckpointStore, rows: RocksRowStore, payload: Any, arrays: Any) -> None:
+@pytest.mark.parametrize("payload", [{1: 2}, {"a": {"b": {3: 4}}}, {"a": object()}])
+def test_what_cannot_be_stored_is_refused_at_once(checkpoints: CheckpointStore, rows: RocksRowStore, payload: Any) -> None:
     writer = CheckpointWriter(checkpoints)
     with pytest.raises(TypeError):
-        writer.begin(1, payload, {}, arrays, rows)
-    writer.begin(1, {}, {}, {}, rows)  # and leaves the writer and the rows usable
+        writer.begin(1, payload, {}, rows)
+    writer.begin(1, {}, {}, rows)  # and leaves the writer and the rows usable
     assert writer.wait() == 1
 
 
@@ -157,7 +150,7 @@ def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
 
-FILES = ["manifest.json", "tensors.safetensors", "prequential.safetensors", "prequential.json", "rocksdb/*.sst", "rocksdb/MANIFEST-*",
+FILES = ["manifest.json", "tensors.safetensors", "rocksdb/*.sst", "rocksdb/MANIFEST-*",
          "rocksdb/CURRENT", "rocksdb/OPTIONS-*"]  # fmt: skip
 
 
@@ -275,12 +268,12 @@ def test_only_new_bytes_are_read_and_synced(checkpoints: CheckpointStore, rows: 
     rows.scatter("users", [f"old {k}" for k in range(20_000)], np.random.default_rng(0).normal(size=(20_000, 2)))
     fresh = []
     for step in (1, 2):
-        writer.begin(step, {}, {}, {}, rows)
+        writer.begin(step, {}, {}, rows)
         writer.wait()
         fresh.append(writer.last.fresh_bytes)
         rows.scatter("users", ["old 3"], np.ones((1, 2)))
     again = CheckpointWriter(CheckpointStore(checkpoints.root, keep=2))  # a new process knows the hashes from the manifest
-    again.begin(3, {}, {}, {}, rows)
+    again.begin(3, {}, {}, rows)
     again.wait()
     fresh.append(again.last.fresh_bytes)
     assert fresh[0] > 300_000
@@ -295,7 +288,7 @@ def test_a_reused_file_name_does_not_inherit_a_hash(tmp_path: Path, rows: RocksR
         writer = CheckpointWriter(checkpoints)
         for step in range(first, first + 6):
             store.scatter("users", [f"{first} {step}"], np.ones((1, 2)))
-            writer.begin(step, {}, {}, {}, store)
+            writer.begin(step, {}, {}, store)
             writer.wait()
 
     train(rows, 1)
@@ -324,7 +317,7 @@ def test_readers_beside_a_trainer_always_find_one_whole_checkpoint(tmp_path: Pat
         with open_newest(CheckpointStore(tmp_path)) as opened:
             assert opened.refused == ()
             seen.add(opened.loaded.step)
-            assert opened.loaded.arrays["seen"]["users"] == opened.rows.count("users") == len(list(opened.rows.items("users")))
+            assert opened.loaded.payload["users"] == opened.rows.count("users") == len(list(opened.rows.items("users")))
     trainer.join()
     assert len(seen) > 1
 

@@ -16,8 +16,9 @@ from autoemb_pipeline.cli.errors import render
 from autoemb_pipeline.cli.main import COMMANDS, cli, main
 from autoemb_pipeline.cli.options import Duration
 from autoemb_pipeline.cli.replay import EventTime, Speed
-from autoemb_pipeline.cli.train import learner_config, resolve_device
+from autoemb_pipeline.config import learner_config
 from autoemb_pipeline.errors import AutoembError, ConfigurationError
+from autoemb_pipeline.learners.factory import resolve_device
 from autoemb_pipeline.learners.paper.config import PaperConfig
 from autoemb_pipeline.ops.brokers.process import free_port
 from tests.cli.cli_reference import render as render_reference
@@ -90,7 +91,7 @@ def test_no_broker_is_an_error_within_five_seconds_that_names_the_three_ways() -
     ],
 )
 def test_wrong_usage_is_explained(arguments: list[str], code: int, text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if arguments[-1] == "cuda" and resolve_device("auto") == "cuda":
+    if arguments[-1] == "cuda" and resolve_device("auto").type == "cuda":
         pytest.skip("this machine has a GPU")
     with pytest.raises(SystemExit) as ended:
         main(arguments)
@@ -136,11 +137,12 @@ def test_what_is_no_duration(text: str) -> None:
 
 
 def test_a_learner_is_configured_by_its_presets_settings() -> None:
-    config = learner_config("fse", "binary", "paper", 3, "cpu", ("embedding_std=0.01",))
+    options = {"method": "fse", "seed": 3, "settings": ("embedding_std=0.01",)}
+    config = learner_config({**options, "preset": "paper"})
     assert isinstance(config, PaperConfig)
     assert (config.embedding_std, config.seed) == (0.01, 3)
     with pytest.raises(ConfigurationError, match="preset stream has no such setting"):
-        learner_config("fse", "binary", "stream", 3, "cpu", ("embedding_std=0.01",))
+        learner_config({**options, "preset": "stream"})
 
 
 def test_documents_and_remedies_name_only_commands_that_exist() -> None:

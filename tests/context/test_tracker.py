@@ -1,4 +1,4 @@
-"""The context against a naive reading of the design's Honesty section."""
+"""The context against a naive reading of docs/architecture.md, Honesty."""
 
 import json
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def features(inputs: list[LearnerInputs]) -> np.ndarray:
 
 
 def known_before(stream: list[Interaction], bounds: list[int], mode: str, i: int) -> list[int]:
-    """Events whose labels event i may know, by the design's words."""
+    """Events whose labels event i may know, by the words of docs/architecture.md."""
     start = max([b for b in [0, *bounds] if b <= i])
     if mode == "batch":
         return list(range(start))

@@ -15,7 +15,7 @@ from autoemb_pipeline.experiments.cells import Stream, mini_batches, online_log,
 from autoemb_pipeline.experiments.jobs import run_jobs
 from autoemb_pipeline.experiments.statistics import clustered_interval
 from autoemb_pipeline.records import Interaction, OfflineStage
-from autoemb_pipeline.schemas.vocabulary import LOSSES
+from autoemb_pipeline.schemas.scores import LOSSES
 from autoemb_pipeline.sink.prediction_log import read_predictions
 from autoemb_pipeline.trainer import TrainerConfig
 from tests.run.conftest import trainer_config

@@ -1,4 +1,4 @@
-"""Further passes over the offline stage: they train the learner and nothing else, and a crash in them changes nothing."""
+"""Further epochs of the offline stage: they train the learner and nothing else, and a crash in them changes nothing."""
 
 import random
 import shutil
@@ -104,7 +104,7 @@ def test_replayed_validation_is_not_offered_an_interaction_twice() -> None:
 
 def test_what_cannot_be_read_again_is_refused() -> None:
     stage = {"offline": OFFLINE, "offline_epochs": 2}
-    with pytest.raises(ConfigurationError, match="0 passes"):
+    with pytest.raises(ConfigurationError, match="0 epochs"):
         staged(epochs=0)
     with pytest.raises(ConfigurationError, match="that there is not"):
         replace(trainer_config("fse"), offline_epochs=2)
@@ -116,7 +116,7 @@ def test_what_cannot_be_read_again_is_refused() -> None:
     assert replace(trainer_config("fse", validation="holdout"), **stage).offline_epochs == 2  # holds nothing out
 
 
-# Two passes more over 500 of 900 interactions in mini-batches of 40: steps 1-13, 14-26, 27-39, then 10 online and one for the rubbish at the end.
+# Two epochs more of 500 of 900 interactions in mini-batches of 40: steps 1-13, 14-26, 27-39, then 10 online and one for the rubbish at the end.
 COUNT, LENGTH, BATCH, PARTITIONS, EVERY, EPOCHS = 500, 900, 40, 3, 4, 3
 PASS = 13
 RUBBISH = [b"not avro", None]
@@ -215,7 +215,7 @@ def test_killed_in_any_pass(scene: Scene, undisturbed: dict[str, Any], kills: li
 @pytest.mark.kafka
 @pytest.mark.slow
 def test_recomputed_from_the_recorded_steps_alone(scene: Scene) -> None:
-    """From the checkpoint of step 0 all passes are recomputed, and none of their steps is sent again."""
+    """From the checkpoint of step 0 all epochs are recomputed, and none of their steps is sent again."""
     config = scene.config("recomputed", checkpoints_kept=10_000)
     lived = scene.finish(config)
     again = scene.directory / "recomputed-again"

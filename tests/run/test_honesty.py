@@ -1,4 +1,4 @@
-"""Design, Honesty: event i's prediction may use labels of events before i, as far as its context mode allows, and nothing else.
+"""docs/architecture.md, Honesty: event i's prediction may use labels of events before i, as far as its context mode allows, and nothing else.
 
 A label is flipped (first, middle, last of a mini-batch): earlier and own predictions (in `batch`: of the whole mini-batch) stay bit-identical,
 and some later one changes. Run over every method and mode; for the references as for the learner.
@@ -13,6 +13,7 @@ from autoemb_pipeline.learners.config import METHODS
 from autoemb_pipeline.records import Interaction, MiniBatch
 from autoemb_pipeline.state.memory import MemoryRowStore
 from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
+from tests.honesty import may_know
 from tests.run.conftest import trainer_config
 from tests.streams import synthetic_stream
 
@@ -35,14 +36,6 @@ def predictions(config: TrainerConfig, stream: list[Interaction]) -> dict[str, n
     return {name: np.concatenate(rows) for name, rows in parts.items()}
 
 
-def may_know(mode: str, flipped: int, event: int) -> bool:
-    if mode == "batch":
-        return event // SIZE > flipped // SIZE
-    if mode == "strict" and event // SIZE == flipped // SIZE:
-        return event > flipped and STREAM[event].timestamp > STREAM[flipped].timestamp
-    return event > flipped
-
-
 @pytest.mark.parametrize("flipped", [SIZE, SIZE + SIZE // 2, 2 * SIZE - 1], ids=["first", "middle", "last"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("task", ["binary", "rating"])
@@ -57,7 +50,7 @@ def test_a_flipped_label_is_seen_by_later_events_only(
     before, after = predictions(config, STREAM), predictions(config, other)
     for model, rows in before.items():
         changed = np.flatnonzero((rows != after[model]).any(axis=1))
-        assert all(may_know(mode, flipped, event) for event in changed), (model, changed)
+        assert all(may_know(STREAM, mode, flipped, event, size=SIZE) for event in changed), (model, changed)
         assert len(changed), model
 
 
@@ -72,7 +65,7 @@ def test_every_validation_source_is_honest(options: dict[str, Any], method: str,
         other = list(STREAM)
         other[flipped] = STREAM[flipped]._replace(rating=1.0 if STREAM[flipped].rating > 3.5 else 5.0)
         changed = np.flatnonzero((before != predictions(config, other)["method"]).any(axis=1))
-        assert all(may_know(mode, flipped, event) for event in changed), changed
+        assert all(may_know(STREAM, mode, flipped, event, size=SIZE) for event in changed), changed
         seen_later += len(changed)
     assert seen_later
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from autoemb_pipeline.cli.train import CountOrTime, with_offline_stage
+from autoemb_pipeline.cli.run_options import CountOrTime
+from autoemb_pipeline.config import RunConfig, with_offline_stage
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.experiments.cells import Stream as Interactions
 from autoemb_pipeline.experiments.cells import run_cell
@@ -53,18 +55,24 @@ def test_without_kafka_the_same_bits(
     assert {name: last[name] for name in ("step", "epoch", "stage", "examples", "scored_examples")}.items() <= direct.items()
 
 
+def staged(stream: Stream, config: RunConfig, fraction: float, until: OfflineStage | None = None) -> RunConfig:
+    return with_offline_stage(
+        config, until=until, fraction=fraction, epochs=1, record_count=partial(record_count, stream.kafka, stream.topic)
+    )
+
+
 def test_a_fraction_is_of_what_the_topic_held_at_the_runs_beginning(make_stream: Callable[..., Stream]) -> None:
     stream = make_stream(2)
     stream.send(RECORDS[:1_000], 2)
     assert record_count(stream.kafka, stream.topic) == 1_000
-    config = with_offline_stage(stream.config(trainer=trainer_config("fse")), stream.kafka, None, 0.7)
+    config = staged(stream, stream.config(trainer=trainer_config("fse")), 0.7)
     assert config.trainer.offline == OfflineStage(count=700)
     stream.train(config)
     metrics = metrics_of(stream.kafka, config.metrics_topic)
     assert [m["stage"] for m in metrics] == ["offline"] * 4 + ["online"] * 2
     assert [m["scored_examples"] for m in metrics] == [200, 400, 600, 700, 200, 300]
     stream.send(RECORDS[1_000:], 2)
-    again = with_offline_stage(stream.config(trainer=trainer_config("fse")), stream.kafka, None, 0.7)
+    again = staged(stream, stream.config(trainer=trainer_config("fse")), 0.7)
     assert again.trainer.offline == OfflineStage(count=700)
     assert stream.train(again).trained == 1_000
     assert metrics_of(stream.kafka, config.metrics_topic)[-1]["scored_examples"] == 1_300
@@ -73,9 +81,9 @@ def test_a_fraction_is_of_what_the_topic_held_at_the_runs_beginning(make_stream:
 def test_a_fraction_needs_an_end(make_stream: Callable[..., Stream]) -> None:
     stream = make_stream()
     with pytest.raises(ConfigurationError, match="offline-fraction"):
-        with_offline_stage(stream.config(until_end=False), stream.kafka, None, 0.5)
+        staged(stream, stream.config(until_end=False), 0.5)
     with pytest.raises(ConfigurationError, match="offline-fraction"):
-        with_offline_stage(stream.config(), stream.kafka, OfflineStage(count=1), 0.5)
+        staged(stream, stream.config(), 0.5, OfflineStage(count=1))
 
 
 def test_count_or_time() -> None:

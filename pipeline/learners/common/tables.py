@@ -1,6 +1,6 @@
 """Embedding tables behind the row store: gather a mini-batch's distinct rows, step them, scatter them back.
 
-A row is ``[weights | optimiser state]``; nothing here holds more rows than a mini-batch names (design, Layers).
+A row is ``[weights | optimiser state]``; nothing here holds more rows than a mini-batch names (docs/architecture.md, invariant 5).
 
 Shape legend: n distinct ids, D weights per row.
 """

@@ -98,7 +98,7 @@ class Hypergradient:
         for sign in (1.0, -1.0):
             shifted = step.point.moved([sign * radius * t for t in towards])
             ends.append(gradients(self._training_loss(step, shifted, theta), list(theta.leaves)))
-        return [-(up - down) / (2.0 * radius) for up, down in zip(*ends, strict=True)]
+        return [-(above - below) / (2.0 * radius) for above, below in zip(*ends, strict=True)]
 
     def _training_loss(self, step: TrainedStep, point: Point, theta: Theta) -> Tensor:
         logits = self.model.recommender.logits(point, step.batch, theta.weights(step.batch))

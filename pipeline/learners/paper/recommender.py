@@ -35,9 +35,9 @@ class Point:
         """Every tensor of W, dense layers first."""
         return [*self.dense.values(), self.users.values, self.items.values]
 
-    def moved(self, by: Sequence[Tensor]) -> "Point":
+    def moved(self, displacement: Sequence[Tensor]) -> "Point":
         """This point plus a displacement in the order of its leaves, as new leaves; optimiser state stays."""
-        ends = [(leaf.detach() + delta).requires_grad_() for leaf, delta in zip(self.leaves, by, strict=True)]
+        ends = [(leaf.detach() + delta).requires_grad_() for leaf, delta in zip(self.leaves, displacement, strict=True)]
         return Point(
             dense=dict(zip(self.dense, ends[:-2], strict=True)),
             users=replace(self.users, values=ends[-2]),

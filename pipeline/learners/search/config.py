@@ -24,7 +24,7 @@ class SearchConfig:
     Attributes:
         method: `fse` fixed-size embedding; `fse-uniform` equal weights of the spaces; `sam` controllers trained with the network on the
             same batch; `darts` free weights per id and `autoemb` controllers, in a bilevel update. A learner may have methods of its own.
-        task: `binary` (squared error of a sigmoid) or `rating` (cross-entropy of five classes).
+        task: whether the rating is above 3.5 (binary, squared error), or which of five classes it is (rating, cross-entropy).
         preset: the name of the preset these fields came from; it decides which learner this is.
         dims: dimensions of the embedding spaces, increasing.
         controller_hidden: widths of the controllers' hidden layers.

@@ -19,7 +19,7 @@ class StreamConfig(SearchConfig):
         method: also `context-only` (no embeddings) and `count-thresholds` (an id's space follows from its count).
         validation: what Θ learns from: the `next` predictions before their labels are learnt; `trace`: also each id's next occurrence.
         nested: one table whose prefixes are the spaces; false: a table per space, each multiplied with the other side's same space.
-        micro_batch: interactions after which rows are updated inside a mini-batch (contexts `event` and `strict`); 1: after each.
+        micro_batch: interactions after which embeddings are updated inside a mini-batch (preset stream).
         user_variance, item_variance: of a new row's numbers; the larger, the faster a new row learns.
         user_std, item_std: standard deviation of a new row's initial numbers.
         user_bias_variance, item_bias_variance: of a new row's bias.
@@ -31,7 +31,7 @@ class StreamConfig(SearchConfig):
         cost: λ of the cost term λ · Σ_n α_n d_n / (1 + count)^amortised.
         amortised: 1 charges a row once over its life, 0 at each occurrence.
         thresholds: counts at which method `count-thresholds` goes to the next space.
-        memory_budget: bytes of rows, optimiser state and index; 0 sets no bound. See `autoemb_pipeline.learners.stream.budget`.
+        memory_budget: bound on embeddings, optimiser state and index, bytes (preset stream); 0: none.
         admission: τ0, what a block must be worth to be given while the budget is empty.
         half_life: mini-batches in which an id that is not seen loses half of its worth.
     """

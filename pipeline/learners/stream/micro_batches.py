@@ -1,7 +1,7 @@
 """In which order the rows of a mini-batch are predicted and updated: the micro-batches.
 
-A pure function of ids, timestamps and the context mode, never of labels. What a prediction may know (design, Honesty): `event` labels of
-earlier interactions; `strict` of earlier interactions with an earlier timestamp; `batch` none of this mini-batch.
+A pure function of ids, timestamps and the context mode, never of labels. What a prediction may know (docs/architecture.md, Honesty):
+`event` labels of earlier interactions; `strict` of earlier interactions with an earlier timestamp; `batch` none of this mini-batch.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a prediction may know (design, Honesty), for every method, validation source and context mode."""
+"""What a prediction may know (docs/architecture.md, Honesty), for every method, validation source and context mode."""
 
 from dataclasses import replace
 

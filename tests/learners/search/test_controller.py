@@ -1,4 +1,4 @@
-"""The 38 controller inputs of the design, and the controllers."""
+"""The 38 controller inputs, and the controllers."""
 
 import math
 

@@ -5,19 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.honesty import may_know
 from tests.learners.stream.running import EVERY_METHOD, MODES, config, steps, trainer
 from tests.streams import synthetic_stream
 
 SIZE, BATCHES = 40, 4
 STREAM = synthetic_stream(SIZE * BATCHES, seed=11, ties=4)
-
-
-def may_know(mode: str, flipped: int, event: int) -> bool:
-    if mode == "batch":
-        return event // SIZE > flipped // SIZE
-    if mode == "strict" and event // SIZE == flipped // SIZE:
-        return event > flipped and STREAM[event].timestamp > STREAM[flipped].timestamp
-    return event > flipped
 
 
 def check_honest(mode: str, **options: Any) -> None:
@@ -29,7 +22,7 @@ def check_honest(mode: str, **options: Any) -> None:
         after = steps(trainer(of)[0], other, SIZE).reshape(len(STREAM), -1)
         changed = np.flatnonzero((before != after).any(axis=1))
         assert len(changed)
-        assert all(may_know(mode, flipped, event) for event in changed), changed
+        assert all(may_know(STREAM, mode, flipped, event, size=SIZE) for event in changed), changed
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -1,0 +1,109 @@
+"""Options made from the fields of configurations."""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from autoemb_pipeline.cli.options import attribute_texts, field_option, together
+from autoemb_pipeline.cli.run_options import storage_options, stream_options, train_options
+from autoemb_pipeline.config import RunConfig, run_config
+from autoemb_pipeline.learners.stream.config import StreamConfig
+from autoemb_pipeline.prequential.metrics import PrequentialConfig
+from autoemb_pipeline.trainer import TrainerConfig
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base.
+
+    Attributes:
+        colour: of the
+            paint.
+    """
+
+    colour: Literal["red", "blue"] = "red"
+
+
+@dataclass(frozen=True)
+class Wall(Base):
+    """A wall.
+
+    Attributes:
+        height, width: metres.
+        wet: still.
+
+    Nothing else: no attribute.
+    """
+
+    height: int = 3
+    width: float | None = 2.5
+    wet: bool = False
+
+
+@click.command()
+@together(
+    field_option(Wall, "colour"),
+    field_option(Wall, "height", "--metres", least=1),
+    field_option(Wall, "width", above=0, unset=True),
+    field_option(Wall, "wet"),
+)
+def paint(**options: object) -> None:
+    click.echo(options)
+
+
+def invoke(*arguments: str) -> click.testing.Result:
+    return CliRunner().invoke(paint, arguments)
+
+
+def test_type_default_and_text_are_the_fields() -> None:
+    assert attribute_texts(Wall) == {"colour": "Of the paint.", "height": "Metres.", "width": "Metres.", "wet": "Still."}
+    assert invoke().output == "{'colour': 'red', 'height': 3, 'width': None, 'wet': False}\n"
+    assert (
+        invoke("--colour", "blue", "--metres", "4", "--width", "1", "--wet").output
+        == "{'colour': 'blue', 'height': 4, 'width': 1.0, 'wet': True}\n"
+    )
+    shown = invoke("--help").output
+    for text in ("--colour [red|blue]", "[default: 3; x>=1]", "Metres. Default: 2.5.", "[x>0]"):
+        assert text in shown
+
+
+@pytest.mark.parametrize("wrong", [("--colour", "green"), ("--metres", "0"), ("--width", "0"), ("--metres", "tall")])
+def test_what_the_field_cannot_be_is_refused(wrong: tuple[str, str]) -> None:
+    assert invoke(*wrong).exit_code == 2
+
+
+def test_a_run_without_options_has_the_defaults_of_its_fields() -> None:
+    made: list[RunConfig] = []
+
+    @click.command()
+    @field_option(RunConfig, "topic")
+    @together(train_options, storage_options, stream_options)
+    def command(**options: object) -> None:
+        made.append(run_config(options))
+
+    result = CliRunner().invoke(command, ["--device", "cpu"])
+    assert result.exception is None, result.output
+    (config,) = made
+    learner = config.trainer.learner
+    assert learner == StreamConfig()
+    assert config.trainer.prequential == PrequentialConfig()
+    plain = TrainerConfig(learner=learner, context=config.trainer.context, prequential=config.trainer.prequential)
+    expected = RunConfig(state_dir=config.state_dir, trainer=plain)
+    assert {f.name: getattr(config, f.name) for f in fields(RunConfig)} == {f.name: getattr(expected, f.name) for f in fields(RunConfig)}
+
+
+def test_an_option_of_its_own_goes_before_a_setting_and_needs_a_preset_that_has_it() -> None:
+    made: list[RunConfig] = []
+
+    @click.command()
+    @together(train_options)
+    def command(**options: object) -> None:
+        made.append(run_config(options))
+
+    CliRunner().invoke(command, ["--micro-batch", "7", "--set", "micro_batch=9"])
+    assert made[0].trainer.learner.micro_batch == 7
+    refused = CliRunner().invoke(command, ["--preset", "paper", "--micro-batch", "7"])
+    assert "micro_batch" in str(refused.exception)
