@@ -25,8 +25,8 @@ _THREE_WAYS = (
     "  autoemb-pipeline broker                     local Apache Kafka if KAFKA_HOME is set, else the embedded broker\n"
     f"  --bootstrap-servers HOST:PORT               a broker you have (or {ENVIRONMENT_VARIABLE}=HOST:PORT)"
 )
-# Names as librdkafka and the registry's client have them: lower case, with dots, but for a few. A token on a line of its own, padded with "=",
-# would else be read as a setting's name, and named.
+# Names as librdkafka and the registry's client have them: lower case, with dots, but for a few. A token on a line of its own,
+# padded with "=", would else be read as a setting's name, and named.
 _KEY = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)+|acks|debug|enabled_events|log_level|partitioner|retries|timeout|url")
 # Settings on which the guarantees rest: exactly once, in order, nothing skipped.
 _OURS = {
