@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
 from confluent_kafka.admin import NewTopic
 
 from autoemb_pipeline.kafka.settings import quiet_admin
@@ -88,6 +89,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("kafka") and broker_source() not in ("local", "docker"):
         pytest.skip("needs Apache Kafka: set KAFKA_HOME (with Java 17 on PATH) or start Docker")
+
+
+@pytest.fixture(autouse=True)
+def _default_logging() -> None:
+    """Commands run in this process configure structlog for all of it; what an earlier one filtered, `capture_logs` would not see."""
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

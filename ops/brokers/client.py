@@ -26,7 +26,9 @@ _THREE_WAYS = (
     "  autoemb-pipeline broker                     local Apache Kafka if KAFKA_HOME is set, else the embedded broker\n"
     f"  --bootstrap-servers HOST:PORT               a broker you have (or {ENVIRONMENT_VARIABLE}=HOST:PORT)"
 )
-_KEY = re.compile(r"[a-z][a-z0-9._-]*")
+# Names as librdkafka and the registry's client have them: lower case, with dots, but for a few. A token on a line of its own,
+# padded with "=", would else be read as a setting's name, and named.
+_KEY = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)+|acks|debug|enabled_events|log_level|partitioner|retries|timeout|url")
 
 
 def client_config(bootstrap_servers: str | None, config_file: Path | None, env: Mapping[str, str]) -> dict[str, str]:

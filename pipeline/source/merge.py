@@ -113,14 +113,11 @@ class EventTimeMerge:
         """Whether `freeze` was called for it."""
         return self._lanes[partition].frozen
 
-    def starve(self, partition: int, now: float) -> bool:
-        """The partition was asked and had nothing. Returns whether it has been idle, at its end, for `idle_timeout`."""
+    def starve(self, partition: int, now: float) -> None:
+        """The partition was asked and had nothing: if it is at its end, it is idle from now on."""
         lane = self._lanes[partition]
-        if not lane.at_end or lane.queue:
-            return False
-        if lane.idle_since is None:
+        if lane.at_end and not lane.queue and lane.idle_since is None:
             lane.idle_since = now
-        return now - lane.idle_since >= self._idle_timeout
 
     def wanted(self, ceilings: Mapping[int, int] | None = None) -> list[int]:
         """Partitions whose head is missing."""

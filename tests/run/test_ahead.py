@@ -4,13 +4,16 @@ import json
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import NewPartitions
 
+from autoemb_pipeline.ops.brokers.metadata import quiet_admin
 from autoemb_pipeline.ops.topics import ensure_metrics_topics
 from autoemb_pipeline.records import AHEAD, DeadLetter, Interaction
 from autoemb_pipeline.schemas.codec import decode_interaction, encode_interaction
@@ -145,3 +148,32 @@ def test_a_pass_that_reads_again_refuses_the_same(stream: Stream, zygote: Zygote
     assert [sum(m["batch_examples"] for m in epoch) for epoch in (first, second)] == [400, 400]
     assert first[-1]["dead_letters"] >= 4
     assert [first[-1][f"next_offsets_{p}"] for p in range(PARTITIONS)] == [second[-1][f"next_offsets_{p}"] for p in range(PARTITIONS)]
+
+
+def test_all_that_follows_the_clock_at_once(stream: Stream, zygote: Zygote) -> None:
+    """A stream that begins with rubbish alone, an offline stage, a partition added meanwhile, refused records in it: recomputed to the bit."""
+    stream.send([b"rubbish"] * 120)
+    sent = records(3_000)
+    config = fields(stream, "all", max_ahead=1.0, offline_count=300, checkpoint_every=10_000)
+
+    def meanwhile() -> None:
+        while not metrics_of(stream.kafka, config["metrics_topic"]):  # the rubbish makes a mini-batch of its own
+            time.sleep(0.2)
+        stream.send(sent[:500], PARTITIONS)
+        admin = quiet_admin(stream.kafka)
+        admin.create_partitions([NewPartitions(stream.topic, PARTITIONS + 1)])[stream.topic].result(20)
+        time.sleep(1)
+        stream.send(sent[500:], PARTITIONS + 1)
+
+    sending = threading.Thread(target=meanwhile)
+    sending.start()
+    assert zygote.run(stream.kafka, config, kill_after=18.0).returncode == -signal.SIGKILL
+    sending.join()
+    before = metrics_of(stream.kafka, config["metrics_topic"])
+    assert (before[0]["batch_examples"], before[-1]["examples"], before[-1]["dead_letters"]) == (0, 790, 130)
+    assert {f"next_offsets_{p}" in before[-1] for p in range(PARTITIONS + 1)} == {True}
+    config |= {"max_ahead": None, "until_end": True}
+    assert zygote.run(stream.kafka, config).returncode == 0
+    lived = outcome(stream.kafka, run_config(config))
+    assert metrics_of(stream.kafka, config["metrics_topic"]) == before, "nothing is sent again, nothing decided anew"
+    assert len(lived["dead letters"]) == 130

@@ -229,6 +229,8 @@ def test_doctor_authenticates_and_prints_no_secret(
     [
         PASSWORD,
         f"sasl.password {PASSWORD}=",
+        f"{base64.b64encode(PASSWORD.encode()).decode()}==",
+        f"{PASSWORD}=",
         f"sasl.password={PASSWORD}\n{PASSWORD}",
         f"security.protocol={PASSWORD}",
         f"linger.ms={PASSWORD}",

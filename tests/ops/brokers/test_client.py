@@ -119,7 +119,7 @@ def test_properties_and_json_read_alike(tmp_path: Path) -> None:
 
 @given(
     st.dictionaries(
-        st.from_regex(r"[a-z][a-z.]{0,20}", fullmatch=True),
+        st.from_regex(r"[a-z]{1,8}(\.[a-z]{1,8}){1,2}", fullmatch=True),
         st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=20).map(str.strip),
         max_size=5,
     )
