@@ -1,7 +1,8 @@
-"""The controllers' networks in float32: forward, backward and optimiser by plain matrix products of numpy.
+"""The controllers' networks in float32: matrix products and tanh by numpy, the rest in compiled loops.
 
-Measured against compiled loops: numpy's tanh takes eight numbers at a time, libm's one, and the hidden layer's tanh is most of the work. BLAS should
-have one thread (OPENBLAS_NUM_THREADS=1 before numpy is imported): more only wait for each other at this size.
+So it measured best: numpy's tanh takes eight numbers at a time where libm's takes one, and is most of the work; but each of numpy's passes over a
+small array costs more than its arithmetic. BLAS should have one thread (OPENBLAS_NUM_THREADS=1 before numpy is imported): more only wait for each
+other at this size.
 
 A network's parameters are one vector, so that an optimiser's step is a handful of calls: [W_0 | b_0 | W_1 | b_1 | …], W_l of shape [in, out].
 
@@ -10,10 +11,13 @@ Shape legend: B interactions, K inputs, N spaces, L layers, Q parameters.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import exp
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.kernels.compiling import kernel
 
 Numbers = NDArray[Any]
 """float32, or float64 in tests."""
@@ -57,9 +61,7 @@ def forward(parameters: Numbers, sizes: Sequence[int], inputs: Numbers, activati
         hidden += bias
         if number < len(network) - 1:
             np.tanh(hidden, out=hidden) if activation == "tanh" else np.maximum(hidden, 0, out=hidden)
-    hidden -= hidden.max(axis=1, keepdims=True)
-    np.exp(hidden, out=hidden)
-    hidden /= hidden.sum(axis=1, keepdims=True)
+    softmax_rows(hidden)
     return hidden, taken
 
 
@@ -78,16 +80,60 @@ def backward(
     """
     gradient = np.empty_like(parameters)
     network, slots = layers(parameters, sizes), layers(gradient, sizes)
-    error = weights * (slopes - (weights * slopes).sum(axis=1, keepdims=True))
+    error = np.empty_like(weights)
+    softmax_slopes(weights, slopes, error, slots[-1][1])
     for number in range(len(network) - 1, -1, -1):
         np.matmul(taken[number].T, error, out=slots[number][0])
-        error.sum(axis=0, out=slots[number][1])
-        if number == 0:
-            break
-        hidden = taken[number]
-        error = error @ network[number][0].T
-        error *= 1 - hidden * hidden if activation == "tanh" else hidden > 0
+        if number:
+            error = error @ network[number][0].T
+            hidden_slopes(taken[number], activation == "tanh", error, slots[number - 1][1])
     return gradient
+
+
+@kernel
+def softmax_rows(logits: Numbers) -> None:
+    """[B, N], in place."""
+    for i in range(logits.shape[0]):
+        row = logits[i]
+        top = row[0]
+        for n in range(1, len(row)):
+            top = max(top, row[n])
+        total = 0.0
+        for n in range(len(row)):
+            row[n] = exp(row[n] - top)
+            total += row[n]
+        for n in range(len(row)):
+            row[n] /= total
+
+
+@kernel
+def softmax_slopes(weights: Numbers, slopes: Numbers, error: Numbers, bias: Numbers) -> None:
+    """∂loss/∂logits into error [B, N], their sums over B into bias [N]. weights: softmax of the logits; slopes: ∂loss/∂weights."""
+    bias[:] = 0
+    for i in range(weights.shape[0]):
+        mean = 0.0
+        for n in range(weights.shape[1]):
+            mean += weights[i, n] * slopes[i, n]
+        for n in range(weights.shape[1]):
+            error[i, n] = weights[i, n] * (slopes[i, n] - mean)
+            bias[n] += error[i, n]
+
+
+@kernel
+def hidden_slopes(hidden: Numbers, tanh: bool, error: Numbers, bias: Numbers) -> None:
+    """∂loss/∂(layer's output) in error [B, U] to ∂loss/∂(layer's sums), in place; sums over B into bias [U]. hidden: the layer's output."""
+    bias[:] = 0
+    for i in range(hidden.shape[0]):
+        own, slope = hidden[i], error[i]
+        if tanh:
+            for k in range(len(own)):
+                slope[k] -= slope[k] * own[k] * own[k]
+        else:
+            for k in range(len(own)):
+                if own[k] <= 0:
+                    slope[k] = 0
+        for k in range(len(own)):
+            bias[k] += slope[k]
 
 
 def adam(parameters: Numbers, moments: Numbers, gradient: Numbers, step: int, rate: float) -> None:

@@ -9,7 +9,6 @@ from pipeline.kernels.compiling import allocating, helper, kernel
 from pipeline.kernels.features import learn_class, learn_statistics, write_classes, write_features, write_squares
 from pipeline.kernels.layout import (
     ABSENT,
-    CONTEXT_FEATURES,
     COUNT,
     LAST_TIME,
     LEARN_ROWS,
@@ -30,7 +29,7 @@ SMALLEST_CLASS = 1e-12
 
 
 class _Work(NamedTuple):
-    """Scratch of one interaction: slots, γ, c, products and squared lengths as rows stand, |d|², variances, and logits."""
+    """Scratch of one interaction: slots, γ, c, products and squared lengths as rows stand, |d|², variances, probabilities."""
 
     at: Integers
     gains: Floats
@@ -117,7 +116,7 @@ def _context(i: int, events: Interactions, state: State, model: Model, out: Pred
 
 @helper
 def _gate(i: int, events: Interactions, state: State, work: _Work) -> None:
-    """R = A_f A_g of both blocks' uses into `factors`' place of the inputs happens in `_predict`; here c = γ R, 0 where a block is absent."""
+    """R = A_f A_g of every pair's blocks into work.gates, 0 where one of them is absent."""
     fields, spaces = len(state.rows), work.slopes.shape[1]
     for f in range(fields):
         for g in range(f + 1, fields):
@@ -256,6 +255,3 @@ def observe(operations: Operations, events: Interactions, state: State, model: M
             _context(i, events, state, model, out)
         elif kind != LEARN_ROWS:
             _learn_context(i, events, state, out.classes.shape[1])
-
-
-__all__ = ["CONTEXT_FEATURES", "observe", "run", "sigmoid", "softmax"]

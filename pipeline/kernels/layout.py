@@ -120,12 +120,17 @@ class Predicted(NamedTuple):
     classes: Floats
 
 
+def weights_at(field: int) -> int:
+    """Column of a field's context rows where its N previous weights begin."""
+    return LABELS_AT + (LABEL_WIDTHS[field] if field < len(LABEL_WIDTHS) else 0)
+
+
 def blank_context(field: int, rows: int, spaces: int, classes: int) -> Floats:
     """[rows, W] context rows of new ids. field: 0 user, 1 item, further ones keep no label statistics. classes: 5, or 0 for the binary task."""
-    width = LABEL_WIDTHS[field] if field < len(LABEL_WIDTHS) else 0
-    blank = np.zeros((rows, LABELS_AT + width + spaces + classes))
+    first = weights_at(field)
+    blank = np.zeros((rows, first + spaces + (classes if field < len(LABEL_WIDTHS) else 0)))
     blank[:, [LAST_TIME, PREVIOUS_LOSS, FADING_LOSS]] = np.nan
-    blank[:, LABELS_AT + width : LABELS_AT + width + spaces] = 1.0 / spaces
+    blank[:, first : first + spaces] = 1.0 / spaces
     return blank
 
 

@@ -23,7 +23,7 @@ FIXED_INPUTS = len(THRESHOLDS) + 3
 
 @kernel
 def controller_inputs(
-    local: Integers, slots: Integers, context: Floats, totals: Floats, weights_at: int, counts: Floats, inputs: NDArray[np.float32]
+    local: Integers, slots: Integers, context: Floats, totals: Floats, first: int, counts: Floats, inputs: NDArray[np.float32]
 ) -> None:
     """A field's controller inputs before the mini-batch is predicted: docs/algorithm.md, "Controllers".
 
@@ -32,7 +32,7 @@ def controller_inputs(
         slots: [n].
         context: [slots, W].
         totals: of the run.
-        weights_at: column of the context rows where the N previous weights begin.
+        first: `weights_at` of the field: column of the context rows where the N previous weights begin.
         counts: [B] result: interactions of the id before this one.
         inputs: [B, K] float32, result: 32 bits of the count, its logarithm, N previous weights, previous and fading loss.
     """
@@ -50,7 +50,7 @@ def controller_inputs(
             x[k] = 1.0 if count >= THRESHOLDS[k] else 0.0
         x[thresholds] = log(max(count, 1.0)) / log(THRESHOLDS[-1])
         for n in range(spaces):
-            x[thresholds + 1 + n] = row[weights_at + n]
+            x[thresholds + 1 + n] = row[first + n]
         for column in (PREVIOUS_LOSS, FADING_LOSS):
             relative = row[column] / scale if scale > 0.0 else np.nan
             x[thresholds + 1 + spaces + column - PREVIOUS_LOSS] = 1.0 if isnan(relative) else min(max(relative, 0.0), LARGEST_RELATIVE_LOSS)
@@ -94,7 +94,7 @@ def mixture_slopes(
     """
     fields, count, spaces = weights.shape
     outputs = len(model.levels)
-    first = model.weights.shape[1] - out.products.shape[1] * spaces
+    products_at = model.weights.shape[1] - out.products.shape[1] * spaces
     norm = 0.0
     for c in range(outputs):
         norm += model.levels[c] * model.levels[c]
@@ -114,7 +114,7 @@ def mixture_slopes(
                     p = pair_of(f, g, fields)
                     gain = 0.0
                     for c in range(outputs):
-                        gain += model.levels[c] * model.weights[c, first + p * spaces + j]
+                        gain += model.levels[c] * model.weights[c, products_at + p * spaces + j]
                     slope += error * out.products[i, p, j] * gain / norm * events.uses[g, i, j]
                 total = total + slope if nested else slope
                 own = np.float64(weights[f, i, j])
@@ -129,7 +129,7 @@ def remember(
     losses: Floats,
     weights: NDArray[np.float32],
     which: Integers,
-    weights_at: int,
+    first: int,
     context: Floats,
 ) -> None:
     """Keeps what a field's controllers see next time: each id's mean and fading loss, and the weights of its last interaction.
@@ -139,7 +139,7 @@ def remember(
         losses: [B] of the predictions.
         weights: [B, N]; [B, 0] where none are learnt, then those kept stay.
         which: [m] the interactions that count, ascending.
-        weights_at: as of `controller_inputs`.
+        first: as of `controller_inputs`.
         context: [slots, W], changed in place.
     """
     sums, occurrences = np.zeros(len(slots)), np.zeros(len(slots))
@@ -149,7 +149,7 @@ def remember(
         occurrences[local[i]] += 1.0
         row = context[slots[local[i]]]
         for n in range(weights.shape[1]):
-            row[weights_at + n] = weights[i, n]
+            row[first + n] = weights[i, n]
     for k in range(len(slots)):
         if occurrences[k] == 0.0:
             continue

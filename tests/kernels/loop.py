@@ -16,8 +16,6 @@ from pipeline.kernels import (
     CONTEXT_FEATURES,
     FIXED_INPUTS,
     HELD,
-    LABEL_WIDTHS,
-    LABELS_AT,
     QUADRATIC_FEATURES,
     Interactions,
     Model,
@@ -40,6 +38,7 @@ from pipeline.kernels import (
     remember_run,
     run,
     uses_of,
+    weights_at,
 )
 from pipeline.rows import hashed_uniform
 
@@ -184,7 +183,7 @@ class Loop:
         self.losses.append(losses[new])
         for f in range(len(events.slots)):
             kept = alphas[f] if self.networks else np.zeros((count, 0), dtype=np.float32)
-            remember(events.local[f], events.slots[f], losses, kept, which, LABELS_AT + LABEL_WIDTHS[f], self.state.contexts[f])
+            remember(events.local[f], events.slots[f], losses, kept, which, weights_at(f), self.state.contexts[f])
         remember_run(losses, which, self.state.totals)
         self._timed("remember", clock)
         self.carried = (waiting + first - carried, events, out, waiting) if len(waiting) else None
@@ -226,7 +225,7 @@ class Loop:
         for f, network in enumerate(self.networks):
             seen = np.zeros((count - self._carried_count, self.sizes[0]), dtype=np.float32)
             own = events.local[f][new].copy()
-            controller_inputs(own, events.slots[f], self.state.contexts[f], self.state.totals, LABELS_AT + LABEL_WIDTHS[f], counts[f][new], seen)
+            controller_inputs(own, events.slots[f], self.state.contexts[f], self.state.totals, weights_at(f), counts[f][new], seen)
             weights, tape = forward(network, self.sizes, seen)
             alphas[f, new] = weights
             uses_of(weights, self.settings.nested, events.uses[f][new])
