@@ -24,9 +24,7 @@ def pair_of(f: int, g: int, fields: int) -> int:
 
 
 @helper
-def measure(
-    rows: tuple[Rows, ...], held: tuple[Bytes, ...], at: Integers, ends: Integers, products: Floats, squares: Floats
-) -> float:
+def measure(rows: tuple[Rows, ...], held: tuple[Bytes, ...], at: Integers, ends: Integers, products: Floats, squares: Floats) -> float:
     """Products of every pair's blocks into products [P, N], squared lengths into squares [F, N]; returns the sum of the biases.
 
     A block that either of a pair has not is 0. at: [F] slots.
@@ -120,9 +118,7 @@ def _move_two(p: Rows, q: Rows, start: int, end: int, a: float, b: float) -> Non
 
 
 @helper
-def _move_many(
-    rows: tuple[Rows, ...], at: Integers, gates: Floats, j: int, start: int, end: int, factors: Floats, before: Floats
-) -> None:
+def _move_many(rows: tuple[Rows, ...], at: Integers, gates: Floats, j: int, start: int, end: int, factors: Floats, before: Floats) -> None:
     """r_f += factors_f Σ_g c_fg r_g, all from the values before. before: [F, D] scratch."""
     fields = len(rows)
     for f in range(fields):

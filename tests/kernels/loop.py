@@ -80,6 +80,9 @@ class Settings:
     rate: float = 1e-3
     start: float = 4.0
     cost: float = 3e-6
+    rank: float = 8.0
+    std: float | None = None  # of both sides' new rows; None: the product's
+    use: tuple[float, ...] = ()  # of every block where nothing is searched; empty: ones
 
 
 class Loop:
@@ -103,7 +106,7 @@ class Loop:
             weights=weights,
             levels=levels,
             ends=self.ends,
-            directions=np.append(np.minimum(sizes, 8.0), 1.0),
+            directions=np.append(np.minimum(sizes, s.rank), 1.0),
             largest=np.repeat([[side[2]] for side in SIDES], self.spaces, axis=1),
             drift=1e-6,
             quadratic=quadratic,
@@ -132,7 +135,7 @@ class Loop:
         self.labels = np.clip(np.ceil(columns.ratings), 1, 5).astype(np.int64) - 1
 
     def _rows(self, names: list[str], table: str, std: float, variance: float, bias_variance: float) -> np.ndarray:
-        width = int(self.ends[-1])
+        width, std = int(self.ends[-1]), self.settings.std or std
         rows = np.zeros((len(names), width + self.spaces + 2), dtype=self.settings.dtype)
         start = 0
         for j, end in enumerate(self.ends.tolist()):
@@ -159,7 +162,7 @@ class Loop:
         clock = time.thread_time()
         events, out, count, carried = self._open(first, last)
         clock = self._timed("prepare", clock)
-        counts, alphas, tapes, inputs = self._gate(events, count)
+        counts, alphas, tapes = self._gate(events, count)
         clock = self._timed("controllers", clock)
         ordered, waiting = operations(events.times, self.settings.mode, carried)
         run(ordered, events, self.state, self.model, out)
@@ -172,10 +175,9 @@ class Loop:
         if self.networks:
             charge = self.settings.cost * np.array(self.settings.dims, dtype=float)
             mixture_slopes(events, self.model, out, alphas, counts, charge, 1.0, 0.0, self.settings.nested, slopes)
-        clock_slopes = time.thread_time()
         newton_descend(self.model.weights, self.precision, self.gradient)
         clock = self._timed("newton", clock)
-        self._learn_networks(tapes, alphas[:, new], slopes[:, new], clock_slopes)
+        self._learn_networks(tapes, alphas[:, new], slopes[:, new])
         clock = self._timed("controllers", clock)
         self._references(out, events, new, which)
         clock = self._timed("references", clock)
@@ -209,6 +211,8 @@ class Loop:
             probabilities=np.zeros((count, outputs)),
             classes=np.zeros((count, self.classes)),
         )
+        if self.settings.use:
+            events.uses[:] = self.settings.use
         if self.carried:
             _, before, left, waiting = self.carried
             events.uses[:, :carried] = before.uses[:, waiting]
@@ -221,7 +225,7 @@ class Loop:
         fields, new = len(events.slots), slice(self._carried_count, count)
         counts = np.zeros((fields, count))
         alphas = np.zeros((fields, count, self.spaces), dtype=np.float32)
-        tapes, inputs = [], []
+        tapes = []
         for f, network in enumerate(self.networks):
             seen = np.zeros((count - self._carried_count, self.sizes[0]), dtype=np.float32)
             own = events.local[f][new].copy()
@@ -230,9 +234,9 @@ class Loop:
             alphas[f, new] = weights
             uses_of(weights, self.settings.nested, events.uses[f][new])
             tapes.append(tape)
-        return counts, alphas, tapes, inputs
+        return counts, alphas, tapes
 
-    def _learn_networks(self, tapes: list, alphas: np.ndarray, slopes: np.ndarray, _: float) -> None:
+    def _learn_networks(self, tapes: list, alphas: np.ndarray, slopes: np.ndarray) -> None:
         self.steps += 1
         for f, network in enumerate(self.networks):
             gradient = backward(network, self.sizes, tapes[f], alphas[f], slopes[f])

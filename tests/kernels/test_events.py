@@ -73,7 +73,9 @@ def test_third_field_without_use_leaves_two_fields_alone():
     pair = copied(pair)
     ordered, _ = operations(events.times, "event")
     fewer = events._replace(local=events.local[:2].copy(), slots=events.slots[:2], uses=events.uses[:2].copy())
-    small = out._replace(inputs=np.zeros((BATCH, 110)), products=np.zeros((BATCH, 1, 3)), base=out.base.copy(), probabilities=out.base.copy())
+    small = out._replace(
+        inputs=np.zeros((BATCH, 110)), products=np.zeros((BATCH, 1, 3)), base=out.base.copy(), probabilities=out.base.copy()
+    )
     run(ordered, events, state, model, out)
     run(ordered, fewer, pair, model._replace(weights=two_weights, largest=model.largest[:2].copy()), small)
     np.testing.assert_allclose(out.probabilities, small.probabilities, rtol=1e-12)

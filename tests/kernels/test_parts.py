@@ -1,7 +1,5 @@
 """Newton steps, references, controllers and what the context keeps, each against its twin in float64."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -126,7 +124,7 @@ def test_controllers_are_those_of_the_product(activation, hidden, optimiser):
     values = {k: v + torch.from_numpy(rng.normal(size=v.shape) * 0.3) for k, v in made.initial(0).items()}
     parameters = DenseParameters("c", values, make_optimiser(optimiser, 1e-2), dtype=torch.float64, device=torch.device("cpu"))
     sizes = (38, *hidden, 3)
-    own = np.concatenate([v.numpy().ravel() for v in values.values()])
+    own = np.concatenate([v.detach().numpy().ravel() for v in values.values()])
     state = np.zeros((2, parameter_count(sizes)))
     for step in range(1, 4):
         inputs, slopes = rng.normal(size=(BATCH, 38)), rng.normal(size=(BATCH, 3))
@@ -151,4 +149,3 @@ def test_an_optimiser_moves_nothing_without_gradient():
     adam(own, np.zeros((2, 4)), np.zeros(4), 1, 0.1)
     adagrad(own, np.zeros(4), np.zeros(4), 0.1)
     np.testing.assert_array_equal(own, before)
-    assert copy.copy(own) is not own

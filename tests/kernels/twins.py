@@ -156,7 +156,9 @@ def controller_inputs(ids, context, totals, first, spaces) -> tuple[np.ndarray, 
         row = context[slot]
         count = row[0] + list(ids[:i]).count(slot)
         relative = [1.0 if np.isnan(loss / totals[2]) else float(np.clip(loss / totals[2], 0, 4)) for loss in row[2:4]]
-        found.append([*(float(count >= t) for t in THRESHOLDS), np.log(max(count, 1)) / np.log(65536), *row[first : first + spaces], *relative])
+        found.append(
+            [*(float(count >= t) for t in THRESHOLDS), np.log(max(count, 1)) / np.log(65536), *row[first : first + spaces], *relative]
+        )
         counts.append(count)
     return np.array(found), np.array(counts)
 
