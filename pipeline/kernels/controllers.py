@@ -1,10 +1,11 @@
 """The controllers' networks in float32: matrix products and tanh by numpy, the rest in compiled loops.
 
-So it measured best: numpy's tanh takes eight numbers at a time where libm's takes one, and is most of the work; but each of numpy's passes over a
-small array costs more than its arithmetic. BLAS should have one thread (OPENBLAS_NUM_THREADS=1 before numpy is imported): more only wait for each
-other at this size.
+So it measured best: numpy's tanh takes eight numbers at a time where libm's takes one, and is most of the work; but each of numpy's passes
+over a small array costs more than its arithmetic. BLAS should have one thread (OPENBLAS_NUM_THREADS=1 before numpy is imported): more only
+wait for each other at this size.
 
-A network's parameters are one vector, so that an optimiser's step is a handful of calls: [W_0 | b_0 | W_1 | b_1 | …], W_l of shape [in, out].
+A network's parameters are one vector, so that an optimiser's step is a handful of calls: [W_0 | b_0 | W_1 | b_1 | …], W_l of shape [in,
+out].
 
 Shape legend: B interactions, K inputs, N spaces, L layers, Q parameters.
 """

@@ -43,7 +43,8 @@ def _clipped_logit(p: float) -> float:
 @helper
 def smoothed_mean(totals: Floats) -> float:
     """g = (.5 + Σy)/(1 + n)."""
-    return (0.5 + totals[POSITIVES]) / (1.0 + totals[LEARNT])
+    mean: float = (0.5 + totals[POSITIVES]) / (1.0 + totals[LEARNT])
+    return mean
 
 
 @helper

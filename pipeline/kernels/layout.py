@@ -24,6 +24,9 @@ U_LEARNT, U_RESIDUALS, U_RECENT, U_RECENT_WEIGHT, U_LAST_LABEL, U_BIAS, U_FADING
 I_LEARNT, I_POSITIVES, I_RECENT, I_RECENT_WEIGHT, I_BIAS = range(4, 9)
 LABEL_WIDTHS = (7, 5)
 
+PAIR = 2
+"""Users and items alone: kernels spell this number of fields out."""
+
 # Of `totals`; class counts follow.
 LEARNT, POSITIVES, RUN_LOSS, CLASSES_AT = range(4)
 
@@ -126,7 +129,7 @@ def weights_at(field: int) -> int:
 
 
 def blank_context(field: int, rows: int, spaces: int, classes: int) -> Floats:
-    """[rows, W] context rows of new ids. field: 0 user, 1 item, further ones keep no label statistics. classes: 5, or 0 for the binary task."""
+    """[rows, W] context rows of new ids. field: from the third on without label statistics; classes: 5, or 0 for the binary task."""
     first = weights_at(field)
     blank = np.zeros((rows, first + spaces + (classes if field < len(LABEL_WIDTHS) else 0)))
     blank[:, [LAST_TIME, PREVIOUS_LOSS, FADING_LOSS]] = np.nan

@@ -1,7 +1,7 @@
-"""Logistic (rating: softmax) regression by online Newton steps: H += Σ p(1-p)·zzᵀ, w -= H⁻¹ Σ (p-y)·z, both sums with the w of the predictions.
+"""Logistic (rating: softmax) regression by online Newton steps: H += Σ p(1-p)·zzᵀ, w -= H⁻¹ Σ (p-y)·z, with the w of the predictions.
 
-The softmax form has block matrices p_c([c=d] - p_d)·zzᵀ. In compiled code rather than by BLAS: as fast for a hundred inputs, and its bits depend on
-no number of threads. Matrices are kept whole, but only their lower triangle is read.
+The softmax form has block matrices p_c([c=d] - p_d)·zzᵀ. In compiled code rather than by BLAS: as fast for a hundred inputs, and its bits
+depend on no number of threads. Matrices are kept whole, but only their lower triangle is read.
 
 Shape legend: B interactions, m of them, M inputs, C outputs (1 for the binary task).
 """

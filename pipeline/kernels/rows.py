@@ -1,16 +1,16 @@
 """How rows are multiplied, and how they learn: extended Kalman steps with one variance per row and block, for any number of fields.
 
-logit's embedding part: s = Σ_f b_f + Σ_{f<g} Σ_j γ_fg,j A_fj A_gj ⟨r_fj, r_gj⟩. Its slope in block j of field f is d_fj = Σ_{g≠f} c_fg,j r_gj,
-with c = γ A A. An interaction observes s with precision h; linearised in all rows the innovation's variance is
+logit's embedding part: s = Σ_f b_f + Σ_{f<g} Σ_j γ_fg,j A_fj A_gj ⟨r_fj, r_gj⟩. Its slope in block j of field f is d_fj = Σ_{g≠f} c_fg,j
+r_gj, with c = γ A A. An interaction observes s with precision h; linearised in all rows the innovation's variance is
 S = 1/h + Σ_f (v_f + Σ_j V_fj |d_fj|²), and the step is r_fj += V_fj d_fj (y-p)/(h S), b_f += v_f (y-p)/(h S). The block's variance falls by
-V² |d|² / (S · min(d_j, r)). With two fields these are the formulas of `pipeline.learners`' Kalman steps. |d|² follows from the products and the
-squared lengths, so that rows are read once and written once.
+V² |d|² / (S · min(d_j, r)). With two fields these are the formulas of `pipeline.learners`' Kalman steps. |d|² follows from the products and
+the squared lengths, so that rows are read once and written once.
 """
 
 import numpy as np
 
 from pipeline.kernels.compiling import helper
-from pipeline.kernels.layout import ABSENT, HELD, Bytes, Floats, Integers, Rows
+from pipeline.kernels.layout import ABSENT, HELD, PAIR, Bytes, Floats, Integers, Rows
 from pipeline.kernels.sums import dot, dots
 
 SMALLEST_CURVATURE = 0.02  # of h: a confident mistake must not move a row without bound
@@ -18,7 +18,7 @@ SMALLEST_CURVATURE = 0.02  # of h: a confident mistake must not move a row witho
 
 @helper
 def pair_of(f: int, g: int, fields: int) -> int:
-    """Position of the pair of fields f ≠ g among all pairs in the order (0, 1), (0, 2), …, (1, 2), …"""
+    """Position of the pair of fields f ≠ g among all pairs in the order (0, 1), (0, 2), …, (1, 2) and so on."""
     a, b = min(f, g), max(f, g)
     return a * fields - a * (a + 1) // 2 + b - a - 1
 
@@ -30,7 +30,7 @@ def measure(rows: tuple[Rows, ...], held: tuple[Bytes, ...], at: Integers, ends:
     A block that either of a pair has not is 0. at: [F] slots.
     """
     fields, spaces = len(rows), len(ends)
-    if fields == 2:  # both lengths and the product in one pass
+    if fields == PAIR:  # both lengths and the product in one pass
         start = 0
         for j in range(spaces):
             both = held[0][at[0], j] != ABSENT and held[1][at[1], j] != ABSENT
@@ -59,7 +59,7 @@ def measure(rows: tuple[Rows, ...], held: tuple[Bytes, ...], at: Integers, ends:
 def slope_squares(rows: tuple[Rows, ...], gates: Floats, products: Floats, squares: Floats, slopes: Floats) -> None:
     """|d_fj|² into slopes [F, N]. gates: [P, N] c_fg,j; rows: for their number, which the compiler knows."""
     fields, spaces = len(rows), squares.shape[1]
-    if fields == 2:
+    if fields == PAIR:
         for j in range(spaces):
             c = gates[0, j] * gates[0, j]
             slopes[0, j] = c * squares[1, j]
@@ -82,9 +82,9 @@ def slope_squares(rows: tuple[Rows, ...], gates: Floats, products: Floats, squar
 @helper
 def _uses(gates: Floats, f: int, j: int, fields: int) -> bool:
     """Whether some pair of the field uses the block."""
-    if fields == 2:
-        return gates[0, j] != 0.0
-    for g in range(fields):
+    if fields == PAIR:
+        return bool(gates[0, j] != 0.0)
+    for g in range(fields):  # noqa: SIM110 - numba knows no any()
         if g != f and gates[pair_of(f, g, fields), j] != 0.0:
             return True
     return False
@@ -162,7 +162,7 @@ def move(
                 v = variances[f, j]
                 rows[f][at[f], ends[-1] + 1 + j] = v - v * v * slopes[f, j] / (total * directions[j])
         if used:
-            if fields == 2:
+            if fields == PAIR:
                 a, b = factors[0] * gates[0, j], factors[1] * gates[0, j]
                 _move_two(rows[0][at[0]], rows[1][at[1]], start, ends[j], a, b)
             else:

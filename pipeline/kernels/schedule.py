@@ -1,7 +1,7 @@
 """The order of operations of each context mode. A function of event times alone, never of labels.
 
-What a prediction may know: `event` labels of earlier interactions; `batch` none of its own mini-batch; `strict` those of earlier interactions with
-an earlier timestamp, over the bounds of mini-batches.
+What a prediction may know: `event` labels of earlier interactions; `batch` none of its own mini-batch; `strict` those of earlier
+interactions with an earlier timestamp, over the bounds of mini-batches.
 """
 
 from typing import Literal

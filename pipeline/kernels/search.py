@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.kernels.compiling import kernel
-from pipeline.kernels.events import Interactions
-from pipeline.kernels.layout import COUNT, FADING_LOSS, PREVIOUS_LOSS, RUN_LOSS, Floats, Integers, Model, Predicted
+from pipeline.kernels.layout import COUNT, FADING_LOSS, PREVIOUS_LOSS, RUN_LOSS, Floats, Integers, Interactions, Model, Predicted
 from pipeline.kernels.rows import pair_of
 
 ID_FADING, RUN_FADING = 0.9, 0.99

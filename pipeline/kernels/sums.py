@@ -1,7 +1,7 @@
 """Sums of products that the processor can take eight at a time, in an order that is written down.
 
-Without fastmath LLVM may not reorder a sum, so a plain loop runs one addition after the other. Here element k goes to partial sum k mod 8, and the
-eight are added pairwise at the end; what is left over of the length comes last, one by one. All arithmetic is float64.
+Without fastmath LLVM may not reorder a sum, so a plain loop runs one addition after the other. Here element k goes to partial sum k mod 8,
+and the eight are added pairwise at the end; what is left over of the length comes last, one by one. All arithmetic is float64.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,9 +27,11 @@ def _partial_sums(products: Sequence[tuple[int, int]]) -> Callable[[_Array, _Arr
     straight-line code off.
     """
 
-    @intrinsic
+    @intrinsic  # type: ignore[untyped-decorator]
     def partial(typing_context: Any, x: Any, y: Any, start: Any, groups: Any) -> Any:  # noqa: ARG001
-        signature = types.UniTuple(types.float64, LANES * len(products))(x, y, types.intp, types.intp)
+        signature = types.UniTuple(  # type: ignore[attr-defined]
+            types.float64, LANES * len(products)
+        )(x, y, types.intp, types.intp)
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             arrays = [cgutils.create_struct_proxy(t)(context, builder, a) for t, a in zip(signature.args[:2], arguments[:2], strict=True)]

@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.kernels.compiling import cache_directory
 from pipeline.kernels.controllers import backward, forward, parameter_count
 from pipeline.kernels.events import observe, run
-from pipeline.kernels.layout import HELD, Interactions, Model, Operations, Predicted, State, blank_context, blank_totals, weights_at
+from pipeline.kernels.layout import HELD, PAIR, Interactions, Model, Operations, Predicted, State, blank_context, blank_totals, weights_at
 from pipeline.kernels.newton import newton_descend, newton_observe
 from pipeline.kernels.references import features_of, predict_references
 from pipeline.kernels.schedule import operations
@@ -21,7 +21,7 @@ def is_compiled() -> bool:
     return (cache_directory() / COMPLETE).exists()
 
 
-def compile_all(progress: Callable[[int, int, str], None], fields: int = 2) -> None:
+def compile_all(progress: Callable[[int, int, str], None], fields: int = PAIR) -> None:
     """Compiles and caches all kernels; those in the cache are only loaded.
 
     Args:
@@ -33,7 +33,7 @@ def compile_all(progress: Callable[[int, int, str], None], fields: int = 2) -> N
         progress(done, len(jobs), name)
         job()
     progress(len(jobs), len(jobs), "")
-    if fields == 2:
+    if fields == PAIR:
         (cache_directory() / COMPLETE).touch()
 
 

@@ -7,7 +7,7 @@ times its parts.
 import csv
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,7 @@ from pipeline.kernels import (
     uses_of,
     weights_at,
 )
+from pipeline.models.controller import Controller
 from pipeline.rows import hashed_uniform
 
 SIDES = (("embedding.user", 0.06, 1.0, 0.027), ("embedding.item", 0.023, 0.2, 0.005))
@@ -146,8 +147,6 @@ class Loop:
 
     def _network(self, name: str) -> np.ndarray:
         """The product's own initial parameters, so that figures can be compared."""
-        from pipeline.models.controller import Controller
-
         made = Controller(name=name, spaces=self.spaces, hidden=self.settings.hidden, start=self.settings.start).initial(self.settings.seed)
         vector = np.concatenate([tensor.numpy().ravel() for tensor in made.values()]).astype(np.float32)
         assert len(vector) == parameter_count(self.sizes)
