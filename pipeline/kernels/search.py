@@ -8,7 +8,7 @@ from math import isnan, log
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.kernels.compiling import kernel
+from pipeline.kernels.compiling import helper, kernel
 from pipeline.kernels.layout import COUNT, FADING_LOSS, PREVIOUS_LOSS, RUN_LOSS, Floats, Integers, Interactions, Model, Predicted
 from pipeline.kernels.rows import pair_of
 
@@ -66,6 +66,16 @@ def uses_of(weights: NDArray[np.float32], nested: bool, uses: Floats) -> None:
             uses[i, n] = total
 
 
+@helper
+def _loss_slope(i: int, events: Interactions, model: Model, out: Predicted) -> float:
+    """∂L/∂s of the cross-entropy of an interaction as predicted."""
+    outputs, error = len(model.levels), 0.0
+    for c in range(outputs):
+        target = events.binary[i] if outputs == 1 else (1.0 if events.classes[i] == c else 0.0)
+        error += (out.probabilities[i, c] - target) * model.levels[c]
+    return error
+
+
 @kernel
 def mixture_slopes(
     events: Interactions,
@@ -98,10 +108,7 @@ def mixture_slopes(
     for c in range(outputs):
         norm += model.levels[c] * model.levels[c]
     for i in range(count):
-        error = 0.0
-        for c in range(outputs):
-            target = events.binary[i] if outputs == 1 else (1.0 if events.classes[i] == c else 0.0)
-            error += (out.probabilities[i, c] - target) * model.levels[c]
+        error = _loss_slope(i, events, model, out)
         for f in range(fields):
             charge = 1.0 / (1.0 + counts[f, i]) ** amortised
             total = 0.0
