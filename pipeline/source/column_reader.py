@@ -1,0 +1,252 @@
+"""One partition in columns: the rules of `pipeline.source.reader.PartitionReader`, a chunk at a time.
+
+A chunk without unusable records costs no Python per record. What is unusable (a dead letter, a re-delivery) costs some per unusable record.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.columns import NONE, Block, Integers, Unusable, concat
+from pipeline.kernels.order import ascending_runs
+from pipeline.records import DeadLetter
+from pipeline.source.reader import MAX_PREFIX_BYTES, MAX_PREFIX_LETTERS
+
+
+class Refused(Protocol):
+    """A value that is no interaction (`schemas.columnar.Refused`)."""
+
+    @property
+    def row(self) -> int:
+        """Its place in the chunk."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """The dead letter's."""
+        ...
+
+    @property
+    def detail(self) -> str:
+        """The dead letter's."""
+        ...
+
+
+class Decoded(Protocol):
+    """A chunk's values (`schemas.columnar.Decoded`)."""
+
+    @property
+    def block(self) -> Block:
+        """The interactions."""
+        ...
+
+    @property
+    def rows(self) -> Integers | None:
+        """Their places in the chunk; None: all."""
+        ...
+
+    @property
+    def refused(self) -> Sequence[Refused]:
+        """The others."""
+        ...
+
+
+class Deliveries(Protocol):
+    """What is known of a partition's records so far, for telling re-deliveries."""
+
+    def highest(self, dataset: str) -> int:
+        """The highest sequence of the dataset; -1 for none."""
+        ...
+
+    def admit(self, dataset: str, sequence: int, timestamp: int) -> bool:
+        """Whether the record is new, and then remembers it."""
+        ...
+
+    def admit_all(self, dataset: str, sequences: Integers, timestamps: Integers) -> None:
+        """The same as `admit` of each of these, of which it is known that they ascend above the highest: all of them are new."""
+        ...
+
+
+class Chunk(NamedTuple):
+    """Consecutive records of one partition.
+
+    Attributes:
+        offsets: [n].
+        values: n of them; None for a tombstone.
+        key: place in the chunk -> the record's key; only asked for dead letters.
+    """
+
+    offsets: Integers
+    values: Sequence[bytes | None]
+    key: Callable[[int], bytes | None]
+
+
+class Read(NamedTuple):
+    """Rows of a partition, ascending by offset, and, by the offset of the row that carries them, the unusable records before it."""
+
+    block: Block
+    beside: Mapping[int, Unusable]
+
+
+def admit(block: Block, deliveries: Deliveries) -> NDArray[np.bool_] | None:
+    """[n] whether each record is new, remembering the new ones in their order; None where all are.
+
+    Records whose sequences ascend above their dataset's highest are handed over run by run, all others one by one.
+    """
+    highest = np.array([deliveries.highest(name) for name in block.datasets], np.int64)
+    starts, stops, above = ascending_runs(block.dataset, block.sequence, highest)
+    new: NDArray[np.bool_] | None = None
+    for start, stop, ascends in zip(starts.tolist(), stops.tolist(), above.tolist(), strict=True):
+        name = block.datasets[block.dataset[start]]
+        if ascends:
+            deliveries.admit_all(name, block.sequence[start:stop], block.time[start:stop])
+        elif not deliveries.admit(name, int(block.sequence[start]), int(block.time[start])):
+            new = np.ones(len(block), np.bool_) if new is None else new
+            new[start] = False
+    return new
+
+
+class ColumnReader:
+    """Turns the raw records of one partition into rows. A pure function of their content and of the start.
+
+    Args:
+        topic: named in dead letters.
+        partition: the partition.
+        next_offset: offset of the first record to read; records below it are ignored.
+        decode: the values of a chunk to columns (`schemas.columnar.ColumnDecoder.decode`).
+        deliveries: what this partition released before `next_offset`.
+    """
+
+    def __init__(
+        self,
+        *,
+        topic: str,
+        partition: int,
+        next_offset: int,
+        decode: Callable[[Sequence[bytes | None]], Decoded],
+        deliveries: Deliveries,
+    ) -> None:
+        self.partition = partition
+        self.next_offset = next_offset
+        self._topic = topic
+        self._decode = decode
+        self._deliveries = deliveries
+        self._cuts: frozenset[int] = frozenset()
+        self._duplicates = 0
+        self._letters: list[DeadLetter] = []
+        self._letter_bytes = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether unusable records wait for a usable one to carry them."""
+        return self._duplicates > 0 or bool(self._letters)
+
+    def cut_at(self, offsets: Iterable[int]) -> None:
+        """Offsets where a recorded mini-batch ended: unusable records never wait across one of them."""
+        self._cuts = frozenset(offsets)
+
+    def read(self, chunk: Chunk) -> Read:
+        """The rows completed by these records. Unusable records behind the last usable one stay pending."""
+        chunk = self._not_read_before(chunk)
+        decoded = self._decode(chunk.values)
+        block, rows = decoded.block, decoded.rows
+        if len(chunk.offsets) == 0:
+            return Read(block, {})
+        block = block.at(self.partition, chunk.offsets if rows is None else chunk.offsets[rows])
+        unusable: dict[int, DeadLetter | None] = {r.row: self._letter(chunk, r) for r in decoded.refused}
+        new = admit(block, self._deliveries)
+        if new is not None:
+            again = np.flatnonzero(~new) if rows is None else rows[~new]
+            unusable = dict(sorted({**unusable, **dict.fromkeys(again.tolist())}.items()))
+            block = block.only(new)
+        if not unusable and not self.pending:
+            self.next_offset = int(chunk.offsets[-1]) + 1
+            return Read(block, {})
+        return self._with_unusable(block, chunk.offsets, unusable)
+
+    def flush(self, *, trailing: bool = False) -> Read | None:
+        """The pending records as a row of their own; None when there are none."""
+        if not self.pending:
+            return None
+        return Read(Block.unusable(self.partition, self.next_offset, trailing=trailing), {self.next_offset - 1: self._take_pending()})
+
+    def _not_read_before(self, chunk: Chunk) -> Chunk:
+        """Without what the client delivers again after a seek or a resume."""
+        offsets = chunk.offsets
+        before = np.maximum.accumulate(np.concatenate([[self.next_offset - 1], offsets[:-1]])) if len(offsets) else offsets
+        fresh = offsets > before
+        if fresh.all():
+            return chunk
+        places: list[int] = np.flatnonzero(fresh).tolist()
+        return Chunk(offsets[fresh], [chunk.values[place] for place in places], lambda row: chunk.key(places[row]))
+
+    def _with_unusable(self, block: Block, offsets: Integers, unusable: Mapping[int, DeadLetter | None]) -> Read:
+        """The rows with what the unusable records at these places of the chunk (None: a re-delivery) leave behind."""
+        pieces: list[Block] = []
+        beside: dict[int, Unusable] = {}
+        ends = np.searchsorted(block.offset, offsets[list(unusable)]).tolist() if unusable else []
+        at = 0
+        for (row, letter), end in zip(unusable.items(), ends, strict=True):
+            self._carry(block, at, end, pieces, beside)
+            at = end
+            self.next_offset = int(offsets[row]) + 1
+            self._set_aside(letter)
+            full = len(self._letters) >= MAX_PREFIX_LETTERS or self._letter_bytes >= MAX_PREFIX_BYTES
+            if (full or self.next_offset in self._cuts) and (flushed := self.flush()):
+                pieces.append(flushed.block)
+                beside.update(flushed.beside)
+        self._carry(block, at, len(block), pieces, beside)
+        self.next_offset = int(offsets[-1]) + 1
+        return Read(concat(pieces) if pieces else block, beside)
+
+    def _carry(self, block: Block, start: int, stop: int, pieces: list[Block], beside: dict[int, Unusable]) -> None:
+        """Adds usable rows; the first of them carries what is pending."""
+        if start == stop:
+            return
+        if self.pending:
+            beside[int(block.offset[start])] = self._take_pending()
+        pieces.append(block[start:stop])
+
+    def _set_aside(self, letter: DeadLetter | None) -> None:
+        if letter is None:
+            self._duplicates += 1
+        else:
+            self._letters.append(letter)
+            self._letter_bytes += len(letter.value or b"") + len(letter.key or b"")
+
+    def _letter(self, chunk: Chunk, refused: Refused) -> DeadLetter:
+        place, row = int(chunk.offsets[refused.row]), refused.row
+        return DeadLetter(self._topic, self.partition, place, refused.reason, refused.detail, chunk.key(row), chunk.values[row])
+
+    def _take_pending(self) -> Unusable:
+        pending = Unusable(self._duplicates, tuple(self._letters))
+        self._duplicates, self._letters, self._letter_bytes = 0, [], 0
+        return pending
+
+
+class HighestSequences:
+    """Deliveries by the highest sequence of each dataset: a sequence not above it is a re-delivery.
+
+    Args:
+        highest: dataset -> highest sequence that was released.
+    """
+
+    def __init__(self, highest: Mapping[str, int] | None = None) -> None:
+        self._highest = dict(highest or {})
+
+    def highest(self, dataset: str) -> int:
+        """See Deliveries."""
+        return self._highest.get(dataset, NONE)
+
+    def admit(self, dataset: str, sequence: int, timestamp: int) -> bool:  # noqa: ARG002 - of the protocol
+        """See Deliveries."""
+        new = sequence > self.highest(dataset)
+        if new:
+            self._highest[dataset] = sequence
+        return new
+
+    def admit_all(self, dataset: str, sequences: Integers, timestamps: Integers) -> None:  # noqa: ARG002 - of the protocol
+        """See Deliveries."""
+        self._highest[dataset] = int(sequences[-1])

@@ -1,0 +1,123 @@
+"""One partition's records in columns against the reader of one record at a time."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.columns import Block, Unusable
+from pipeline.records import Interaction
+from pipeline.source import PartitionReader
+from pipeline.source.column_merge import Released
+from pipeline.source.column_reader import Chunk, ColumnReader, HighestSequences, Read, admit
+from pipeline.source.reader import MAX_PREFIX_BYTES, MAX_PREFIX_LETTERS
+from schemas.codec import decode_interaction, encode_interaction
+from schemas.columnar import ColumnDecoder
+from tests.columns.test_column_merge import Item, items_of
+
+Raw = tuple[int, bytes | None, bytes | None]
+
+
+def encoded(sequence: int | None, dataset: str | None = "set") -> bytes:
+    return encode_interaction(Interaction("u", "i", 3.5, 1000, dataset, sequence))
+
+
+def chunk_of(records: Sequence[Raw]) -> Chunk:
+    keys = [key for _, key, _ in records]
+    return Chunk(np.array([offset for offset, _, _ in records], np.int64), [value for _, _, value in records], keys.__getitem__)
+
+
+def items(read: Read) -> list[Item]:
+    return items_of(Released(read.block, {(3, offset): beside for offset, beside in read.beside.items()}))
+
+
+values = st.one_of(
+    st.builds(encoded, st.none() | st.integers(0, 9), st.sampled_from(["set", "set", "other", None])),
+    st.sampled_from([None, b"", b"rubbish", encode_interaction(Interaction("u", "i", 1.0, 5, "set", 4, {"a": 1.0}))]),
+)
+
+
+def without_features(item: Item) -> Item:
+    return item if not hasattr(item, "interaction") else item._replace(interaction=item.interaction._replace(features=None))
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data(), st.lists(st.tuples(st.integers(-1, 2), st.none() | st.just(b"key"), values), max_size=40), st.integers(0, 3))
+def test_any_records_in_any_chunks_give_the_same_rows(data: st.DataObject, drawn: list[Raw], start: int) -> None:
+    at, records = 0, []
+    for step, key, value in drawn:  # a step of 0 or back: delivered again by the client
+        at = max(0, at + step)
+        records.append((at, key, value))
+    cuts = data.draw(st.sets(st.integers(0, at + 1)))
+    highest = data.draw(st.dictionaries(st.sampled_from(["set", "other"]), st.integers(0, 5)))
+    one = PartitionReader(topic="t", partition=3, next_offset=start, decoder=decode_interaction, highest=highest)
+    many = ColumnReader(
+        topic="t", partition=3, next_offset=start, decode=ColumnDecoder(decode_interaction).decode, deliveries=HighestSequences(highest)
+    )
+    one.cut_at(cuts)
+    many.cut_at(cuts)
+    while records:
+        size = data.draw(st.integers(1, 12))
+        piece, records = records[:size], records[size:]
+        assert items(many.read(chunk_of(piece))) == [without_features(item) for item in one.read(piece)]
+        assert (many.next_offset, many.pending) == (one.next_offset, one.pending)
+        if data.draw(st.integers(0, 4)) == 0:
+            trailing = data.draw(st.booleans())
+            flushed, expected = many.flush(trailing=trailing), one.flush(trailing=trailing)
+            assert (flushed and items(flushed)) == (expected and [expected])
+
+
+@pytest.mark.parametrize("value", [b"x", b"x" * (MAX_PREFIX_BYTES // 2)])
+def test_long_runs_of_unusable_records_are_handed_on_in_parts(value: bytes) -> None:
+    records = [(offset, None, value) for offset in range(2 * MAX_PREFIX_LETTERS + 1 if len(value) == 1 else 5)]
+    one = PartitionReader(topic="t", partition=3, next_offset=0, decoder=decode_interaction, highest={})
+    many = ColumnReader(
+        topic="t", partition=3, next_offset=0, decode=ColumnDecoder(decode_interaction).decode, deliveries=HighestSequences()
+    )
+    expected = one.read(records)
+    assert items(many.read(chunk_of(records))) == expected
+    assert len(expected) == 2
+
+
+class Watched(HighestSequences):
+    """Counts what is asked per record, and holds `admit_all` to its promise."""
+
+    asked = 0
+
+    def admit(self, dataset: str, sequence: int, timestamp: int) -> bool:
+        self.asked += 1
+        return super().admit(dataset, sequence, timestamp)
+
+    def admit_all(self, dataset: str, sequences: np.ndarray, timestamps: np.ndarray) -> None:
+        assert all(HighestSequences.admit(self, dataset, int(s), int(t)) for s, t in zip(sequences, timestamps, strict=True))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.none() | st.integers(0, 9), st.sampled_from(["set", "set", "other", None]))))
+def test_records_are_admitted_in_runs_as_one_by_one(drawn: list[tuple[int | None, str | None]]) -> None:
+    block = Block.of([Interaction("u", "i", 1.0, 5, dataset, sequence) for sequence, dataset in drawn])
+    alone, runs = HighestSequences(), Watched()
+    expected = [s is None or d is None or alone.admit(d, s, 5) for s, d in drawn]
+    new = admit(block, runs)
+    assert (expected if new is None else new.tolist()) == expected
+    assert runs.asked == expected.count(False)
+    assert [runs.highest(name) for name in ("set", "other")] == [alone.highest(name) for name in ("set", "other")]
+
+
+def test_a_clean_chunk_asks_nothing_per_record() -> None:
+    deliveries = Watched({"set": 4})
+    assert admit(Block.of([Interaction("u", "i", 1.0, 5, "set", 5 + k) for k in range(100)]), deliveries) is None
+    assert (deliveries.asked, deliveries.highest("set")) == (0, 104)
+
+
+def test_an_empty_chunk_reads_nothing() -> None:
+    many = ColumnReader(
+        topic="t", partition=3, next_offset=7, decode=ColumnDecoder(decode_interaction).decode, deliveries=HighestSequences()
+    )
+    assert items(many.read(chunk_of([]))) == []
+    assert many.next_offset == 7
+    assert many.flush() is None
+    assert many.read(chunk_of([(7, b"k", None), (8, None, encoded(0))])).beside.keys() == {8}
+    assert Unusable() == (0, ())
