@@ -134,7 +134,8 @@ def _operation(history: RunHistory, runtime: Record, width: int, ramp: str, sile
     table = _table("trainer", "now", "course")
     rate, lag = history.series("runtime", "interactions_per_second"), history.series("runtime", "lag")
     table.add_row("interactions/s", _number(runtime.get("interactions_per_second")), sparkline(rate, course, ramp=ramp))
-    table.add_row("lag, records", _number(runtime.get("lag")), sparkline(lag, course, ramp=ramp))
+    held = runtime.get("held_back_by")  # in the place of the course: the view fills a terminal of 24 lines
+    table.add_row("lag, held back by" if held else "lag, records", _number(runtime.get("lag")), held or sparkline(lag, course, ramp=ramp))
     latencies = [runtime.get(f"step_latency_p{q}") for q in (50, 95, 99)]
     text = " ".join("–" if value is None else f"{1000 * value:,.0f}" for value in latencies)
     table.add_row("step, ms 50/95/99 %", text, sparkline(history.series("runtime", "step_latency_p95"), course, ramp=ramp))

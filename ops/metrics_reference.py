@@ -19,6 +19,7 @@ _KEYS = {
     "bucket_dimension": "BUCKET",
     "bucket_weight": "BUCKET_DIMENSION",
     "next_offsets": "PARTITION",
+    "refused_offsets": "PARTITION",
     "phase_seconds": "PHASE",
     "buffer_size": "BUFFER",
 }

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from heapq import merge as heap_merge
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Protocol
 
+from pipeline.deliveries import PartitionDeliveries
 from pipeline.errors import ConfigurationError, OffsetError
 from pipeline.records import ConsumedRecord, DeadLetter, MiniBatch, OfflineStage, Remainder, RunPosition
 
@@ -91,7 +92,8 @@ class Batcher:
         self._clock = clock
         self._step = step
         self._offsets = dict(position.next_offsets)
-        self._highest = dict(position.highest_sequences)
+        self._deliveries = {partition: PartitionDeliveries(known) for partition, known in position.deliveries.items()}
+        self._refused = {partition: set(offsets) for partition, offsets in position.refused.items()}
         self._position = position
         self._records: list[ConsumedRecord] = []
         self._remainders: list[Remainder] = []
@@ -143,7 +145,11 @@ class Batcher:
 
     def position(self) -> RunPosition:
         """Where the run stands after the last mini-batch closed; what is being filled does not count."""
-        return self._position
+        return replace(
+            self._position,
+            deliveries={partition: known.snapshot() for partition, known in self._deliveries.items()},
+            refused={partition: frozenset(offsets) for partition, offsets in self._refused.items()},
+        )
 
     def start_from(self, offsets: Mapping[int, int]) -> None:
         """Takes up partitions that the position does not know yet, at these offsets."""
@@ -157,19 +163,15 @@ class Batcher:
         """Takes the next items, at most `room` of them. Those behind the offline stage's end wait for the next mini-batch."""
         if self._offline is not None and self.ceilings is None:
             items = self._before_stages_part(list(items), self._offline)
-        offsets, highest, records = self._offsets, self._highest, self._records
+        offsets, records = self._offsets, self._records
         for item in items:
             if isinstance(item, Remainder):
                 offsets[item.partition] = item.next_offset
                 self._remainders.append(item)
                 self._loose_letters += len(item.dead_letters)
                 continue
-            interaction, partition, offset, _, _ = item
-            offsets[partition] = offset + 1
+            offsets[item.partition] = item.offset + 1
             records.append(item)
-            dataset, sequence = interaction.dataset, interaction.sequence
-            if dataset is not None and sequence is not None:
-                highest[dataset, partition] = sequence
         if self._opened is None and (self._records or self._remainders):
             self._opened = self._clock()
 
@@ -198,13 +200,26 @@ class Batcher:
             dead_letters=tuple(letters),
         )
         self._step += 1
-        self._position = replace(self._position, next_offsets=batch.next_offsets, highest_sequences=dict(self._highest), frontier=frontier)
+        self._position = replace(self._position, next_offsets=batch.next_offsets, frontier=frontier)
+        self._remember(self._records, batch)
         self._examples += len(batch.records)
         self._records, self._remainders, self._loose_letters, self._opened = [], [], 0, None
         held, self._held = self._held, ()
         if held:
             self.add(held)
         return batch
+
+    def _remember(self, records: Sequence[ConsumedRecord], batch: MiniBatch) -> None:
+        """What must be known of a mini-batch's records when they come again: of re-deliveries, and of those that another pass reads."""
+        for partition, slice_ in _slices(records).items():
+            known = self._deliveries.setdefault(partition, PartitionDeliveries())
+            for dataset, run in groupby((r.interaction for r in slice_ if r.interaction.sequence is not None), lambda i: i.dataset):
+                if dataset is not None:
+                    interactions = list(run)
+                    known.admit_all(dataset, [i.sequence or 0 for i in interactions], [i.timestamp for i in interactions])
+        if self._pauses:
+            for partition, offsets in batch.refused.items():
+                self._refused.setdefault(partition, set()).update(offsets)
 
     def _before_stages_part(self, items: list[Item], offline: OfflineStage) -> list[Item]:
         """The items that may join this mini-batch; the rest is held back."""
@@ -277,11 +292,16 @@ def _canonical(records: Sequence[ConsumedRecord]) -> tuple[Sequence[ConsumedReco
     keys = [record.merge_key for record in records]
     if all(a < b for a, b in pairwise(keys)):
         return records, [key[:3] for key in keys]
+    ordered = list(heap_merge(*_slices(records).values(), key=lambda record: record.merge_key))
+    return ordered, [record.merge_key[:3] for record in ordered]
+
+
+def _slices(records: Sequence[ConsumedRecord]) -> Mapping[int, Sequence[ConsumedRecord]]:
+    """Partition -> its records, in offset order."""
     slices: dict[int, list[ConsumedRecord]] = {}
     for record in records:
         slices.setdefault(record.partition, []).append(record)
-    ordered = list(heap_merge(*slices.values(), key=lambda record: record.merge_key))
-    return ordered, [record.merge_key[:3] for record in ordered]
+    return slices
 
 
 def _late(triples: Sequence[Triple], frontier: Triple | None) -> tuple[int, Triple | None]:

@@ -26,10 +26,13 @@ class RereadBatcher(Batcher):
         position: where the pass stands.
         step: last step done.
         end: partition -> offset where the offline stage ended.
+        refused: as `RunPosition`: what the first pass refused by the clock, this one refuses too.
     """
 
-    def __init__(self, *, batch_size: int, position: RereadPosition, step: int, end: Mapping[int, int]) -> None:
-        start = RunPosition(next_offsets=position.next_offsets, highest_sequences=position.highest_sequences)
+    def __init__(
+        self, *, batch_size: int, position: RereadPosition, step: int, end: Mapping[int, int], refused: Mapping[int, frozenset[int]]
+    ) -> None:
+        start = RunPosition(next_offsets=position.next_offsets, deliveries=position.deliveries, refused=refused)
         super().__init__(batch_size=batch_size, position=start, step=step)
         self.epoch = position.epoch
         self._end = end
@@ -55,7 +58,7 @@ class RereadBatcher(Batcher):
     def reread_position(self) -> RereadPosition:
         """Where the pass stands after the last mini-batch closed."""
         position = self.position()
-        return RereadPosition(epoch=self.epoch, next_offsets=position.next_offsets, highest_sequences=position.highest_sequences)
+        return RereadPosition(epoch=self.epoch, next_offsets=position.next_offsets, deliveries=position.deliveries)
 
     def _is_due(self, *, exhausted: bool) -> bool:
         at_end = self._at_recorded_boundary(self._end, exhausted=exhausted)
@@ -139,4 +142,5 @@ class Epochs:
 
     def _batcher(self, position: RereadPosition) -> RereadBatcher:
         end = {} if self._end is None else self._end
-        return RereadBatcher(batch_size=self._batch_size, position=position, step=self.step, end=end)
+        refused = self._first.position().refused
+        return RereadBatcher(batch_size=self._batch_size, position=position, step=self.step, end=end, refused=refused)

@@ -1,4 +1,4 @@
-"""What travels between the stages. Leaves: nothing here imports the rest of the project.
+"""What travels between the stages. Leaves: of the rest of the project they know only what was delivered.
 
 Per-message types are NamedTuples (built in a fifth of a frozen dataclass's time, once per record); per-batch types are frozen dataclasses.
 
@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.deliveries import Remembered
+
 FloatArray = NDArray[np.float64]
 Task = Literal["binary", "rating"]
 ContextMode = Literal["batch", "event", "strict"]
@@ -19,6 +21,8 @@ MergeKey = tuple[int, str, int, int, int]
 
 RATING_CLASSES = 5
 CONTEXT_FEATURES = 16  # x0..x15 of docs/algorithm.md
+
+AHEAD = "too-far-ahead"  # reason of a dead letter whose event time lay more than --max-ahead beyond the clock
 
 
 class Interaction(NamedTuple):
@@ -106,6 +110,15 @@ class MiniBatch:
     duplicates: int = 0
     dead_letters: tuple[DeadLetter, ...] = ()
     epoch: int = 1
+
+    @property
+    def refused(self) -> Mapping[int, Sequence[int]]:
+        """Partition -> offsets of the dead letters that the clock decided (`AHEAD`), ascending."""
+        refused: dict[int, list[int]] = {}
+        for letter in self.dead_letters:
+            if letter.reason == AHEAD:
+                refused.setdefault(letter.partition, []).append(letter.offset)
+        return refused
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,12 +213,12 @@ class RereadPosition:
 
     Attributes:
         epoch: which pass: 2 for the first one that reads again.
-        next_offsets, highest_sequences: as `RunPosition`, in this pass.
+        next_offsets, deliveries: as `RunPosition`, in this pass.
     """
 
     epoch: int
     next_offsets: Mapping[int, int]
-    highest_sequences: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    deliveries: Mapping[int, tuple[Remembered, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -214,17 +227,20 @@ class RunPosition:
 
     Attributes:
         next_offsets: partition -> offset to read next, for the first time.
-        highest_sequences: (dataset, partition) -> highest sequence released, for finding duplicates.
+        deliveries: partition -> what was released of it, for finding duplicates; see `pipeline.deliveries`.
         frontier: greatest (timestamp, dataset, sequence) released, for finding late records; None before the first.
         first_offsets: partition -> offset of the run's first record.
         offline_end: `next_offsets` as they were when the offline stage had been read once and a further pass began; None before, and
             in a run that makes one pass.
         reread: the further pass; None while the run reads for the first time.
+        refused: partition -> offsets of records that the clock refused (`AHEAD`) and that will be read again: those of an offline stage
+            with further passes. A source also takes those that the metrics topic records.
     """
 
     next_offsets: Mapping[int, int] = field(default_factory=dict)
-    highest_sequences: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    deliveries: Mapping[int, tuple[Remembered, ...]] = field(default_factory=dict)
     frontier: tuple[int, str, int] | None = None
     first_offsets: Mapping[int, int] = field(default_factory=dict)
     offline_end: Mapping[int, int] | None = None
     reread: RereadPosition | None = None
+    refused: Mapping[int, frozenset[int]] = field(default_factory=dict)

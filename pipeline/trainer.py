@@ -10,6 +10,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.learners.base import MicroBatchLearner
 from pipeline.learners.factory import LearnerConfig, learner_tables, make_learner
 from pipeline.learners.schedule import micro_batches
+from pipeline.offsets import offsets_to_text
 from pipeline.prequential.labels import labels_of
 from pipeline.prequential.metrics import Prequential, PrequentialConfig
 from pipeline.prequential.references import Logistic, RunningMean
@@ -179,6 +180,7 @@ class Trainer:
             "examples": self._examples,
             **self._counters,
             "next_offsets": {str(p): o for p, o in sorted(batch.next_offsets.items())},
+            "refused_offsets": {str(p): offsets_to_text(offsets) for p, offsets in batch.refused.items()},
         }
 
     def tensors(self) -> dict[str, torch.Tensor]:

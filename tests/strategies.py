@@ -49,6 +49,7 @@ metrics_records = st.fixed_dictionaries(
         "item_bucket_count": st.none() | st.dictionaries(_buckets, st.integers(0, 2**40), max_size=4),
         "user_entropy": _doubles,
         "late": st.integers(0, 2**40),
+        "refused_offsets": st.none() | st.dictionaries(st.sampled_from(["0", "7"]), st.just("3,9-12")),
         "duplicates": st.integers(0, 2**40),
     },
 )

@@ -30,6 +30,7 @@ class RunConfig:
         new_run: put the state directory's run aside and begin anew.
         batch_timeout: seconds that close a partial mini-batch on a live stream; None never does.
         idle_timeout: seconds that other partitions wait for one that is at its end.
+        max_ahead: seconds that an event time may lie beyond the clock on a live stream; a record beyond is a dead letter. None: any.
         until_end: stop at the end of what the topic holds now.
         checkpoint_every, checkpoints_kept: steps between checkpoints, and how many stay.
         cache_bytes: memory of the row cache.
@@ -51,6 +52,7 @@ class RunConfig:
     dead_letter_topic: str = "interactions.dlq"
     batch_timeout: float | None = None
     idle_timeout: float = 5.0
+    max_ahead: float | None = 3600.0
     until_end: bool = False
     checkpoint_every: int = 200
     checkpoints_kept: int = 3

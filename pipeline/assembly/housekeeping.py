@@ -13,6 +13,8 @@ from pipeline.sink.runtime import RuntimeSink
 from pipeline.source.kafka import KafkaSource
 
 RUNTIME_SECONDS = 2.0
+_NOTABLE_SECONDS = 1.0  # a shorter wait is a fetch under way
+_NAMED = 2  # partitions; all of them would fill the screen
 
 Observer = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
 
@@ -70,8 +72,17 @@ class Housekeeping:
             "checkpoint_age_seconds": self._keeper.age_seconds,
             "checkpoint_bytes": self._keeper.fresh_bytes,
             "buffer_size": {"source": self._source.buffered},
+            "held_back_by": held_back_text(self._source.held_back_by),
             **self._meter.snapshot(),
         }
         self._runtime.emit(record)
         for observe in self._observers:
             observe(self.metrics, record)
+
+
+def held_back_text(partitions: Mapping[int, float]) -> str | None:
+    """Partition -> seconds that others wait for it, for people, the longest first: ``partition 3 for 4 s``; None below a second."""
+    notable = sorted((-seconds, p) for p, seconds in partitions.items() if seconds >= _NOTABLE_SECONDS)
+    names = [f"partition {p} for {-seconds:.0f} s" for seconds, p in notable[:_NAMED]]
+    more = [f"{len(notable) - _NAMED} more"] if len(notable) > _NAMED else []
+    return ", ".join(names + more) or None

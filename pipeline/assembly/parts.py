@@ -96,7 +96,7 @@ def _connect(
 ) -> Parts:
     run_id = resumed.identity.run_id
     rows, trainer = _restore(config, closing, store, resumed)
-    source = closing.enter_context(_source(config, ports, resumed, resumed.position))
+    source = closing.enter_context(_source(config, ports, resumed, _with_refused(resumed)))
     epochs = _epochs(config, resumed, trainer.examples)
     passes = epochs.passes(source, lambda position: _source(replace(config, until_end=True), ports, resumed, position))
     closing.callback(passes.close)
@@ -193,12 +193,20 @@ def _epochs(config: RunConfig, resumed: Resumed, examples: int) -> Epochs:
     return Epochs(first, position, epochs=passes, batch_size=config.batch_size)
 
 
+def _with_refused(resumed: Resumed) -> RunPosition:
+    """The position for reading on: beyond it, too, some records were refused already."""
+    partitions = {*resumed.position.refused, *resumed.refused}
+    known = (resumed.position.refused, resumed.refused)
+    return replace(resumed.position, refused={p: frozenset().union(*(of.get(p, ()) for of in known)) for p in partitions})
+
+
 def _source(config: RunConfig, ports: Ports, resumed: Resumed, position: RunPosition) -> KafkaSource:
     settings = SourceConfig(
         topic=config.topic,
         run_id=resumed.identity.run_id,
         until_end=config.until_end,
         idle_timeout=config.idle_timeout,
+        max_ahead=config.max_ahead,
         topic_id=resumed.identity.topic_id,
     )
     return KafkaSource(settings, ports.kafka, ports.decoder, position)

@@ -9,7 +9,8 @@ import structlog
 
 from pipeline.checkpoint.identity import RunIdentity, environment
 from pipeline.checkpoint.outputs import Emission, OutputTopics
-from pipeline.checkpoint.resume import Resumed, position_to_json
+from pipeline.checkpoint.position import position_to_json
+from pipeline.checkpoint.resume import Resumed
 from pipeline.checkpoint.writer import CheckpointWriter
 from pipeline.epochs import Epochs
 from pipeline.failpoints import failpoint

@@ -4,7 +4,8 @@ Resume (design, invariant 8): M is the last step of this run in the metrics topi
 boundaries recorded there; from M+1 on everything is emitted.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import torch
 from pipeline.checkpoint.contents import LoadedCheckpoint
 from pipeline.checkpoint.identity import RunIdentity, environment, environment_changes
 from pipeline.checkpoint.outputs import Emission, OutputTopics, read_emission
+from pipeline.checkpoint.position import position_from_json
 from pipeline.checkpoint.store import CheckpointStore, NewestValid
 from pipeline.errors import CheckpointError
-from pipeline.records import RereadPosition, RunPosition
-from pipeline.sink.recover import read_dead_letter_keys, read_run
+from pipeline.records import AHEAD, RunPosition
+from pipeline.sink.recover import RecordedRun, read_dead_letters, read_run
 
 _log = structlog.get_logger()
 
@@ -37,6 +39,7 @@ class Resumed:
         paused_at: the last step of the first pass over the offline stage, where steps beyond it are recorded; else None.
         last_step: M.
         known_letters: dead letters the topic holds since the checkpoint.
+        refused: partition -> offsets of the records since the checkpoint that were refused by the clock: not to be decided anew.
     """
 
     identity: RunIdentity
@@ -48,6 +51,7 @@ class Resumed:
     paused_at: int | None = None
     last_step: int = 0
     known_letters: frozenset[str] = frozenset()
+    refused: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
 
 def resume(store: CheckpointStore, identity: RunIdentity, outputs: OutputTopics, *, new: bool, device: str, threads: int | None) -> Resumed:
@@ -100,9 +104,9 @@ def _where(
     if emission is not None:
         at = outputs.nearest(at) if emission.since is None else emission.since
     recorded = read_run(outputs.kafka, outputs.metrics, identity.run_id, at[0], registry=outputs.registry)
-    letters = read_dead_letter_keys(outputs.kafka, outputs.dead_letters, at[1])
+    letters = read_dead_letters(outputs.kafka, outputs.dead_letters, at[1])
     if emission is not None and emission.since is None and recorded.last_step <= step:
-        at, letters = outputs.ends(), frozenset()
+        at, letters = outputs.ends(), {}
         Emission(run_id=identity.run_id, step=step, since=at).write(state_dir)
     return Resumed(
         identity=identity,
@@ -113,63 +117,30 @@ def _where(
         recorded={number: offsets for number, offsets in recorded.after(step).items() if number not in recorded.rereads},
         paused_at=recorded.paused_at,
         last_step=max(step, recorded.last_step),
-        known_letters=letters,
+        known_letters=frozenset(letters),
+        refused=_refused(recorded, step, letters, identity.configuration["topic"]),
     )
 
 
-def position_to_json(position: RunPosition) -> dict[str, Any]:
-    """A position as a checkpoint's manifest holds it."""
-    reread = position.reread
-    return {
-        "next_offsets": _offsets_to_json(position.next_offsets),
-        "highest_sequences": _sequences_to_json(position.highest_sequences),
-        "frontier": None if position.frontier is None else list(position.frontier),
-        "first_offsets": _offsets_to_json(position.first_offsets),
-        "offline_end": None if position.offline_end is None else _offsets_to_json(position.offline_end),
-        "reread": None
-        if reread is None
-        else {
-            "epoch": reread.epoch,
-            "next_offsets": _offsets_to_json(reread.next_offsets),
-            "highest_sequences": _sequences_to_json(reread.highest_sequences),
-        },
-    }
+def _refused(recorded: RecordedRun, step: int, letters: Mapping[str, str], topic: str) -> Mapping[int, frozenset[int]]:
+    """What the steps after the checkpoint's refused by the clock, and what stands in the dead-letter topic without its step beyond them.
 
-
-def position_from_json(value: Mapping[str, Any]) -> RunPosition:
-    """The inverse of `position_to_json`; checkpoints of runs from before the offline stage could be read again lack its part."""
-    frontier: Sequence[Any] | None = value["frontier"]
-    end, reread = value.get("offline_end"), value.get("reread")
-    return RunPosition(
-        next_offsets=_offsets_from_json(value["next_offsets"]),
-        highest_sequences=_sequences_from_json(value["highest_sequences"]),
-        frontier=None if frontier is None else (frontier[0], frontier[1], frontier[2]),
-        first_offsets=_offsets_from_json(value.get("first_offsets", {})),
-        offline_end=None if end is None else _offsets_from_json(end),
-        reread=None
-        if reread is None
-        else RereadPosition(
-            epoch=reread["epoch"],
-            next_offsets=_offsets_from_json(reread["next_offsets"]),
-            highest_sequences=_sequences_from_json(reread["highest_sequences"]),
-        ),
-    )
-
-
-def _offsets_to_json(offsets: Mapping[int, int]) -> dict[str, int]:
-    return {str(partition): offset for partition, offset in sorted(offsets.items())}
-
-
-def _offsets_from_json(value: Mapping[str, int]) -> dict[int, int]:
-    return {int(partition): offset for partition, offset in value.items()}
-
-
-def _sequences_to_json(sequences: Mapping[tuple[str, int], int]) -> list[list[Any]]:
-    return [[dataset, partition, sequence] for (dataset, partition), sequence in sorted(sequences.items())]
-
-
-def _sequences_from_json(value: Sequence[Sequence[Any]]) -> dict[tuple[str, int], int]:
-    return {(dataset, partition): sequence for dataset, partition, sequence in value}
+    Of what the recorded steps read, they alone know: another run may write to the same dead-letter topic.
+    """
+    refused: dict[int, set[int]] = {}
+    for number, offsets_of in recorded.refused.items():
+        if number > step:
+            for partition, offsets in offsets_of.items():
+                refused.setdefault(partition, set()).update(offsets)
+    ends: dict[int, int] = {}
+    for number, boundary in recorded.next_offsets.items():
+        if number not in recorded.rereads:
+            ends |= {p: max(offset, ends.get(p, 0)) for p, offset in boundary.items()}
+    places = (re.fullmatch(rf"{re.escape(topic)}:(\d+):(\d+)", key) for key, reason in letters.items() if reason == AHEAD)
+    for partition, offset in (map(int, place.groups()) for place in places if place):
+        if offset >= ends.get(partition, 0):
+            refused.setdefault(partition, set()).add(offset)
+    return {partition: frozenset(offsets) for partition, offsets in refused.items()}
 
 
 def _report(found: NewestValid) -> None:

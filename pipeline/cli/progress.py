@@ -26,7 +26,7 @@ class ProgressLog:
             return
         self._due = now + _QUIET_SECONDS
         if not metrics or step == self._step:
-            _log.info("waiting for interactions", lag=runtime["lag"])
+            _log.info("waiting for interactions", lag=runtime["lag"], **_held_back(runtime))
         else:
             _log_step(metrics, runtime)
         self._step = step
@@ -43,7 +43,13 @@ def _log_step(metrics: Mapping[str, Any], runtime: Mapping[str, Any]) -> None:
         per_second=round(runtime["interactions_per_second"]),
         lag=runtime["lag"],
         **({"dead_letters": metrics["dead_letters"]} if metrics["dead_letters"] else {}),
+        **_held_back(runtime),
     )
+
+
+def _held_back(runtime: Mapping[str, Any]) -> Mapping[str, str]:
+    held = runtime.get("held_back_by")
+    return {"held_back_by": held} if held else {}
 
 
 def _rounded(value: float | None) -> float | None:

@@ -261,6 +261,14 @@ def storage_options(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Seconds that the other partitions wait for a silent one.",
 )
+@click.option(
+    "--max-ahead",
+    type=click.FloatRange(min=0),
+    default=3600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Records of a live stream whose event time lies further beyond the clock go to the dead-letter topic.",
+)
 @click.option("--prometheus", metavar="[HOST:]PORT", help="Serve Prometheus metrics there (docs/metrics.md). Without HOST: loopback only.")
 @registry_option
 @broker_options
@@ -322,6 +330,7 @@ def run_config(topic: str, *, until_end: bool, **options: Any) -> RunConfig:
         dead_letter_topic=options["dead_letter_topic"] or f"{topic}.dlq",
         batch_timeout=options["batch_timeout"],
         idle_timeout=options["idle_timeout"],
+        max_ahead=options["max_ahead"],
         until_end=until_end,
         checkpoint_every=options["checkpoint_every"],
         checkpoints_kept=options["keep_checkpoints"],

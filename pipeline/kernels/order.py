@@ -60,30 +60,30 @@ def merge_by_heads(
     ends_here: Flags,
     waiting: bool,
     dense: bool,
-    highest: int,
+    newest: int,
     limit: int,
-) -> tuple[Integers, Integers, int, int]:
+) -> tuple[Integers, Integers, int, bool, int]:
     """Releases rows in merged order, as far as it is known.
 
     The smallest head goes next. Once a head is missing that must be waited for, only that may go which comes next whatever the missing one
-    is: rows `AT_ONCE`, and, where the sequence rule holds, the sequence after the highest.
+    is: rows `AT_ONCE`, and, where the sequence rule holds, the sequence after the newest.
 
     Args:
         time, rank, sequence: [n] keys, lane behind lane; a lane is a partition's rows, lanes ascend by partition. sequence: -1 for none.
         end: [n] the offset where the partition stands once the row is released.
-        bounds: [L + 1] lane l's rows are bounds[l] to bounds[l + 1]. A lane may be cut short at ``limit`` rows, no shorter.
+        bounds: [L + 1] lane l's rows are bounds[l] to bounds[l + 1]. A lane may be cut short at ``limit + 1`` rows, no shorter.
         ceilings: [L] the greatest ``end`` that may be released; `NO_CEILING` for none.
         reached: [L] the lane stands at its ceiling already.
         ends_here: [L] behind its rows the lane is not waited for: it is frozen.
         waiting: whether a head is missing, and waited for, from the start.
         dense: whether the sequence rule holds.
-        highest: the highest sequence released before; -1 for none.
+        newest: the sequence released last before; -1 for none.
         limit: most rows released.
 
     Returns:
         order: [r] the rows released.
         taken: [L] how many of each lane.
-        highest: as above, after them.
+        newest, waiting: as above, after them.
         divided: the lane that has no row ending at its ceiling; -1 for none.
     """
     lanes = len(bounds) - 1
@@ -94,7 +94,7 @@ def merge_by_heads(
     for lane in range(lanes):
         if heads[lane] < bounds[lane + 1] and not reached[lane]:
             if end[heads[lane]] > ceilings[lane]:
-                return order[:0], heads - bounds[:-1], highest, lane
+                return order[:0], heads - bounds[:-1], newest, waiting, lane
             heap[size] = lane
             size += 1
     for place in range(size // 2 - 1, -1, -1):
@@ -103,17 +103,17 @@ def merge_by_heads(
         lane = heap[0]
         row = heads[lane]
         if waiting and time[row] != AT_ONCE:
-            if time[row] == LAST or not dense or highest < 0 or sequence[row] != highest + 1:
+            if time[row] == LAST or not dense or newest < 0 or sequence[row] != newest + 1:
                 break
         order[count] = row
         count += 1
-        if sequence[row] > highest:
-            highest = sequence[row]
+        if sequence[row] >= 0:
+            newest = sequence[row]
         heads[lane] += 1
         at_ceiling = end[row] >= ceilings[lane]
         if heads[lane] < bounds[lane + 1] and not at_ceiling:
             if end[heads[lane]] > ceilings[lane]:
-                return order[:count], heads - bounds[:-1], highest, lane
+                return order[:count], heads - bounds[:-1], newest, waiting, lane
         else:
             if not at_ceiling and not ends_here[lane]:
                 waiting = True
@@ -121,7 +121,7 @@ def merge_by_heads(
             heap[0] = heap[size]
         if size > 0:
             _sink(heap, size, 0, heads, time, rank, sequence)
-    return order[:count], heads - bounds[:-1], highest, -1
+    return order[:count], heads - bounds[:-1], newest, waiting, -1
 
 
 @njit(nogil=True, cache=True)

@@ -6,12 +6,13 @@ With transactions open the run's `TransactionalProducer` first: it ends the tran
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from pipeline.errors import AutoembError, BrokerError, ConfigurationError, DecodeError, OffsetError, StateError, TopicError
+from pipeline.offsets import offsets_from_text
 from pipeline.sink.producer import PARTITION, Complaint
 from schemas.metrics import PREQUENTIAL, parse_metrics
 from schemas.registry import REGISTRY_MAGIC, RegistryCodec
@@ -26,6 +27,9 @@ _PASSING = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIM
 _GONE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}  # noqa: SLF001 - the same
 _NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # noqa: SLF001 - the same
 
+Headers = Sequence[tuple[str, bytes]]
+_Boundary = tuple[int, dict[int, int], dict[int, frozenset[int]], Mapping[str, Any]]
+
 _CHOICES = "Start a new run: autoemb-pipeline train --new-run\nor name the topic this run wrote to with --metrics-topic, if it was another."
 
 
@@ -37,11 +41,13 @@ class RecordedRun:
         next_offsets: step -> partition -> offset of the first record after it.
         rereads: the steps that read the offline stage again; their offsets are of that pass.
         paused_at: the last step of the first pass over the offline stage, where steps beyond it are recorded; else None.
+        refused: step -> partition -> offsets of its records that were refused by the clock, where there are any.
     """
 
     next_offsets: Mapping[int, Mapping[int, int]]
     rereads: frozenset[int] = frozenset()
     paused_at: int | None = None
+    refused: Mapping[int, Mapping[int, frozenset[int]]] = field(default_factory=dict)
 
     @property
     def last_step(self) -> int:
@@ -130,7 +136,12 @@ def read_run(
     found = _Found(topic, run_id, registry)
     _read(kafka_config, topic, from_offset, found.take, patience)
     beyond = found.rereads | found.online
-    return RecordedRun(next_offsets=found.next_offsets, rereads=frozenset(found.rereads), paused_at=min(beyond) - 1 if beyond else None)
+    return RecordedRun(
+        next_offsets=found.next_offsets,
+        rereads=frozenset(found.rereads),
+        paused_at=min(beyond) - 1 if beyond else None,
+        refused=found.refused,
+    )
 
 
 class _Found:
@@ -140,19 +151,22 @@ class _Found:
         self.next_offsets: dict[int, dict[int, int]] = {}
         self.rereads: set[int] = set()
         self.online: set[int] = set()
+        self.refused: dict[int, Mapping[int, frozenset[int]]] = {}
         self._topic = topic
         self._run_id = run_id
         self._registry = registry
         self._prefix = f"{run_id}:".encode()
 
-    def take(self, key: bytes | None, value: bytes | None) -> None:
+    def take(self, key: bytes | None, value: bytes | None, _headers: Headers = ()) -> None:
         """One record of the topic. Raises StateError where a step stands twice with different boundaries."""
         if key is None or not key.startswith(self._prefix) or not key[len(self._prefix) :].isdigit():
             return
         entry = _boundary(value, self._run_id, self._registry)
         if entry is None:
             return
-        step, next_offsets, record = entry
+        step, next_offsets, refused, record = entry
+        if refused:
+            self.refused[step] = refused
         if record["epoch"] > 1:
             self.rereads.add(step)
         elif record["stage"] == "online":
@@ -165,30 +179,31 @@ class _Found:
             )
 
 
-def read_dead_letter_keys(
+def read_dead_letters(
     kafka_config: Mapping[str, str], topic: str, from_offset: int, *, patience: float = _PATIENCE_SECONDS
-) -> frozenset[str]:
-    """The keys (``topic:partition:offset``) of all dead letters from a position to the end of the dead-letter topic.
+) -> Mapping[str, str]:
+    """Key (``topic:partition:offset``) -> reason of all dead letters from a position to the end of the dead-letter topic.
 
     A resumed run that meets one of them again does not write it again. Arguments and errors as `read_run`.
     """
-    keys: set[str] = set()
+    reasons: dict[str, str] = {}
 
-    def take(key: bytes | None, _value: bytes | None) -> None:
+    def take(key: bytes | None, _value: bytes | None, headers: Headers) -> None:
         if key is not None:
-            keys.add(key.decode(errors="replace"))
+            reasons[key.decode(errors="replace")] = (dict(headers).get("reason") or b"").decode(errors="replace")
 
     _read(kafka_config, topic, from_offset, take, patience)
-    return frozenset(keys)
+    return reasons
 
 
-def _boundary(value: bytes | None, run_id: str, registry: RegistryCodec | None) -> tuple[int, dict[int, int], Mapping[str, Any]] | None:
-    """(step, next offsets, all of it) of one of the run's records; None where the record is not really one."""
+def _boundary(value: bytes | None, run_id: str, registry: RegistryCodec | None) -> _Boundary | None:
+    """(step, next offsets, refused offsets, all of it) of one of the run's records; None where the record is not really one."""
     try:
         record = _metrics(value, registry)
         if record["run_id"] != run_id:
             return None
-        return record["step"], {int(partition): offset for partition, offset in record["next_offsets"].items()}, record
+        refused = {int(partition): offsets_from_text(text) for partition, text in (record["refused_offsets"] or {}).items()}
+        return record["step"], {int(partition): offset for partition, offset in record["next_offsets"].items()}, refused, record
     except (DecodeError, ValueError):
         return None
 
@@ -206,7 +221,11 @@ def _metrics(value: bytes | None, registry: RegistryCodec | None) -> Mapping[str
 
 
 def _read(
-    kafka_config: Mapping[str, str], topic: str, from_offset: int, take: Callable[[bytes | None, bytes | None], None], patience: float
+    kafka_config: Mapping[str, str],
+    topic: str,
+    from_offset: int,
+    take: Callable[[bytes | None, bytes | None, Headers], None],
+    patience: float,
 ) -> None:
     """Hands every committed record from a position to the end to ``take``.
 
@@ -224,7 +243,7 @@ def _read(
             for message in consumer.consume(_POLL_MESSAGES, _POLL_SECONDS):
                 error = message.error()
                 if error is None:
-                    take(message.key(), message.value())
+                    take(message.key(), message.value(), message.headers() or ())
                     deadline = time.monotonic() + patience
                 elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - librdkafka's code
                     if message.offset() >= high:

@@ -1,7 +1,7 @@
 """Source: interactions from Kafka (or memory), decoded and merged by event time.
 
 1. consumers: raw records of each partition, within bounded prefetch     -> Fetched
-2. reader:    decode; duplicates and undecodable records become a prefix -> ConsumedRecord | Remainder
+2. reader:    decode; duplicates and unusable records become a prefix    -> ConsumedRecord | Remainder
 3. merge:     the partitions' heads by merge key                         -> the same, in merged order
 """
 

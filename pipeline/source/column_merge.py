@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.columns import NONE, RECORD, Beside, Block, Integers, Place, Unusable, common_datasets, concat
 from pipeline.errors import OffsetError
 from pipeline.kernels.order import NO_CEILING, merge_by_heads
+from pipeline.records import RunPosition
 
 _NOTHING: Mapping[int, Unusable] = MappingProxyType({})
 
@@ -76,21 +77,20 @@ class ColumnMerge:
 
     Args:
         next_offsets: partition -> offset of its first record.
-        datasets: those that the run has trained on.
-        highest: the highest sequence that it has trained on, of any of them; None for none.
+        position: where the run stands, for the sequence released last.
         idle_timeout: seconds a partition at its end is waited for.
         dense: use the next-sequence rule. It saves waiting on a live stream; where all partitions end it only could add a race
             between a second dataset's first record and the first dataset's.
     """
 
-    def __init__(
-        self, next_offsets: Mapping[int, int], *, datasets: Iterable[str] = (), highest: int | None = None, idle_timeout: float, dense: bool
-    ) -> None:
+    def __init__(self, next_offsets: Mapping[int, int], *, position: RunPosition, idle_timeout: float, dense: bool) -> None:
         self._lanes = {partition: _Lane(partition, offset) for partition, offset in sorted(next_offsets.items())}
         self._idle_timeout = idle_timeout
         self._dense = dense
-        self._datasets = set(datasets)
-        self._highest = NONE if highest is None else highest
+        known = [dataset for of_partition in position.deliveries.values() for dataset in of_partition]
+        self._datasets = {of.dataset for of in known}
+        self._newest = max((of.highest for of in known), default=NONE)
+        self._held_since: dict[int, float] = {}
 
     @property
     def partitions(self) -> Sequence[int]:
@@ -179,16 +179,17 @@ class ColumnMerge:
             OffsetError: a ceiling lies inside what cannot be divided: the topic is not the one it was recorded from.
         """
         lanes = [lane for lane in self._lanes.values() if lane.rows]
-        if not lanes or limit < 1:
+        if not lanes:
+            self._held_since = {}
             return Released()
-        pieces = [lane.first(limit) for lane in lanes]
+        pieces = [lane.first(limit + 1) for lane in lanes]  # with the head that stays
         flat = [piece for of_lane in pieces for piece in of_lane]
         names, codes = common_datasets(flat)
         rank = np.concatenate([_ranks(names, code) for code in codes])
         time, sequence, offset = (np.concatenate([getattr(p, column) for p in flat]) for column in ("time", "sequence", "offset"))
         bounds = np.zeros(len(lanes) + 1, np.int64)
         np.cumsum([sum(map(len, of_lane)) for of_lane in pieces], out=bounds[1:])
-        order, taken, highest, divided = merge_by_heads(
+        order, taken, self._newest, waiting, divided = merge_by_heads(
             time,
             rank,
             sequence,
@@ -197,21 +198,30 @@ class ColumnMerge:
             np.array([NO_CEILING if ceilings is None else ceilings.get(lane.partition, 0) for lane in lanes], np.int64),
             np.array([_reached(lane, ceilings) for lane in lanes], np.bool_),
             np.array([lane.frozen for lane in lanes], np.bool_),
-            self._must_wait(now, ceilings),
+            any(self._is_awaited(lane, now, ceilings) for lane in self._lanes.values()),
             self._dense,
-            self._highest,
+            self._newest,
             limit,
         )
         if divided >= 0:
             lane, row = lanes[divided], int(bounds[divided] + taken[divided])
             raise _divided(lane.partition, ceilings, int(offset[row - 1]) + 1 if taken[divided] else lane.next_offset, int(offset[row]) + 1)
-        self._highest = highest
-        return _taken(lanes, order, taken, bounds)
+        released = _taken(lanes, order, taken, bounds)
+        self._note_held(now, ceilings, waits=waiting and any(lane.rows and not _reached(lane, ceilings) for lane in lanes))
+        return released
 
-    def _must_wait(self, now: float, ceilings: Mapping[int, int] | None) -> bool:
-        """Whether a head is missing that must be waited for."""
-        missing = (lane.idle_since for lane in self._lanes.values() if _lacks_head(lane, ceilings))
-        return any(ceilings is not None or since is None or now - since < self._idle_timeout for since in missing)
+    def held_back_by(self, now: float) -> Mapping[int, float]:
+        """Partitions whose head was missing at the last release while others' heads waited for it -> since how many seconds."""
+        return {partition: now - since for partition, since in self._held_since.items()}
+
+    def _note_held(self, now: float, ceilings: Mapping[int, int] | None, *, waits: bool) -> None:
+        missing = [lane for lane in self._lanes.values() if waits and self._is_awaited(lane, now, ceilings)]
+        self._held_since = {lane.partition: self._held_since.get(lane.partition, now) for lane in missing}
+
+    def _is_awaited(self, lane: _Lane, now: float, ceilings: Mapping[int, int] | None) -> bool:
+        """Whether the lane's head is missing and must be waited for."""
+        idle = ceilings is None and lane.idle_since is not None and now - lane.idle_since >= self._idle_timeout
+        return _lacks_head(lane, ceilings) and not idle
 
     def _look_for_sequences(self, block: Block) -> None:
         """Ends the next-sequence rule at a record that can come from anywhere at any time: no sequence is surely next."""

@@ -3,16 +3,18 @@
 A chunk without unusable records costs no Python per record. What is unusable (a dead letter, a re-delivery) costs some per unusable record.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.columns import NONE, Block, Integers, Unusable, concat
+from pipeline.columns import Block, Integers, Unusable, concat
+from pipeline.deliveries import PartitionDeliveries, Remembered
 from pipeline.kernels.order import ascending_runs
-from pipeline.records import DeadLetter
-from pipeline.source.reader import MAX_PREFIX_BYTES, MAX_PREFIX_LETTERS
+from pipeline.records import AHEAD, DeadLetter
+from pipeline.source.reader import MAX_PREFIX_BYTES, MAX_PREFIX_LETTERS, ahead_text
 
 
 class Refused(Protocol):
@@ -53,22 +55,6 @@ class Decoded(Protocol):
         ...
 
 
-class Deliveries(Protocol):
-    """What is known of a partition's records so far, for telling re-deliveries."""
-
-    def highest(self, dataset: str) -> int:
-        """The highest sequence of the dataset; -1 for none."""
-        ...
-
-    def admit(self, dataset: str, sequence: int, timestamp: int) -> bool:
-        """Whether the record is new, and then remembers it."""
-        ...
-
-    def admit_all(self, dataset: str, sequences: Integers, timestamps: Integers) -> None:
-        """The same as `admit` of each of these, of which it is known that they ascend above the highest: all of them are new."""
-        ...
-
-
 class Chunk(NamedTuple):
     """Consecutive records of one partition.
 
@@ -90,7 +76,7 @@ class Read(NamedTuple):
     beside: Mapping[int, Unusable]
 
 
-def admit(block: Block, deliveries: Deliveries) -> NDArray[np.bool_] | None:
+def admit(block: Block, deliveries: PartitionDeliveries) -> NDArray[np.bool_] | None:
     """[n] whether each record is new, remembering the new ones in their order; None where all are.
 
     Records whose sequences ascend above their dataset's highest are handed over run by run, all others one by one.
@@ -101,7 +87,7 @@ def admit(block: Block, deliveries: Deliveries) -> NDArray[np.bool_] | None:
     for start, stop, ascends in zip(starts.tolist(), stops.tolist(), above.tolist(), strict=True):
         name = block.datasets[block.dataset[start]]
         if ascends:
-            deliveries.admit_all(name, block.sequence[start:stop], block.time[start:stop])
+            deliveries.admit_all(name, block.sequence[start:stop].tolist(), block.time[start:stop].tolist())
         elif not deliveries.admit(name, int(block.sequence[start]), int(block.time[start])):
             new = np.ones(len(block), np.bool_) if new is None else new
             new[start] = False
@@ -117,6 +103,9 @@ class ColumnReader:
         next_offset: offset of the first record to read; records below it are ignored.
         decode: the values of a chunk to columns (`schemas.columnar.ColumnDecoder.decode`).
         deliveries: what this partition released before `next_offset`.
+        refused: offsets of records that an earlier life, or pass, of the run refused as too far ahead of the clock.
+        latest: -> the latest event time (ms) that is not too far ahead. Not asked below the recorded boundaries (`cut_at`): there `refused`
+            has all that was refused.
     """
 
     def __init__(
@@ -126,14 +115,19 @@ class ColumnReader:
         partition: int,
         next_offset: int,
         decode: Callable[[Sequence[bytes | None]], Decoded],
-        deliveries: Deliveries,
+        deliveries: Iterable[Remembered] = (),
+        refused: frozenset[int] = frozenset(),
+        latest: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self.partition = partition
         self.next_offset = next_offset
         self._topic = topic
         self._decode = decode
-        self._deliveries = deliveries
+        self._deliveries = PartitionDeliveries(deliveries)
+        self._refused = np.array(sorted(refused), np.int64)
+        self._latest = latest
         self._cuts: frozenset[int] = frozenset()
+        self._decided = 0
         self._duplicates = 0
         self._letters: list[DeadLetter] = []
         self._letter_bytes = 0
@@ -143,34 +137,49 @@ class ColumnReader:
         """Whether unusable records wait for a usable one to carry them."""
         return self._duplicates > 0 or bool(self._letters)
 
+    @property
+    def forgotten(self) -> int:
+        """Datasets whose re-deliveries are no longer recognised, because there were too many."""
+        return self._deliveries.forgotten
+
     def cut_at(self, offsets: Iterable[int]) -> None:
         """Offsets where a recorded mini-batch ended: unusable records never wait across one of them."""
         self._cuts = frozenset(offsets)
+        self._decided = max(self._cuts, default=0)
 
     def read(self, chunk: Chunk) -> Read:
         """The rows completed by these records. Unusable records behind the last usable one stay pending."""
         chunk = self._not_read_before(chunk)
-        decoded = self._decode(chunk.values)
-        block, rows = decoded.block, decoded.rows
         if len(chunk.offsets) == 0:
-            return Read(block, {})
-        block = block.at(self.partition, chunk.offsets if rows is None else chunk.offsets[rows])
-        unusable: dict[int, DeadLetter | None] = {r.row: self._letter(chunk, r) for r in decoded.refused}
+            return Read(Block.of([]), {})
+        decoded = self._decode(chunk.values)
+        rows = np.arange(len(chunk.offsets)) if decoded.rows is None else decoded.rows
+        block = decoded.block.at(self.partition, chunk.offsets if decoded.rows is None else chunk.offsets[rows])
+        unusable: dict[int, DeadLetter | None] = {r.row: self._letter(chunk, r.row, r.reason, r.detail) for r in decoded.refused}
+        ahead = self._lies_ahead(block)
+        if ahead.any():
+            times = zip(rows[ahead].tolist(), block.time[ahead].tolist(), strict=True)
+            unusable |= {row: self._letter(chunk, row, AHEAD, ahead_text(time)) for row, time in times}
+            block, rows = block.only(~ahead), rows[~ahead]
         new = admit(block, self._deliveries)
         if new is not None:
-            again = np.flatnonzero(~new) if rows is None else rows[~new]
-            unusable = dict(sorted({**unusable, **dict.fromkeys(again.tolist())}.items()))
+            unusable |= dict.fromkeys(rows[~new].tolist())
             block = block.only(new)
         if not unusable and not self.pending:
             self.next_offset = int(chunk.offsets[-1]) + 1
             return Read(block, {})
-        return self._with_unusable(block, chunk.offsets, unusable)
+        return self._with_unusable(block, chunk.offsets, dict(sorted(unusable.items())))
 
     def flush(self, *, trailing: bool = False) -> Read | None:
         """The pending records as a row of their own; None when there are none."""
         if not self.pending:
             return None
         return Read(Block.unusable(self.partition, self.next_offset, trailing=trailing), {self.next_offset - 1: self._take_pending()})
+
+    def _lies_ahead(self, block: Block) -> NDArray[np.bool_]:
+        """[n] which event times are too far ahead of the clock, or were found to be when they were read for the first time."""
+        ahead = (block.time > self._latest()) & (block.offset >= self._decided)
+        return ahead | np.isin(block.offset, self._refused) if len(self._refused) else ahead
 
     def _not_read_before(self, chunk: Chunk) -> Chunk:
         """Without what the client delivers again after a seek or a resume."""
@@ -216,37 +225,10 @@ class ColumnReader:
             self._letters.append(letter)
             self._letter_bytes += len(letter.value or b"") + len(letter.key or b"")
 
-    def _letter(self, chunk: Chunk, refused: Refused) -> DeadLetter:
-        place, row = int(chunk.offsets[refused.row]), refused.row
-        return DeadLetter(self._topic, self.partition, place, refused.reason, refused.detail, chunk.key(row), chunk.values[row])
+    def _letter(self, chunk: Chunk, row: int, reason: str, detail: str) -> DeadLetter:
+        return DeadLetter(self._topic, self.partition, int(chunk.offsets[row]), reason, detail, chunk.key(row), chunk.values[row])
 
     def _take_pending(self) -> Unusable:
         pending = Unusable(self._duplicates, tuple(self._letters))
         self._duplicates, self._letters, self._letter_bytes = 0, [], 0
         return pending
-
-
-class HighestSequences:
-    """Deliveries by the highest sequence of each dataset: a sequence not above it is a re-delivery.
-
-    Args:
-        highest: dataset -> highest sequence that was released.
-    """
-
-    def __init__(self, highest: Mapping[str, int] | None = None) -> None:
-        self._highest = dict(highest or {})
-
-    def highest(self, dataset: str) -> int:
-        """See Deliveries."""
-        return self._highest.get(dataset, NONE)
-
-    def admit(self, dataset: str, sequence: int, timestamp: int) -> bool:  # noqa: ARG002 - of the protocol
-        """See Deliveries."""
-        new = sequence > self.highest(dataset)
-        if new:
-            self._highest[dataset] = sequence
-        return new
-
-    def admit_all(self, dataset: str, sequences: Integers, timestamps: Integers) -> None:  # noqa: ARG002 - of the protocol
-        """See Deliveries."""
-        self._highest[dataset] = int(sequences[-1])

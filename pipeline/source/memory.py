@@ -115,6 +115,7 @@ class MemorySource(MergedSource[MemoryValue]):
         config: as for Kafka; by default the log's end is the stream's.
         chunk: see MemoryFetcher.
         clock: seconds, monotonic.
+        wall_clock: seconds since the epoch.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class MemorySource(MergedSource[MemoryValue]):
         config: SourceConfig | None = None,
         chunk: Callable[[], int] = lambda: _CHUNK,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._log = log if isinstance(log, MemoryLog) else MemoryLog.of(log, partitions)
         position = position or RunPosition()
@@ -137,6 +139,7 @@ class MemorySource(MergedSource[MemoryValue]):
             start_offsets=start_offsets,
             position=position,
             clock=clock,
+            wall_clock=wall_clock,
         )
 
     def add_partitions(self) -> Mapping[int, int]:

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Any
@@ -47,8 +47,10 @@ class EventTimeMerge:
         self._lanes = {partition: _Lane(partition, offset) for partition, offset in sorted(next_offsets.items())}
         self._idle_timeout = idle_timeout
         self._dense = dense
-        self._datasets: set[str | None] = {dataset for dataset, _ in position.highest_sequences}
-        self._highest = max(position.highest_sequences.values(), default=None)
+        known = [dataset for of_partition in position.deliveries.values() for dataset in of_partition]
+        self._datasets: set[str | None] = {of.dataset for of in known}
+        self._newest = max((of.highest for of in known), default=None)
+        self._held_since: dict[int, float] = {}
 
     @property
     def partitions(self) -> Sequence[int]:
@@ -143,7 +145,20 @@ class EventTimeMerge:
                 heappush(heads, (_key(lane.queue[0]), lane.partition))
             elif _lacks_head(lane, ceilings):
                 waiting = True
+        self._note_held(now, ceilings, waits=bool(heads) and waiting)
         return released
+
+    def held_back_by(self, now: float) -> Mapping[int, float]:
+        """Partitions whose head was missing at the last release while others' heads waited for it -> since how many seconds."""
+        return {partition: now - since for partition, since in self._held_since.items()}
+
+    def _note_held(self, now: float, ceilings: Mapping[int, int] | None, *, waits: bool) -> None:
+        missing = [lane for lane in self._lanes.values() if waits and self._is_awaited(lane, now, ceilings)]
+        self._held_since = {lane.partition: self._held_since.get(lane.partition, now) for lane in missing}
+
+    def _is_awaited(self, lane: _Lane, now: float, ceilings: Mapping[int, int] | None) -> bool:
+        idle = ceilings is None and lane.idle_since is not None and now - lane.idle_since >= self._idle_timeout
+        return _lacks_head(lane, ceilings) and not idle
 
     def _survey(self, now: float, ceilings: Mapping[int, int] | None) -> tuple[list[_Head], bool]:
         """The heads that may be released, as a heap, and whether a missing one must be waited for."""
@@ -152,9 +167,8 @@ class EventTimeMerge:
         for lane in self._lanes.values():
             if _has_head(lane, ceilings):
                 heads.append((_key(lane.queue[0]), lane.partition))
-            elif _lacks_head(lane, ceilings):
-                idle = ceilings is None and lane.idle_since is not None and now - lane.idle_since >= self._idle_timeout
-                waiting = waiting or not idle
+            else:
+                waiting = waiting or self._is_awaited(lane, now, ceilings)
         heapify(heads)
         return heads, waiting
 
@@ -162,8 +176,8 @@ class EventTimeMerge:
         """Whether the item comes next whatever the missing heads are."""
         if isinstance(item, Remainder):
             return not item.trailing
-        highest, sequence = self._highest, item.interaction.sequence
-        return self._dense and highest is not None and sequence == highest + 1 and len(self._datasets) == 1
+        newest, sequence = self._newest, item.interaction.sequence
+        return self._dense and newest is not None and sequence == newest + 1 and len(self._datasets) == 1
 
     def _drain(self, lane: _Lane, released: list[Item], limit: int, bound: _Head | None, ceilings: Mapping[int, int] | None) -> None:
         """Moves the lane's head and all that follow it and sort before `bound`."""
@@ -181,11 +195,12 @@ class EventTimeMerge:
                 released.append(queue.popleft())
         lane.next_offset = _end(released[-1])
         if self._dense:
-            self._note_highest(released[start:])
+            self._note_newest(released[start:])
 
-    def _note_highest(self, items: Iterable[Item]) -> None:
-        sequences = [item.interaction.sequence for item in items if isinstance(item, ConsumedRecord)]
-        self._highest = max((s for s in (self._highest, *sequences) if s is not None), default=None)
+    def _note_newest(self, items: Sequence[Item]) -> None:
+        """The sequence released last, not the highest: one far beyond all others would end the dense rule for good."""
+        sequences = (item.interaction.sequence for item in reversed(items) if isinstance(item, ConsumedRecord))
+        self._newest = next((s for s in sequences if s is not None), self._newest)
 
 
 def _key(item: Item) -> Any:

@@ -1,9 +1,13 @@
 """A source: fetch raw records of partitions, decode, merge by event time. What Kafka and the in-memory log have in common."""
 
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Generic, Protocol, Self, TypeVar
 
+import structlog
+
+from pipeline.deliveries import MAX_DATASETS
 from pipeline.errors import OffsetError
 from pipeline.records import Interaction, RunPosition
 from pipeline.source.config import SourceConfig
@@ -12,6 +16,7 @@ from pipeline.source.reader import Fetched, Item, PartitionReader
 
 V = TypeVar("V")
 
+_log = structlog.get_logger()
 _LONGEST_WAIT = 0.05  # seconds; how late an idle timeout may be noticed
 
 
@@ -56,8 +61,9 @@ class MergedSource(Generic[V]):
         fetcher: brings the raw records; must start at `start_offsets`.
         decoder: value to interaction; raises DecodeError for a value that is none.
         start_offsets: partition -> offset of the first record to read.
-        position: where the run stands (highest sequences).
+        position: where the run stands (deliveries, refused records).
         clock: seconds, monotonic.
+        wall_clock: seconds since the epoch, for `config.max_ahead`.
     """
 
     def __init__(
@@ -69,17 +75,20 @@ class MergedSource(Generic[V]):
         start_offsets: Mapping[int, int],
         position: RunPosition,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.start_offsets = dict(start_offsets)
         self._config = config
         self._fetcher = fetcher
         self._decoder = decoder
         self._clock = clock
+        self._wall_clock = wall_clock
         self._position = position
         self._merge = EventTimeMerge(start_offsets, position=position, idle_timeout=config.idle_timeout, dense=not config.until_end)
         self._readers = {partition: self._reader(partition, offset) for partition, offset in start_offsets.items()}
         self._recorded_ends: Mapping[int, int] = {}
         self._short_since: dict[int, tuple[float, int]] = {}
+        self._forgetting: set[int] = set()
 
     @property
     def exhausted(self) -> bool:
@@ -100,6 +109,11 @@ class MergedSource(Generic[V]):
     def paused(self) -> int:
         """Partitions whose fetching is paused, because enough of them is held."""
         return self._fetcher.paused
+
+    @property
+    def held_back_by(self) -> Mapping[int, float]:
+        """Partitions whose next record others wait for, and how many seconds already; empty when none waits."""
+        return self._merge.held_back_by(self._clock())
 
     def lag(self) -> int:
         """Records between what was handed out and the partitions' ends as last heard of. Costs no request.
@@ -164,8 +178,15 @@ class MergedSource(Generic[V]):
             partition=partition,
             next_offset=offset,
             decoder=self._decoder,
-            highest={dataset: s for (dataset, at), s in self._position.highest_sequences.items() if at == partition},
+            deliveries=self._position.deliveries.get(partition, ()),
+            refused=self._position.refused.get(partition, frozenset()),
+            latest=self._latest_time,
         )
+
+    def _latest_time(self) -> float:
+        """The latest event time (ms) that is not refused now. What has an end is read as it is: nothing else waits for it."""
+        ahead = self._config.max_ahead
+        return math.inf if ahead is None or self._config.until_end else 1000 * (self._wall_clock() + ahead)
 
     def _add_partition(self, partition: int, offset: int) -> None:
         self._readers[partition] = self._reader(partition, offset)
@@ -195,6 +216,7 @@ class MergedSource(Generic[V]):
         if piece.records:
             self._short_since.pop(partition, None)
             self._merge.push(partition, self._readers[partition].read(piece.records))
+            self._say_what_is_forgotten(partition)
         if piece.end is None:
             return
         if piece.end < self._recorded_ends.get(partition, 0):
@@ -205,6 +227,17 @@ class MergedSource(Generic[V]):
             self._fetcher.finish(partition)
         else:
             self._merge.mark_end(partition)
+
+    def _say_what_is_forgotten(self, partition: int) -> None:
+        forgotten = self._readers[partition].forgotten
+        if forgotten and partition not in self._forgetting:
+            self._forgetting.add(partition)
+            _log.warning(
+                "more datasets than re-deliveries are recognised of; the one trained longest ago is forgotten",
+                partition=partition,
+                datasets=MAX_DATASETS,
+                hint="what is sent again of it is trained again; a dataset's name is a stream's, not a session's",
+            )
 
     def _hand_on_pending(self, partition: int, *, trailing: bool = False) -> None:
         remainder = self._readers[partition].flush(trailing=trailing)

@@ -1,10 +1,13 @@
 """One partition: bytes to interactions, duplicates and undecodable records set aside as a prefix of the next usable record."""
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Generic, NamedTuple, TypeVar
 
+from pipeline.deliveries import PartitionDeliveries, Remembered
 from pipeline.errors import DecodeError
-from pipeline.records import ConsumedRecord, DeadLetter, Interaction, Remainder
+from pipeline.records import AHEAD, ConsumedRecord, DeadLetter, Interaction, Remainder
 
 V = TypeVar("V")
 Item = ConsumedRecord | Remainder
@@ -24,25 +27,39 @@ class Fetched(NamedTuple, Generic[V]):
 
 
 class PartitionReader(Generic[V]):
-    """Turns the raw records of one partition into items. A pure function of their content and of the start.
+    """Turns the raw records of one partition into items. A pure function of their content, of the start, and of `latest` where it is given.
 
     Args:
         topic: named in dead letters.
         partition: the partition.
         next_offset: offset of the first record to read; records below it are ignored.
         decoder: value to interaction; raises DecodeError, and nothing else, for a value that is none.
-        highest: dataset -> highest sequence that this partition released before `next_offset`.
+        deliveries: what this partition released before `next_offset`.
+        refused: offsets of records that an earlier life, or pass, of the run refused as too far ahead of the clock.
+        latest: -> the latest event time (ms) that is not too far ahead. Not asked below the recorded boundaries (`cut_at`): there `refused`
+            has all that was refused.
     """
 
     def __init__(
-        self, *, topic: str, partition: int, next_offset: int, decoder: Callable[[V], Interaction], highest: Mapping[str, int]
+        self,
+        *,
+        topic: str,
+        partition: int,
+        next_offset: int,
+        decoder: Callable[[V], Interaction],
+        deliveries: Iterable[Remembered] = (),
+        refused: frozenset[int] = frozenset(),
+        latest: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self.partition = partition
         self.next_offset = next_offset
         self._topic = topic
         self._decode = decoder
-        self._highest = dict(highest)
+        self._deliveries = PartitionDeliveries(deliveries)
+        self._refused = refused
+        self._latest = latest
         self._cuts: frozenset[int] = frozenset()
+        self._decided = 0
         self._duplicates = 0
         self._letters: list[DeadLetter] = []
         self._letter_bytes = 0
@@ -52,14 +69,21 @@ class PartitionReader(Generic[V]):
         """Whether unusable records wait for a usable one to carry them."""
         return self._duplicates > 0 or bool(self._letters)
 
+    @property
+    def forgotten(self) -> int:
+        """Datasets whose re-deliveries are no longer recognised, because there were too many."""
+        return self._deliveries.forgotten
+
     def cut_at(self, offsets: Iterable[int]) -> None:
         """Offsets where a recorded mini-batch ended: unusable records never wait across one of them."""
         self._cuts = frozenset(offsets)
+        self._decided = max(self._cuts, default=0)
 
     def read(self, records: Iterable[Raw[V]]) -> list[Item]:
         """The items completed by these records, in offset order. Unusable records behind the last usable one stay pending."""
         items: list[Item] = []
-        decode, highest, partition = self._decode, self._highest, self.partition
+        decode, admit, partition = self._decode, self._deliveries.admit, self.partition
+        refused, decided, latest = self._refused, self._decided, self._latest()
         for offset, key, value in records:
             if offset < self.next_offset:
                 continue  # delivered again by the client after a seek or a resume
@@ -72,13 +96,14 @@ class PartitionReader(Generic[V]):
             except DecodeError as error:
                 self._set_aside(items, self._letter(offset, key, value, error.reason, str(error)))
                 continue
+            timestamp = interaction.timestamp
+            if (timestamp > latest and offset >= decided) or offset in refused:
+                self._set_aside(items, self._letter(offset, key, value, AHEAD, ahead_text(timestamp)))
+                continue
             dataset, sequence = interaction.dataset, interaction.sequence
-            if dataset is not None and sequence is not None:
-                seen = highest.get(dataset)
-                if seen is not None and sequence <= seen:
-                    self._set_aside(items, None)
-                    continue
-                highest[dataset] = sequence
+            if dataset is not None and sequence is not None and not admit(dataset, sequence, timestamp):
+                self._set_aside(items, None)
+                continue
             if self._duplicates or self._letters:
                 duplicates, letters = self._take_prefix()
                 items.append(ConsumedRecord(interaction, partition, offset, duplicates, letters))
@@ -114,3 +139,12 @@ class PartitionReader(Generic[V]):
         prefix = self._duplicates, tuple(self._letters)
         self._duplicates, self._letters, self._letter_bytes = 0, [], 0
         return prefix
+
+
+def ahead_text(timestamp: int) -> str:
+    """A dead letter's detail, without the clock's own time: written again after a crash it is the same."""
+    try:
+        when = datetime.fromtimestamp(timestamp / 1000, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        when = f"{timestamp} ms since the epoch"
+    return f"the event time, {when}, lay further ahead of the clock than --max-ahead allows"

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.batching import MAX_LOOSE_LETTERS, Batcher, batches
+from pipeline.deliveries import Chain, Remembered
 from pipeline.errors import ConfigurationError, OffsetError
 from pipeline.experiments.cells import mini_batches
 from pipeline.records import ConsumedRecord, Interaction, MiniBatch, OfflineStage, Remainder, RunPosition
@@ -279,7 +280,8 @@ def test_what_is_being_filled_is_no_part_of_the_position():
     batcher.close()
     after_two = batcher.position()
     batcher.add([record(3, 2, offset=2)])
-    assert batcher.position() == after_two == RunPosition(next_offsets={0: 2}, highest_sequences={("set", 0): 1}, frontier=(2, "set", 1))
+    deliveries = {0: (Remembered("set", (Chain((0, 1), (0, 1), (1, 2), (1, 2)),)),)}
+    assert batcher.position() == after_two == RunPosition(next_offsets={0: 2}, deliveries=deliveries, frontier=(2, "set", 1))
 
 
 def test_a_topic_of_rubbish_is_handed_on_in_parts():

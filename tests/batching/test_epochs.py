@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.batching import Batcher, batches
-from pipeline.checkpoint.resume import position_from_json, position_to_json
+from pipeline.checkpoint.position import position_from_json, position_to_json
 from pipeline.epochs import Epochs
 from pipeline.experiments.cells import mini_batches
 from pipeline.records import Interaction, MiniBatch, OfflineStage, RunPosition

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from pipeline.assembly.housekeeping import held_back_text
 from pipeline.cli import progress
 from pipeline.cli.progress import ProgressLog, describe
 from pipeline.run import RunSummary
@@ -43,6 +44,16 @@ def test_dead_letters_show_while_training() -> None:
     with capture_logs() as lines:
         ProgressLog()(metrics(1, dead_letters=7), RUNTIME)
     assert lines[0]["dead_letters"] == 7
+
+
+def test_a_partition_that_holds_the_others_back_is_named() -> None:
+    held = {**RUNTIME, "held_back_by": held_back_text({0: 4.2, 1: 0.5, 3: 61.0})}
+    with capture_logs() as lines:
+        for fields in ({}, metrics(1)):
+            ProgressLog()(fields, held)
+    assert [line["held_back_by"] for line in lines] == ["partition 3 for 61 s, partition 0 for 4 s"] * 2
+    assert held_back_text(dict.fromkeys(range(9), 5.0)) == "partition 0 for 5 s, partition 1 for 5 s, 7 more"
+    assert held_back_text({1: 0.9}) is None
 
 
 @pytest.mark.parametrize(

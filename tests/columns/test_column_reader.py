@@ -1,5 +1,6 @@
 """One partition's records in columns against the reader of one record at a time."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.columns import Block, Unusable
+from pipeline.deliveries import PartitionDeliveries, Remembered
 from pipeline.records import Interaction
 from pipeline.source import PartitionReader
 from pipeline.source.column_merge import Released
-from pipeline.source.column_reader import Chunk, ColumnReader, HighestSequences, Read, admit
+from pipeline.source.column_reader import Chunk, ColumnReader, Read, admit
 from pipeline.source.reader import MAX_PREFIX_BYTES, MAX_PREFIX_LETTERS
 from schemas.codec import decode_interaction, encode_interaction
 from schemas.columnar import ColumnDecoder
@@ -20,8 +22,8 @@ from tests.columns.test_column_merge import Item, items_of
 Raw = tuple[int, bytes | None, bytes | None]
 
 
-def encoded(sequence: int | None, dataset: str | None = "set") -> bytes:
-    return encode_interaction(Interaction("u", "i", 3.5, 1000, dataset, sequence))
+def encoded(sequence: int | None, dataset: str | None = "set", time: int = 1000) -> bytes:
+    return encode_interaction(Interaction("u", "i", 3.5, time, dataset, sequence))
 
 
 def chunk_of(records: Sequence[Raw]) -> Chunk:
@@ -34,7 +36,7 @@ def items(read: Read) -> list[Item]:
 
 
 values = st.one_of(
-    st.builds(encoded, st.none() | st.integers(0, 9), st.sampled_from(["set", "set", "other", None])),
+    st.builds(encoded, st.none() | st.integers(0, 9), st.sampled_from(["set", "set", "other", None]), st.integers(998, 1003)),
     st.sampled_from([None, b"", b"rubbish", encode_interaction(Interaction("u", "i", 1.0, 5, "set", 4, {"a": 1.0}))]),
 )
 
@@ -51,18 +53,25 @@ def test_any_records_in_any_chunks_give_the_same_rows(data: st.DataObject, drawn
         at = max(0, at + step)
         records.append((at, key, value))
     cuts = data.draw(st.sets(st.integers(0, at + 1)))
-    highest = data.draw(st.dictionaries(st.sampled_from(["set", "other"]), st.integers(0, 5)))
-    one = PartitionReader(topic="t", partition=3, next_offset=start, decoder=decode_interaction, highest=highest)
-    many = ColumnReader(
-        topic="t", partition=3, next_offset=start, decode=ColumnDecoder(decode_interaction).decode, deliveries=HighestSequences(highest)
-    )
+    latest = data.draw(st.sampled_from([math.inf, 1001.5]))
+    known = {
+        "next_offset": start,
+        "deliveries": [
+            Remembered.up_to(name, data.draw(st.integers(0, 5)), 1000) for name in data.draw(st.sets(st.sampled_from(["set", "other"])))
+        ],
+        "refused": data.draw(st.frozensets(st.integers(0, at), max_size=3)),
+        "latest": lambda: latest,
+    }
+    one = PartitionReader(topic="t", partition=3, decoder=decode_interaction, **known)
+    many = ColumnReader(topic="t", partition=3, decode=ColumnDecoder(decode_interaction).decode, **known)
     one.cut_at(cuts)
     many.cut_at(cuts)
     while records:
         size = data.draw(st.integers(1, 12))
         piece, records = records[:size], records[size:]
         assert items(many.read(chunk_of(piece))) == [without_features(item) for item in one.read(piece)]
-        assert (many.next_offset, many.pending) == (one.next_offset, one.pending)
+        assert (many.next_offset, many.pending, many.forgotten) == (one.next_offset, one.pending, one.forgotten)
+        assert many._deliveries.snapshot() == one._deliveries.snapshot()
         if data.draw(st.integers(0, 4)) == 0:
             trailing = data.draw(st.booleans())
             flushed, expected = many.flush(trailing=trailing), one.flush(trailing=trailing)
@@ -72,50 +81,51 @@ def test_any_records_in_any_chunks_give_the_same_rows(data: st.DataObject, drawn
 @pytest.mark.parametrize("value", [b"x", b"x" * (MAX_PREFIX_BYTES // 2)])
 def test_long_runs_of_unusable_records_are_handed_on_in_parts(value: bytes) -> None:
     records = [(offset, None, value) for offset in range(2 * MAX_PREFIX_LETTERS + 1 if len(value) == 1 else 5)]
-    one = PartitionReader(topic="t", partition=3, next_offset=0, decoder=decode_interaction, highest={})
-    many = ColumnReader(
-        topic="t", partition=3, next_offset=0, decode=ColumnDecoder(decode_interaction).decode, deliveries=HighestSequences()
-    )
+    one = PartitionReader(topic="t", partition=3, next_offset=0, decoder=decode_interaction)
+    many = ColumnReader(topic="t", partition=3, next_offset=0, decode=ColumnDecoder(decode_interaction).decode)
     expected = one.read(records)
     assert items(many.read(chunk_of(records))) == expected
     assert len(expected) == 2
 
 
-class Watched(HighestSequences):
-    """Counts what is asked per record, and holds `admit_all` to its promise."""
+class Watched(PartitionDeliveries):
+    """Counts what is asked per record by the one who calls it."""
 
-    asked = 0
+    asked, inside = 0, False
 
     def admit(self, dataset: str, sequence: int, timestamp: int) -> bool:
-        self.asked += 1
+        self.asked += not self.inside
         return super().admit(dataset, sequence, timestamp)
 
-    def admit_all(self, dataset: str, sequences: np.ndarray, timestamps: np.ndarray) -> None:
-        assert all(HighestSequences.admit(self, dataset, int(s), int(t)) for s, t in zip(sequences, timestamps, strict=True))
+    def admit_all(self, dataset: str, sequences: Sequence[int], timestamps: Sequence[int]) -> None:
+        assert {type(value) for value in (*sequences, *timestamps)} == {int}
+        self.inside = True
+        super().admit_all(dataset, sequences, timestamps)
+        self.inside = False
+
+
+records_ = st.tuples(st.none() | st.integers(0, 9), st.sampled_from(["set", "set", "other", None]), st.integers(0, 4))
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.none() | st.integers(0, 9), st.sampled_from(["set", "set", "other", None]))))
-def test_records_are_admitted_in_runs_as_one_by_one(drawn: list[tuple[int | None, str | None]]) -> None:
-    block = Block.of([Interaction("u", "i", 1.0, 5, dataset, sequence) for sequence, dataset in drawn])
-    alone, runs = HighestSequences(), Watched()
-    expected = [s is None or d is None or alone.admit(d, s, 5) for s, d in drawn]
+@given(st.lists(records_))
+def test_records_are_admitted_in_runs_as_one_by_one(drawn: list[tuple[int | None, str | None, int]]) -> None:
+    block = Block.of([Interaction("u", "i", 1.0, time, dataset, sequence) for sequence, dataset, time in drawn])
+    alone, runs = PartitionDeliveries(), Watched()
+    expected = [s is None or d is None or alone.admit(d, s, t) for s, d, t in drawn]
     new = admit(block, runs)
     assert (expected if new is None else new.tolist()) == expected
-    assert runs.asked == expected.count(False)
-    assert [runs.highest(name) for name in ("set", "other")] == [alone.highest(name) for name in ("set", "other")]
+    assert runs.snapshot() == alone.snapshot()
 
 
 def test_a_clean_chunk_asks_nothing_per_record() -> None:
-    deliveries = Watched({"set": 4})
+    deliveries = Watched([Remembered.up_to("set", 4, 0)])
     assert admit(Block.of([Interaction("u", "i", 1.0, 5, "set", 5 + k) for k in range(100)]), deliveries) is None
     assert (deliveries.asked, deliveries.highest("set")) == (0, 104)
 
 
 def test_an_empty_chunk_reads_nothing() -> None:
-    many = ColumnReader(
-        topic="t", partition=3, next_offset=7, decode=ColumnDecoder(decode_interaction).decode, deliveries=HighestSequences()
-    )
+    many = ColumnReader(topic="t", partition=3, next_offset=7, decode=ColumnDecoder(decode_interaction).decode)
     assert items(many.read(chunk_of([]))) == []
     assert many.next_offset == 7
     assert many.flush() is None

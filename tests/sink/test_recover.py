@@ -13,7 +13,7 @@ from pipeline.records import DeadLetter
 from pipeline.sink.dead_letters import DeadLetterSink
 from pipeline.sink.metrics import MetricsSink
 from pipeline.sink.producer import IdempotentProducer, Outgoing
-from pipeline.sink.recover import RecordedRun, read_dead_letter_keys, read_run, topic_ranges
+from pipeline.sink.recover import RecordedRun, read_dead_letters, read_run, topic_ranges
 from pipeline.sink.transactions import TransactionalProducer
 from schemas.metrics import PREQUENTIAL, RecordFormat
 from tests.conftest import TestBroker
@@ -201,9 +201,9 @@ def test_dead_letters_already_written_are_known_by_key(broker: TestBroker, topic
             for offset in offsets:
                 sink.emit(DeadLetter("interactions", 2, offset, "bad-magic", "", None, b"x"))
 
-    assert read_dead_letter_keys(broker.kafka, topic, 0) == frozenset()
+    assert read_dead_letters(broker.kafka, topic, 0) == {}
     emit(5, 9)
     checkpoint = metrics_end(broker.kafka, topic)
     emit(12, 12, 40)
-    assert read_dead_letter_keys(broker.kafka, topic, checkpoint) == {"interactions:2:12", "interactions:2:40"}
-    assert len(read_dead_letter_keys(broker.kafka, topic, 0)) == 4
+    assert read_dead_letters(broker.kafka, topic, checkpoint) == {"interactions:2:12": "bad-magic", "interactions:2:40": "bad-magic"}
+    assert len(read_dead_letters(broker.kafka, topic, 0)) == 4

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.deliveries import Remembered
 from pipeline.records import ConsumedRecord, Interaction, Remainder, RunPosition
 from pipeline.source import EventTimeMerge
 
@@ -14,6 +15,10 @@ def record(
 
 def merge(partitions: int = 2, *, position: RunPosition | None = None, dense: bool = True, idle_timeout: float = 10.0) -> EventTimeMerge:
     return EventTimeMerge(dict.fromkeys(range(partitions), 0), position=position or RunPosition(), idle_timeout=idle_timeout, dense=dense)
+
+
+def at(sequences: dict[int, int]) -> RunPosition:
+    return RunPosition(deliveries={p: (Remembered.up_to("set", sequence, 0),) for p, sequence in sequences.items()})
 
 
 def times(items: list) -> list[int]:
@@ -42,7 +47,7 @@ def test_without_dense_a_missing_head_holds_back_even_the_next_sequence():
 
 
 def test_a_gap_in_the_sequence_waits_but_not_for_ever():
-    merged = merge(position=RunPosition(highest_sequences={("set", 0): 4}))
+    merged = merge(position=at({0: 4}))
     merged.push(0, [record(2, 5), record(9, 7, offset=1)])
     assert times(merged.release(10, now=0.0)) == [2]
     assert merged.release(10, now=0.0) == []
@@ -51,7 +56,7 @@ def test_a_gap_in_the_sequence_waits_but_not_for_ever():
 
 
 def test_the_sequence_goes_on_from_the_position():
-    resumed = merge(position=RunPosition(highest_sequences={("set", 0): 3, ("set", 1): 4}))
+    resumed = merge(position=at({0: 3, 1: 4}))
     resumed.push(0, [record(9, 5), record(10, 7, offset=1)])
     assert times(resumed.release(10, now=0.0)) == [9]
     fresh = merge()
@@ -63,7 +68,7 @@ def test_the_sequence_goes_on_from_the_position():
     "other", [record(50, 8, partition=1, dataset="other"), record(50, None, partition=1), record(50, 8, partition=1, dataset=None)]
 )
 def test_two_datasets_or_unsequenced_records_end_the_dense_rule(other):
-    position = RunPosition(highest_sequences={("set", 0): 4})
+    position = at({0: 4})
     merged = merge(3, position=position)
     merged.push(0, [record(9, 5)])
     merged.push(1, [other])
@@ -136,3 +141,32 @@ def test_remainders_go_at_once_and_trailing_ones_last():
     assert merged.release(10, now=0.0) == []
     merged.freeze(1)
     assert merged.release(10, now=0.0) == [trailing]
+
+
+def test_who_holds_the_others_back_is_named_and_for_how_long():
+    merged = merge(3, dense=False, idle_timeout=10.0)
+    assert merged.release(10, now=0.0) == []
+    assert merged.held_back_by(0.0) == {}  # nobody waits where nothing is held
+    merged.push(0, [record(1, 0), record(5, 1, offset=1)])
+    merged.push(1, [record(2, 2, partition=1)])
+    assert merged.release(10, now=1.0) == []
+    assert merged.held_back_by(4.0) == {2: 3.0}
+    merged.push(2, [record(9, 3, partition=2)])
+    assert times(merged.release(10, now=5.0)) == [1, 2]
+    assert merged.held_back_by(7.0) == {1: 2.0}
+    merged.mark_end(1)
+    merged.starve(1, 8.0)
+    assert merged.release(10, now=17.0) == []
+    assert merged.held_back_by(17.0) == {1: 12.0}
+    assert times(merged.release(10, now=18.0)) == [5]  # 1 is idle by now; 0 is not
+    assert merged.held_back_by(18.0) == {0: 0.0}
+    merged.freeze(0)
+    assert times(merged.release(10, now=19.0)) == [9]
+    assert merged.held_back_by(19.0) == {}
+
+
+def test_a_sequence_far_beyond_all_others_does_not_end_the_dense_rule():
+    merged = merge(2)
+    merged.push(0, [record(1, 4), record(1, 2**63 - 1, offset=1), record(2, 5, offset=2), record(4, 7, offset=3)])
+    merged.push(1, [record(3, 6, partition=1)])
+    assert times(merged.release(10, now=0.0)) == [1, 1, 2, 3, 4]  # 7 follows on 6, and need not wait for partition 1

@@ -1,9 +1,13 @@
 """One partition's records to items: duplicates, dead letters and where they attach."""
 
+import math
+from typing import Any
+
 import pytest
 
+from pipeline.deliveries import Remembered
 from pipeline.errors import ConfigurationError, DecodeError
-from pipeline.records import ConsumedRecord, Interaction, Remainder
+from pipeline.records import AHEAD, ConsumedRecord, Interaction, Remainder
 from pipeline.source import PartitionReader, SourceConfig
 from pipeline.source.reader import MAX_PREFIX_BYTES, MAX_PREFIX_LETTERS
 from schemas.codec import decode_interaction, encode_interaction
@@ -13,8 +17,8 @@ def encoded(sequence: int | None, dataset: str | None = "set") -> bytes:
     return encode_interaction(Interaction("u", "i", 3.5, 1000, dataset, sequence))
 
 
-def reader(next_offset: int = 0, highest: dict[str, int] | None = None) -> PartitionReader[bytes]:
-    return PartitionReader(topic="t", partition=3, next_offset=next_offset, decoder=decode_interaction, highest=highest or {})
+def reader(next_offset: int = 0, **known: Any) -> PartitionReader[bytes]:
+    return PartitionReader(topic="t", partition=3, next_offset=next_offset, decoder=decode_interaction, **known)
 
 
 def test_unusable_records_travel_with_the_next_usable_one():
@@ -33,15 +37,35 @@ def test_fetches_cut_anywhere_give_the_same_items():
     assert [item for r in records for item in one.read([r])] == whole
 
 
-def test_a_duplicate_is_a_sequence_not_above_the_datasets_highest():
-    r = reader(highest={"set": 5})
-    items = r.read([(o, None, encoded(s, d)) for o, (s, d) in enumerate([(5, "set"), (3, "other"), (7, "set"), (6, "set"), (8, "set")])])
-    assert [(i.interaction.sequence, i.duplicates) for i in items] == [(3, 1), (7, 0), (8, 1)]
+def test_a_duplicate_is_what_the_partition_released_before():
+    r = reader(deliveries=(Remembered.up_to("set", 5, 1000),))
+    given = [(5, "set"), (3, "other"), (7, "set"), (6, "set"), (7, "set"), (8, "set")]
+    items = r.read([(o, None, encoded(s, d)) for o, (s, d) in enumerate(given)])
+    assert [(i.interaction.sequence, i.duplicates) for i in items] == [(3, 1), (7, 0), (6, 0), (8, 1)]
+
+
+def test_a_time_beyond_the_latest_is_refused_but_what_was_decided_stays():
+    latest = 2_000.0
+    records = [
+        (o, None, encode_interaction(Interaction("u", "i", 3.5, time))) for o, time in enumerate([3_000, 1_000, 1_000, 3_000, 2_001])
+    ]
+
+    def letters(**known: Any) -> list[tuple[int, list[tuple[int, str]]]]:
+        r = reader(latest=lambda: latest, **known)
+        r.cut_at([3] if known else [])
+        return [(i.offset, [(d.offset, d.reason) for d in i.dead_letters]) for i in [*r.read(records), *r.read([(5, None, encoded(None))])]]
+
+    assert letters() == [(1, [(0, AHEAD)]), (2, []), (5, [(3, AHEAD), (4, AHEAD)])]
+    assert letters(refused=frozenset({1, 3})) == [(0, []), (2, [(1, AHEAD)]), (5, [(3, AHEAD), (4, AHEAD)])]
+    latest = math.inf
+    assert letters(refused=frozenset({1, 3})) == [(0, []), (2, [(1, AHEAD)]), (4, [(3, AHEAD)]), (5, [])]
 
 
 @pytest.mark.parametrize(("dataset", "sequence"), [(None, 1), ("set", None), (None, None)])
 def test_records_without_dataset_or_sequence_are_never_duplicates(dataset, sequence):
-    items = reader(highest={"set": 5}).read([(0, None, encoded(sequence, dataset)), (1, None, encoded(sequence, dataset))])
+    items = reader(deliveries=(Remembered.up_to("set", 5, 1000),)).read(
+        [(0, None, encoded(sequence, dataset)), (1, None, encoded(sequence, dataset))]
+    )
     assert [i.duplicates for i in items] == [0, 0]
 
 
@@ -83,7 +107,7 @@ def test_errors_other_than_decode_errors_stop_the_run():
     def broken(_: bytes) -> Interaction:
         raise ZeroDivisionError
 
-    r = PartitionReader(topic="t", partition=0, next_offset=0, decoder=broken, highest={})
+    r = PartitionReader(topic="t", partition=0, next_offset=0, decoder=broken)
     with pytest.raises(ZeroDivisionError):
         r.read([(0, None, b"x")])
 
@@ -92,7 +116,7 @@ def test_a_decode_errors_detail_reaches_the_dead_letter():
     def picky(_: bytes) -> Interaction:
         raise DecodeError("bad-taste", "too sweet")
 
-    r = PartitionReader(topic="t", partition=0, next_offset=0, decoder=picky, highest={})
+    r = PartitionReader(topic="t", partition=0, next_offset=0, decoder=picky)
     r.read([(0, None, b"x")])
     remainder = r.flush()
     assert remainder is not None

@@ -47,6 +47,16 @@ def history(method: str = "autoemb", task: str = "binary") -> RunHistory:
     return watched
 
 
+def test_the_view_names_who_holds_the_others_back() -> None:
+    watched = history()
+    assert "held back" not in text_of(watched, 80)
+    watched.runtime.append(RUNTIME.normalise({**watched.latest("runtime"), "held_back_by": "partition 3 for 61 s, partition 12 for 4 s"}))
+    text = text_of(watched, 80)
+    assert "lag, held back by" in text
+    assert "partition 3 for 61 s, partition 12 for 4 s" in text
+    assert len(text.splitlines()) <= 24
+
+
 def text_of(watched: RunHistory, width: int = 100, *, seconds: float = 1, ramp: str = BLOCKS) -> str:
     console = Console(width=width, force_terminal=False, color_system=None, record=False, legacy_windows=False)
     with console.capture() as capture:

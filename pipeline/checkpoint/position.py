@@ -1,0 +1,99 @@
+"""A run's position in its stream, as a checkpoint's manifest holds it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+from pipeline.deliveries import Chain, Column, Remembered
+from pipeline.offsets import offsets_from_text, offsets_to_text
+from pipeline.records import RereadPosition, RunPosition
+
+
+def position_to_json(position: RunPosition) -> dict[str, Any]:
+    """A position as JSON values."""
+    reread = position.reread
+    return {
+        "next_offsets": _offsets_to_json(position.next_offsets),
+        "deliveries": _deliveries_to_json(position.deliveries),
+        "frontier": None if position.frontier is None else list(position.frontier),
+        "first_offsets": _offsets_to_json(position.first_offsets),
+        "offline_end": None if position.offline_end is None else _offsets_to_json(position.offline_end),
+        "refused": {str(partition): offsets_to_text(offsets) for partition, offsets in sorted(position.refused.items())},
+        "reread": None
+        if reread is None
+        else {
+            "epoch": reread.epoch,
+            "next_offsets": _offsets_to_json(reread.next_offsets),
+            "deliveries": _deliveries_to_json(reread.deliveries),
+        },
+    }
+
+
+def position_from_json(value: Mapping[str, Any]) -> RunPosition:
+    """The inverse of `position_to_json`; checkpoints of earlier versions lack some parts."""
+    frontier: Sequence[Any] | None = value["frontier"]
+    end, reread = value.get("offline_end"), value.get("reread")
+    latest = None if frontier is None else frontier[0]
+    return RunPosition(
+        next_offsets=_offsets_from_json(value["next_offsets"]),
+        deliveries=_deliveries_from_json(value, latest),
+        frontier=None if frontier is None else (frontier[0], frontier[1], frontier[2]),
+        first_offsets=_offsets_from_json(value.get("first_offsets", {})),
+        offline_end=None if end is None else _offsets_from_json(end),
+        refused={int(partition): offsets_from_text(text) for partition, text in value.get("refused", {}).items()},
+        reread=None
+        if reread is None
+        else RereadPosition(
+            epoch=reread["epoch"],
+            next_offsets=_offsets_from_json(reread["next_offsets"]),
+            deliveries=_deliveries_from_json(reread, latest),
+        ),
+    )
+
+
+def _offsets_to_json(offsets: Mapping[int, int]) -> dict[str, int]:
+    return {str(partition): offset for partition, offset in sorted(offsets.items())}
+
+
+def _offsets_from_json(value: Mapping[str, int]) -> dict[int, int]:
+    return {int(partition): offset for partition, offset in value.items()}
+
+
+def _deliveries_to_json(deliveries: Mapping[int, Sequence[Remembered]]) -> dict[str, list[Any]]:
+    return {str(p): [[of.dataset, *map(_chain_to_json, of.chains)] for of in known] for p, known in sorted(deliveries.items())}
+
+
+def _deliveries_from_json(value: Mapping[str, Any], latest: int | None) -> dict[int, tuple[Remembered, ...]]:
+    """`latest`: the latest event time trained, which is all that a checkpoint with highest sequences alone says of the times before."""
+    if "deliveries" not in value:
+        known: dict[int, tuple[Remembered, ...]] = {}
+        for dataset, partition, sequence in value["highest_sequences"]:
+            known[partition] = (*known.get(partition, ()), Remembered.up_to(dataset, sequence, latest or 0))
+        return known
+    return {
+        int(p): tuple(Remembered(name, tuple(map(_chain_from_json, chains))) for name, *chains in of)
+        for p, of in value["deliveries"].items()
+    }
+
+
+def _chain_to_json(chain: Chain) -> list[list[int]]:
+    """Differences, since they are short: a checkpoint is written every minute."""
+    extents = (_minus(chain.last, chain.first), _minus(chain.high, chain.low))
+    return [_steps(chain.first), extents[0], _steps(chain.low), extents[1]]
+
+
+def _chain_from_json(value: Sequence[Sequence[int]]) -> Chain:
+    first, low = tuple(accumulate(value[0])), tuple(accumulate(value[2]))
+    return Chain(first, _plus(first, value[1]), low, _plus(low, value[3]))
+
+
+def _steps(column: Column) -> list[int]:
+    return [b - a for a, b in pairwise((0, *column))]
+
+
+def _minus(one: Iterable[int], other: Iterable[int]) -> list[int]:
+    return [a - b for a, b in zip(one, other, strict=True)]
+
+
+def _plus(one: Iterable[int], other: Iterable[int]) -> Column:
+    return tuple(a + b for a, b in zip(one, other, strict=True))

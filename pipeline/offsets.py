@@ -1,0 +1,23 @@
+"""Sets of offsets as text: ``5,7-90``, ascending."""
+
+from collections.abc import Iterable
+
+
+def offsets_to_text(offsets: Iterable[int]) -> str:
+    """The text of a set of offsets; empty for none."""
+    ranges: list[list[int]] = []
+    for offset in sorted(offsets):
+        if ranges and offset == ranges[-1][1] + 1:
+            ranges[-1][1] = offset
+        else:
+            ranges.append([offset, offset])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+
+
+def offsets_from_text(text: str) -> frozenset[int]:
+    """The inverse of `offsets_to_text`. Raises ValueError for another text."""
+    offsets: set[int] = set()
+    for part in text.split(",") if text else ():
+        first, _, last = part.partition("-")
+        offsets.update(range(int(first), int(last or first) + 1))
+    return frozenset(offsets)
