@@ -41,23 +41,24 @@ class _Lane:
             self.blocks.append(block)
             self.rows += len(block)
 
-    def first(self, limit: int) -> list[Block]:
-        """The first rows, at most so many, in pieces."""
-        pieces: list[Block] = []
+    def first(self, limit: int) -> list[tuple[Block, int]]:
+        """The blocks that hold the first rows, at most so many rows, and how many of each."""
+        pieces: list[tuple[Block, int]] = []
         for block in self.blocks:
-            pieces.append(block if len(block) <= limit else block[:limit])
-            limit -= len(pieces[-1])
+            pieces.append((block, min(limit, len(block))))
+            limit -= len(block)
             if limit <= 0:
                 break
         return pieces
 
     def take(self, count: int) -> list[Block]:
         """Removes the first ``count`` rows, at least one."""
-        pieces = self.first(count)
-        for piece in pieces:
-            block = self.blocks.popleft()
-            if len(piece) < len(block):
-                self.blocks.appendleft(block[len(piece) :])
+        pieces: list[Block] = []
+        for block, rows in self.first(count):
+            self.blocks.popleft()
+            pieces.append(block if rows == len(block) else block[:rows])
+            if rows < len(block):
+                self.blocks.appendleft(block[rows:])
         self.rows -= count
         self.next_offset = int(pieces[-1].offset[-1]) + 1
         return pieces
@@ -184,11 +185,13 @@ class ColumnMerge:
             return Released()
         pieces = [lane.first(limit + 1) for lane in lanes]  # with the head that stays
         flat = [piece for of_lane in pieces for piece in of_lane]
-        names, codes = common_datasets(flat)
-        rank = np.concatenate([_ranks(names, code) for code in codes])
-        time, sequence, offset = (np.concatenate([getattr(p, column) for p in flat]) for column in ("time", "sequence", "offset"))
+        names, codes = common_datasets([block for block, _ in flat])
+        rank = _ranks(names, np.concatenate([code[:rows] for code, (_, rows) in zip(codes, flat, strict=True)]))
+        time, sequence, offset = (
+            np.concatenate([getattr(b, column)[:rows] for b, rows in flat]) for column in ("time", "sequence", "offset")
+        )
         bounds = np.zeros(len(lanes) + 1, np.int64)
-        np.cumsum([sum(map(len, of_lane)) for of_lane in pieces], out=bounds[1:])
+        np.cumsum([sum(rows for _, rows in of_lane) for of_lane in pieces], out=bounds[1:])
         order, taken, self._newest, waiting, divided = merge_by_heads(
             time,
             rank,
