@@ -10,7 +10,8 @@ through the pipeline, and with which function:
 3. `pipeline.source.column_merge.ColumnMerge.push` and `.release` merge the partitions' blocks by event time.
 4. `pipeline.ordering.canonical(block)` is the order of a mini-batch, `pipeline.ordering.late` its late records and the frontier behind it.
 5. `distinct(block.user_ids)` gives the mini-batch's distinct ids, to be looked up once each, and every row's place among them.
-6. `schemas.columnar.encode_block(block)` goes the other way, for a replay; `pipeline.kernels.texts.partitions_of` says where each key belongs.
+6. `schemas.columnar.encode_block(block)` goes the other way, for a replay; `pipeline.kernels.texts.partitions_of` says
+   where each key belongs.
 
 Slicing a block copies nothing; `take` and `concat` copy the rows taken. Columns are not to be written to.
 """
