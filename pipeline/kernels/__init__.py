@@ -8,7 +8,7 @@ a context row.
 Arrays are C-contiguous and writable; float64, int64 unless told. Rows are float32 in the product (float64 works too); all sums are float64.
 
 State, by slots of slabs that the caller owns and lends (`State`):
-- `rows[f]` [slots, D + N + 2] = embedding | bias | N block variances | bias variance. A new row: `pipeline.rows.hashed_uniform` per block,
+- `rows[f]` [slots, D + N + 2] = embedding | bias | N block variances | bias variance. A new row: `rows.hashed_uniform` per block,
 0, the configured variances. Separate tables are blocks too: `ends` are then the running sums of the dimensions, and `nested` is false.
 - `held[f]` [slots, N] int8: ABSENT takes no part, BORROWED takes part and never learns, HELD learns. The bias always learns.
 - `contexts[f]` [slots, W_f], new ones from `blank_context`: count, last time (s), previous loss, fading loss | label statistics (users 7,
@@ -32,14 +32,14 @@ are those of the predictions, then `newton_descend`. H starts as the diagonal of
 7. Per field `remember`, and once `remember_run`, with the losses of the predictions.
 
 Everything but 2's and 5's matrix products releases the GIL as a whole, and its bits depend on no number of threads. `compile_all` compiles
-what the product calls; `python -m pipeline.kernels` does it by hand, `make setup` for everyone. Importing this package imports numba (.4
-s), torch never.
+what the product calls; `python -m autoemb_pipeline.kernels` does it by hand, `make setup` for everyone. Importing this package imports
+numba (.4 s), torch never.
 """
 
-from pipeline.kernels.compiling import cache_directory, fingerprint
-from pipeline.kernels.controllers import adagrad, adam, backward, forward, layers, parameter_count
-from pipeline.kernels.events import observe, run
-from pipeline.kernels.layout import (
+from autoemb_pipeline.kernels.compiling import cache_directory, fingerprint
+from autoemb_pipeline.kernels.controllers import adagrad, adam, backward, forward, layers, parameter_count
+from autoemb_pipeline.kernels.events import observe, run
+from autoemb_pipeline.kernels.layout import (
     ABSENT,
     BORROWED,
     CONTEXT_FEATURES,
@@ -60,11 +60,11 @@ from pipeline.kernels.layout import (
     blank_totals,
     weights_at,
 )
-from pipeline.kernels.newton import newton_descend, newton_observe
-from pipeline.kernels.references import features_of, predict_references
-from pipeline.kernels.schedule import operations
-from pipeline.kernels.search import FIXED_INPUTS, controller_inputs, mixture_slopes, remember, remember_run, uses_of
-from pipeline.kernels.warm import compile_all, is_compiled
+from autoemb_pipeline.kernels.newton import newton_descend, newton_observe
+from autoemb_pipeline.kernels.references import features_of, predict_references
+from autoemb_pipeline.kernels.schedule import operations
+from autoemb_pipeline.kernels.search import FIXED_INPUTS, controller_inputs, mixture_slopes, remember, remember_run, uses_of
+from autoemb_pipeline.kernels.warm import compile_all, is_compiled
 
 __all__ = [
     "ABSENT",

@@ -1,10 +1,10 @@
-"""`python -m pipeline.kernels`: compiles the kernels into the user's cache and shows how far it is."""
+"""`python -m autoemb_pipeline.kernels`: compiles the kernels into the user's cache and shows how far it is."""
 
 import sys
 import time
 
-from pipeline.kernels.compiling import cache_directory
-from pipeline.kernels.warm import compile_all
+from autoemb_pipeline.kernels.compiling import cache_directory
+from autoemb_pipeline.kernels.warm import compile_all
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.kernels.compiling import kernel
+from autoemb_pipeline.kernels.compiling import kernel
 
 Numbers = NDArray[Any]
 """float32, or float64 in tests."""

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.kernels.compiling import allocating, helper, kernel
-from pipeline.kernels.features import learn_class, learn_statistics, write_classes, write_features, write_squares
-from pipeline.kernels.layout import (
+from autoemb_pipeline.kernels.compiling import allocating, helper, kernel
+from autoemb_pipeline.kernels.features import learn_class, learn_statistics, write_classes, write_features, write_squares
+from autoemb_pipeline.kernels.layout import (
     ABSENT,
     COUNT,
     LAST_TIME,
@@ -22,8 +22,8 @@ from pipeline.kernels.layout import (
     Predicted,
     State,
 )
-from pipeline.kernels.rows import SMALLEST_CURVATURE, innovation, measure, move, pair_of, slope_squares
-from pipeline.kernels.sums import dot
+from autoemb_pipeline.kernels.rows import SMALLEST_CURVATURE, innovation, measure, move, pair_of, slope_squares
+from autoemb_pipeline.kernels.sums import dot
 
 SMALLEST_CLASS = 1e-12
 

@@ -2,8 +2,8 @@
 
 from math import log, log1p
 
-from pipeline.kernels.compiling import helper
-from pipeline.kernels.layout import (
+from autoemb_pipeline.kernels.compiling import helper
+from autoemb_pipeline.kernels.layout import (
     CLASSES_AT,
     CONTEXT_FEATURES,
     COUNT,

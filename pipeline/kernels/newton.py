@@ -10,9 +10,9 @@ from math import sqrt
 
 import numpy as np
 
-from pipeline.kernels.compiling import helper, kernel
-from pipeline.kernels.layout import Floats, Integers
-from pipeline.kernels.sums import dot
+from autoemb_pipeline.kernels.compiling import helper, kernel
+from autoemb_pipeline.kernels.layout import Floats, Integers
+from autoemb_pipeline.kernels.sums import dot
 
 
 @helper

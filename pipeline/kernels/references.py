@@ -4,9 +4,9 @@ from math import tanh
 
 import numpy as np
 
-from pipeline.kernels.compiling import kernel
-from pipeline.kernels.events import softmax
-from pipeline.kernels.layout import CONTEXT_FEATURES, Floats
+from autoemb_pipeline.kernels.compiling import kernel
+from autoemb_pipeline.kernels.events import softmax
+from autoemb_pipeline.kernels.layout import CONTEXT_FEATURES, Floats
 
 
 @kernel

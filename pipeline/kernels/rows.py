@@ -3,15 +3,15 @@
 logit's embedding part: s = Σ_f b_f + Σ_{f<g} Σ_j γ_fg,j A_fj A_gj ⟨r_fj, r_gj⟩. Its slope in block j of field f is d_fj = Σ_{g≠f} c_fg,j
 r_gj, with c = γ A A. An interaction observes s with precision h; linearised in all rows the innovation's variance is
 S = 1/h + Σ_f (v_f + Σ_j V_fj |d_fj|²), and the step is r_fj += V_fj d_fj (y-p)/(h S), b_f += v_f (y-p)/(h S). The block's variance falls by
-V² |d|² / (S · min(d_j, r)). With two fields these are the formulas of `pipeline.learners`' Kalman steps. |d|² follows from the products and
+V² |d|² / (S · min(d_j, r)). With two fields these are the formulas of `learners`' Kalman steps. |d|² follows from the products and
 the squared lengths, so that rows are read once and written once.
 """
 
 import numpy as np
 
-from pipeline.kernels.compiling import helper
-from pipeline.kernels.layout import ABSENT, HELD, PAIR, Bytes, Floats, Integers, Rows
-from pipeline.kernels.sums import dot, dots
+from autoemb_pipeline.kernels.compiling import helper
+from autoemb_pipeline.kernels.layout import ABSENT, HELD, PAIR, Bytes, Floats, Integers, Rows
+from autoemb_pipeline.kernels.sums import dot, dots
 
 SMALLEST_CURVATURE = 0.02  # of h: a confident mistake must not move a row without bound
 
@@ -84,7 +84,7 @@ def _uses(gates: Floats, f: int, j: int, fields: int) -> bool:
     """Whether some pair of the field uses the block."""
     if fields == PAIR:
         return bool(gates[0, j] != 0.0)
-    for g in range(fields):  # noqa: SIM110 - numba knows no any()
+    for g in range(fields):
         if g != f and gates[pair_of(f, g, fields), j] != 0.0:
             return True
     return False

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.kernels.compiling import kernel
-from pipeline.kernels.layout import LEARN, PREDICT, Bytes, Integers, Operations
+from autoemb_pipeline.kernels.compiling import kernel
+from autoemb_pipeline.kernels.layout import LEARN, PREDICT, Bytes, Integers, Operations
 
 ContextMode = Literal["batch", "event", "strict"]
 

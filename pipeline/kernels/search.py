@@ -8,9 +8,9 @@ from math import isnan, log
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.kernels.compiling import helper, kernel
-from pipeline.kernels.layout import COUNT, FADING_LOSS, PREVIOUS_LOSS, RUN_LOSS, Floats, Integers, Interactions, Model, Predicted
-from pipeline.kernels.rows import pair_of
+from autoemb_pipeline.kernels.compiling import helper, kernel
+from autoemb_pipeline.kernels.layout import COUNT, FADING_LOSS, PREVIOUS_LOSS, RUN_LOSS, Floats, Integers, Interactions, Model, Predicted
+from autoemb_pipeline.kernels.rows import pair_of
 
 ID_FADING, RUN_FADING = 0.9, 0.99
 LARGEST_RELATIVE_LOSS = 4.0

@@ -13,7 +13,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from pipeline.kernels.compiling import helper
+from autoemb_pipeline.kernels.compiling import helper
 
 LANES = 8
 _VECTOR = ir.VectorType(ir.DoubleType(), LANES)

@@ -4,14 +4,29 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from pipeline.kernels.compiling import cache_directory
-from pipeline.kernels.controllers import backward, forward, parameter_count
-from pipeline.kernels.events import observe, run
-from pipeline.kernels.layout import HELD, PAIR, Interactions, Model, Operations, Predicted, State, blank_context, blank_totals, weights_at
-from pipeline.kernels.newton import newton_descend, newton_observe
-from pipeline.kernels.references import features_of, predict_references
-from pipeline.kernels.schedule import operations
-from pipeline.kernels.search import FIXED_INPUTS, controller_inputs, mixture_slopes, remember, remember_run, uses_of
+from autoemb_pipeline.kernels.avro import decode_interactions, encode_interactions
+from autoemb_pipeline.kernels.compiling import cache_directory
+from autoemb_pipeline.kernels.controllers import backward, forward, parameter_count
+from autoemb_pipeline.kernels.events import observe, run
+from autoemb_pipeline.kernels.layout import (
+    HELD,
+    PAIR,
+    Interactions,
+    Model,
+    Operations,
+    Predicted,
+    State,
+    blank_context,
+    blank_totals,
+    weights_at,
+)
+from autoemb_pipeline.kernels.newton import newton_descend, newton_observe
+from autoemb_pipeline.kernels.order import ascending_runs, ascends, count_late, merge_by_heads
+from autoemb_pipeline.kernels.references import features_of, predict_references
+from autoemb_pipeline.kernels.schedule import operations
+from autoemb_pipeline.kernels.search import FIXED_INPUTS, controller_inputs, mixture_slopes, remember, remember_run, uses_of
+from autoemb_pipeline.kernels.spans import extend_spans, thin_spans
+from autoemb_pipeline.kernels.texts import distinct_texts, partitions_of, take_texts
 
 COMPLETE = "complete"
 
@@ -28,7 +43,7 @@ def compile_all(progress: Callable[[int, int, str], None], fields: int = PAIR) -
         progress: called before each with how many are done, of how many, and what comes.
         fields: of ids; 2 are users and items.
     """
-    jobs = list(_jobs(fields))
+    jobs = [*_jobs(fields), *_source_jobs()]
     for done, (name, job) in enumerate(jobs):
         progress(done, len(jobs), name)
         job()
@@ -82,3 +97,24 @@ def _jobs(fields: int) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "controllers' slopes", lambda: mixture_slopes(events, model, out, several, base, one, 1.0, 0.0, True, several.copy())
     yield "losses of ids", lambda: remember(local, slots, one, alpha, which, weights_at(0), context)
     yield "loss of the run", lambda: remember_run(one, which, state.totals)
+
+
+def _source_jobs() -> Iterator[tuple[str, Callable[[], object]]]:
+    """The same for decoding, merging and encoding: name, call."""
+    text, bounds = np.zeros(1, dtype=np.uint8), np.array([0, 1], dtype=np.int64)
+    whole, flag, bits = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.bool_), np.zeros(1, dtype=np.uint64)
+    value = np.frombuffer(b" ", np.uint8)  # read-only, as what is fetched and what a record begins with
+    columns = text, bounds, text, bounds, bits, whole, whole, whole, text, bounds
+    first, last, low, high = (np.zeros(4, dtype=np.int64) for _ in range(4))
+
+    yield "decoding", lambda: decode_interactions(value, bounds, text, bounds, 1, 1)
+    yield "encoding", lambda: encode_interactions(value, *columns, 1, 1)
+    yield "merge", lambda: merge_by_heads(whole, whole, whole, whole, bounds, whole, flag, flag, False, False, -1, 1)
+    yield "order of a mini-batch", lambda: ascends(whole, whole, whole, whole)
+    yield "late records", lambda: count_late(whole, whole, whole, 0, 0, 0)
+    yield "runs of sequences", lambda: ascending_runs(whole, whole, whole.copy())
+    yield "re-deliveries", lambda: extend_spans(first, last, low, high, 0, whole, whole, 3)
+    yield "fewer anchors", lambda: thin_spans(first, last, low, high, 3)
+    yield "texts", lambda: take_texts(text, bounds, whole)
+    yield "distinct ids", lambda: distinct_texts(text, bounds)
+    yield "partitions", lambda: partitions_of(text, bounds, 1)

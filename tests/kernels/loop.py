@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.kernels import (
+from autoemb_pipeline.kernels import (
     CONTEXT_FEATURES,
     FIXED_INPUTS,
     HELD,
@@ -40,8 +40,8 @@ from pipeline.kernels import (
     uses_of,
     weights_at,
 )
-from pipeline.models.controller import Controller
-from pipeline.rows import hashed_uniform
+from autoemb_pipeline.learners.search.controller import Controller
+from autoemb_pipeline.rows import hashed_uniform
 
 SIDES = (("embedding.user", 0.06, 1.0, 0.027), ("embedding.item", 0.023, 0.2, 0.005))
 REFERENCE_EVERY = 500

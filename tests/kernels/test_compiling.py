@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.kernels import cache_directory, fingerprint
+from autoemb_pipeline.kernels import cache_directory, fingerprint
 
 PACKAGE = Path(__file__).parents[2] / "pipeline" / "kernels"
 MISSES = """
 import numpy as np
 from numba.core.dispatcher import Dispatcher
 import sys
-from pipeline.kernels import compile_all, is_compiled
+from autoemb_pipeline.kernels import compile_all, is_compiled
 assert not is_compiled()
 compile_all(lambda done, total, name: None)
 assert is_compiled()
-from pipeline.kernels import cache_directory
+from autoemb_pipeline.kernels import cache_directory
 files = sorted(p.name for p in cache_directory().rglob("*.nbc"))
 from tests.kernels.loop import Columns, Settings, whole
 rng = np.random.default_rng(0)
@@ -50,7 +50,7 @@ def test_an_edited_callee_of_another_module_is_compiled_anew(tmp_path):
     (root / "pipeline" / "kernels" / "__init__.py").write_text("")
     code = """
 import numpy as np
-from pipeline.kernels.newton import newton_descend
+from autoemb_pipeline.kernels.newton import newton_descend
 weights = np.zeros((1, 2))
 newton_descend(weights, np.array([[4.0, 2.0], [2.0, 5.0]]), np.array([[4.0, 8.0]]))
 print(weights.tolist(), sum(newton_descend.stats.cache_hits.values()))
@@ -73,14 +73,14 @@ def test_what_was_compiled_ahead_serves_every_call_of_a_run(tmp_path):
 
 def test_the_directory_is_the_users_and_named_by_the_sources(tmp_path):
     assert cache_directory().name == fingerprint()
-    code = "from pipeline.kernels.compiling import cache_directory; print(cache_directory().parent)"
+    code = "from autoemb_pipeline.kernels.compiling import cache_directory; print(cache_directory().parent)"
     assert python(code, PACKAGE.parents[1], tmp_path) == str(tmp_path)
 
 
 def test_a_directory_that_cannot_be_written_is_not_used(tmp_path):
     blocked = tmp_path / "file"
     blocked.touch()
-    code = "from pipeline.kernels.compiling import cache_directory; print(cache_directory().parent)"
+    code = "from autoemb_pipeline.kernels.compiling import cache_directory; print(cache_directory().parent)"
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(blocked / "x"), "XDG_CACHE_HOME": str(tmp_path)}
     found = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True).stdout.strip()
     assert found == str(tmp_path / "autoemb-pipeline" / "kernels")

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pipeline.kernels import BORROWED, LEARN, LEARN_ROWS, LEARN_STATISTICS, PREDICT, Operations, State, observe, operations, run
+from autoemb_pipeline.kernels import BORROWED, LEARN, LEARN_ROWS, LEARN_STATISTICS, PREDICT, Operations, State, observe, operations, run
 from tests.kernels.twins import Twin
 from tests.kernels.worlds import BATCH, world
 

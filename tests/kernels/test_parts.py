@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.kernels import (
+from autoemb_pipeline.kernels import (
     adagrad,
     adam,
     backward,
@@ -23,9 +23,9 @@ from pipeline.kernels import (
     uses_of,
     weights_at,
 )
-from pipeline.learners.dense import DenseParameters
-from pipeline.learners.optimisers import make_optimiser
-from pipeline.models.controller import Controller
+from autoemb_pipeline.learners.common.dense import DenseParameters
+from autoemb_pipeline.learners.common.optimisers import make_optimiser
+from autoemb_pipeline.learners.search.controller import Controller
 from tests.kernels import twins
 from tests.kernels.worlds import BATCH, world
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.records import MiniBatch
+from autoemb_pipeline.columns import MiniBatch
 from tests.kernels.loop import Columns, Settings, figures, read_ratings, whole
-from tests.stream.running import config, trainer
+from tests.learners.stream.running import config, trainer
 from tests.streams import synthetic_stream
 
 RATINGS = Path(os.environ.get("AUTOEMB_DATA_DIR", "data")) / "ml-latest-small" / "ratings.csv"
@@ -37,7 +37,7 @@ def test_losses_are_those_of_the_trainer(task, method, close):
     stream = synthetic_stream(1200, seed=5, users=30, items=60)
     made, _ = trainer(config(method, task=task, precision="float64"))
     scores = [
-        made.step(MiniBatch(step=k + 1, records=stream[s : s + 100], next_offsets={0: s + 100})).scores
+        made.step(MiniBatch.of(step=k + 1, records=stream[s : s + 100], next_offsets={0: s + 100})).scores
         for k, s in enumerate(range(0, len(stream), 100))
     ]
     settings = Settings(

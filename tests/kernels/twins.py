@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 
-from pipeline.kernels import ABSENT, HELD, LEARN_ROWS, LEARN_STATISTICS, PREDICT, Interactions, Model, Operations, Predicted, State
+from autoemb_pipeline.kernels import ABSENT, HELD, LEARN_ROWS, LEARN_STATISTICS, PREDICT, Interactions, Model, Operations, Predicted, State
 
 THRESHOLDS = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256, 362, 512, 724, 1024, 1448, 2048, 2896, 4096, 5793, 8192, 11585,
               16384, 23170, 32768, 46341, 65536)  # fmt: skip

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.kernels import HELD, Interactions, Model, Predicted, State, blank_context, blank_totals
+from autoemb_pipeline.kernels import HELD, Interactions, Model, Predicted, State, blank_context, blank_totals
 
 ENDS = np.array([2, 13, 40])
 SLOTS, BATCH = 9, 40
