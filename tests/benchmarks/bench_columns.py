@@ -8,9 +8,8 @@ import numpy as np
 from autoemb_pipeline.columns import Block, concat, distinct
 from autoemb_pipeline.ordering import canonical, late
 from autoemb_pipeline.records import Interaction, RunPosition
-from autoemb_pipeline.schemas.codec import decode_interaction
+from autoemb_pipeline.schemas.codec import decode_interaction, encode_interaction
 from autoemb_pipeline.schemas.columnar import ColumnDecoder, encode_block
-from autoemb_pipeline.schemas.fast import dataset_encoder
 from autoemb_pipeline.source.merge import ColumnMerge
 from autoemb_pipeline.source.reader import Chunk, ColumnReader
 from tests.source.oracle.merge import EventTimeMerge
@@ -79,8 +78,8 @@ def merge_objects(lanes: list[list[list]]) -> None:
 
 
 def main() -> None:
-    records, encode = stream(), dataset_encoder("synthetic")
-    values = [encode(record) for record in records]
+    records = stream()
+    values = [encode_interaction(record) for record in records]
     chunks = [values[at : at + CHUNK] for at in range(0, RECORDS, CHUNK)]
     offsets = np.arange(RECORDS)
     rate("decode, one by one", lambda: [decode_interaction(value) for value in values])
@@ -88,7 +87,7 @@ def main() -> None:
     rate("read a partition, one by one", lambda: read_objects(values))
     rate("read a partition, columns", lambda: read_columns(values, offsets))
     blocks = read_columns(values, offsets)
-    rate("encode, one by one", lambda: [encode(record) for record in records])
+    rate("encode, one by one", lambda: [encode_interaction(record) for record in records])
     rate("encode, columns of 2,000, as bytes objects", lambda: [encode_block(block).values() for block in blocks])
 
     homes = [np.flatnonzero(np.arange(RECORDS) * 7919 % 104_729 % PARTITIONS == p) for p in range(PARTITIONS)]

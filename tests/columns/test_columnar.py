@@ -14,7 +14,6 @@ from autoemb_pipeline.kernels.avro import MAX_DATASETS
 from autoemb_pipeline.records import Interaction
 from autoemb_pipeline.schemas.codec import MAX_SEQUENCE, MAX_TIMESTAMP, encode_interaction
 from autoemb_pipeline.schemas.columnar import HEADER, ColumnDecoder, encode_block
-from autoemb_pipeline.schemas.fast import dataset_encoder
 from autoemb_pipeline.schemas.registry import InteractionDecoder
 from tests.strategies import interactions
 
@@ -140,14 +139,6 @@ def test_errors_other_than_decode_errors_stop_the_run() -> None:
 @given(st.lists(interactions.map(without_features), max_size=8))
 def test_encoded_bytes_are_those_of_one_by_one(records: list[Interaction]) -> None:
     assert encode_block(Block.of(records)).values() == [encode_interaction(record) for record in records]
-
-
-@settings(deadline=None)
-@given(st.lists(interactions.map(without_features), max_size=8))
-def test_and_those_of_the_datasets_encoder(records: list[Interaction]) -> None:
-    encode = dataset_encoder("ml")
-    of_one = [record._replace(dataset="ml", sequence=row) for row, record in enumerate(records)]
-    assert encode_block(Block.of(of_one)).values() == [encode(record) for record in of_one]
 
 
 @settings(deadline=None)
