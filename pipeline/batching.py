@@ -1,4 +1,4 @@
-"""Mini-batches: where each ends, and the order inside it. Pure: items in, mini-batches out, the clock is given.
+"""Mini-batches: where each ends, and the order inside it. Pure: rows in, mini-batches out, the clock is given.
 
 A mini-batch's content is the slice of every partition between two boundaries (`next_offsets`). Its order is the canonical one: the k-way
 merge by head of these slices, a function of the slices alone. So whoever knows the boundaries gets the same mini-batch, however the
@@ -6,19 +6,19 @@ clock and the network played when it was first made (docs/architecture.md, invar
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from heapq import merge as heap_merge
-from itertools import groupby, pairwise
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
+from autoemb_pipeline.columns import RECORD, Block, MiniBatch, Place, Released, Unusable, concat
 from autoemb_pipeline.deliveries import PartitionDeliveries
 from autoemb_pipeline.errors import ConfigurationError, OffsetError
-from autoemb_pipeline.records import ConsumedRecord, DeadLetter, MiniBatch, OfflineStage, Remainder, RunPosition
+from autoemb_pipeline.ordering import canonical, late
+from autoemb_pipeline.records import OfflineStage, RunPosition
 
-Item = ConsumedRecord | Remainder
 Boundaries = Mapping[int, Mapping[int, int]]  # step -> partition -> next offset
-Triple = tuple[int, str, int]  # (timestamp, dataset, sequence)
 
 # A mini-batch ends early at so many dead letters outside its records: a topic full of rubbish must not fill the memory.
 MAX_LOOSE_LETTERS = 10_000
@@ -45,8 +45,8 @@ class Source(Protocol):
         """Announces the boundaries that will be given as ceilings."""
         ...
 
-    def poll_many(self, limit: int, timeout: float, ceilings: Mapping[int, int] | None = None) -> Sequence[Item]:
-        """Up to `limit` items in merged order, none of them beyond the ceilings."""
+    def poll_many(self, limit: int, timeout: float, ceilings: Mapping[int, int] | None = None) -> Released:
+        """Up to `limit` rows in merged order, none of them beyond the ceilings."""
         ...
 
 
@@ -66,7 +66,7 @@ class Waiting(NamedTuple):
 
 
 class Batcher:
-    """Cuts merged items into mini-batches and keeps the run's position at the last boundary.
+    """Cuts merged rows into mini-batches and keeps the run's position at the last boundary.
 
     Args:
         batch_size: interactions of a mini-batch, exactly, but for those that the clock or the end closes.
@@ -74,7 +74,7 @@ class Batcher:
         step: last step done.
         recorded: boundaries of steps after `step`, from the metrics topic. While there is one for the next step it alone decides where
             that mini-batch ends; size and clock are not asked.
-        batch_timeout: seconds after a mini-batch's first item that close it as it is; None never does.
+        batch_timeout: seconds after a mini-batch's first row that close it as it is; None never does.
         offline: the first stage of the stream; its end also ends a mini-batch, so that none belongs to both stages.
         examples: interactions in the steps done.
         pauses: whether to stop where the offline stage ends, so that it can be read again (`autoemb_pipeline.epochs`), until `go_on`.
@@ -109,7 +109,7 @@ class Batcher:
         self._examples = examples
         self._pauses = pauses
         self._paused_at = paused_at
-        self._held: Sequence[Item] = ()
+        self._held = Released()
         self._clock = clock
         self._step = step
         self._offsets = dict(position.next_offsets)
@@ -117,8 +117,10 @@ class Batcher:
         self._refused = {partition: set(offsets) for partition, offsets in position.refused.items()}
         self._joining: dict[int, int] = {}
         self._position = position
-        self._records: list[ConsumedRecord] = []
-        self._remainders: list[Remainder] = []
+        self._blocks: list[Block] = []
+        self._beside: dict[Place, Unusable] = {}
+        self._count = 0
+        self._first_time = 0
         self._loose_letters = 0
         self._opened: float | None = None
 
@@ -130,14 +132,14 @@ class Batcher:
     @property
     def is_full(self) -> bool:
         """Whether nothing may be added before `close` was asked."""
-        return self.ceilings is None and len(self._records) >= self._batch_size
+        return self.ceilings is None and self._count >= self._batch_size
 
     @property
     def room(self) -> int:
-        """How many items may be added before `close` must be asked."""
-        room = self._batch_size - len(self._records)
+        """How many rows may be added before `close` must be asked."""
+        room = self._batch_size - self._count
         if self._offline is not None and self._offline.count is not None:
-            seen = self._examples + len(self._records)
+            seen = self._examples + self._count
             if seen < self._offline.count:
                 room = min(room, self._offline.count - seen)
         return max(1, room)
@@ -150,13 +152,13 @@ class Batcher:
     @property
     def waiting(self) -> Waiting:
         """What the mini-batch being filled holds, and what a pause holds back."""
-        items: list[Item] = [*self._records, *self._remainders, *self._held]
-        interactions = sum(isinstance(item, ConsumedRecord) for item in items)
-        letters = sum(len(item.dead_letters) for item in items)
+        interactions = self._count + _count_records(self._held.block)
+        unusable = [*self._beside.values(), *self._held.beside.values()]
+        letters = sum(len(of.dead_letters) for of in unusable)
         closes_in = None
         if self._opened is not None and self._batch_timeout is not None and self.ceilings is None:
             closes_in = max(0.0, self._opened + self._batch_timeout - self._clock())
-        return Waiting(interactions + letters + sum(item.duplicates for item in items), interactions, letters, closes_in)
+        return Waiting(interactions + letters + sum(of.duplicates for of in unusable), interactions, letters, closes_in)
 
     @property
     def finished(self) -> bool:
@@ -168,13 +170,12 @@ class Batcher:
             return True
         if self._paused_at is not None:
             return self._step >= self._paused_at
-        return self.ceilings is None and bool(self._held)
+        return self.ceilings is None and len(self._held.block) > 0
 
     def go_on(self, step: int) -> None:
         """Begins the online stage after a pause, in which the steps up to `step` were done."""
         self._step, self._pauses, self._offline = step, False, None
-        held, self._held = self._held, ()
-        self.add(held)
+        self._add_held()
 
     def position(self) -> RunPosition:
         """Where the run stands after the last mini-batch closed; what is being filled does not count."""
@@ -198,21 +199,30 @@ class Batcher:
         self._offsets = new | self._offsets
         self._position = replace(position, next_offsets={**position.next_offsets, **new}, first_offsets={**position.first_offsets, **new})
 
-    def add(self, items: Iterable[Item]) -> None:
-        """Takes the next items, at most `room` of them. Those behind the offline stage's end wait for the next mini-batch."""
+    def add(self, released: Released) -> None:
+        """Takes the next rows, at most `room` of them. Those behind the offline stage's end wait for the next mini-batch."""
         if self._offline is not None and self.ceilings is None:
-            items = self._before_stages_part(list(items), self._offline)
-        offsets, records = self._offsets, self._records
-        for item in items:
-            if isinstance(item, Remainder):
-                offsets[item.partition] = item.next_offset
-                self._remainders.append(item)
-                self._loose_letters += len(item.dead_letters)
-                continue
-            offsets[item.partition] = item.offset + 1
-            records.append(item)
-        if self._opened is None and (self._records or self._remainders):
+            released = self._before_stages_part(released, self._offline)
+        block, beside = released
+        if len(block) == 0:
+            return
+        records = block.kind == RECORD
+        count = int(np.count_nonzero(records))
+        if self._count == 0 and count:
+            self._first_time = int(block.time[np.argmax(records)])
+        if count < len(block):
+            places = zip(block.partition[~records].tolist(), block.offset[~records].tolist(), strict=True)
+            self._loose_letters += sum(len(beside[place].dead_letters) for place in places if place in beside)
+        self._offsets.update(_next_offsets(block))
+        self._blocks.append(block)
+        self._beside.update(beside)
+        self._count += count
+        if self._opened is None:
             self._opened = self._clock()
+
+    def _add_held(self) -> None:
+        held, self._held = self._held, Released()
+        self.add(held)
 
     def close(self, *, exhausted: bool = False) -> MiniBatch | None:
         """The mini-batch that is complete now; None when more must be added first.
@@ -225,57 +235,51 @@ class Batcher:
         """
         if not self._is_due(exhausted=exhausted):
             return None
-        ordered, keys = _canonical(self._records)
-        late, frontier = _late(keys, self._position.frontier)
-        items: list[Item] = [*self._records, *self._remainders]
-        letters = [letter for item in items if item.dead_letters for letter in item.dead_letters]
-        letters.sort(key=lambda letter: (letter.partition, letter.offset))  # whichever item carried them was up to the clock
+        rows = concat(self._blocks)
+        block = canonical(rows.only(rows.kind == RECORD))
+        count_late, frontier = late(block, self._position.frontier)
+        letters = [letter for unusable in self._beside.values() for letter in unusable.dead_letters]
+        letters.sort(key=lambda letter: (letter.partition, letter.offset))  # whichever row carried them was up to the clock
         batch = MiniBatch(
             step=self._step + 1,
-            records=[record.interaction for record in ordered],
+            block=block,
             next_offsets=dict(self._offsets),
-            late=late,
-            duplicates=sum(item.duplicates for item in items),
+            late=count_late,
+            duplicates=sum(unusable.duplicates for unusable in self._beside.values()),
             dead_letters=tuple(letters),
         )
         self._step += 1
         self._position = replace(self._position, next_offsets=batch.next_offsets, frontier=frontier)
-        self._remember(self._records, batch)
-        self._examples += len(batch.records)
-        self._records, self._remainders, self._loose_letters, self._opened = [], [], 0, None
-        held, self._held = self._held, ()
-        if held:
-            self.add(held)
+        self._remember(batch)
+        self._examples += len(batch)
+        self._blocks, self._beside, self._count, self._loose_letters, self._opened = [], {}, 0, 0, None
+        self._add_held()
         return batch
 
-    def _remember(self, records: Sequence[ConsumedRecord], batch: MiniBatch) -> None:
+    def _remember(self, batch: MiniBatch) -> None:
         """What must be known of a mini-batch's records when they come again: of re-deliveries, and of those that another pass reads."""
-        for partition, slice_ in _slices(records).items():
-            known = self._deliveries.setdefault(partition, PartitionDeliveries())
-            for dataset, run in groupby((r.interaction for r in slice_ if r.interaction.sequence is not None), lambda i: i.dataset):
-                if dataset is not None:
-                    interactions = list(run)
-                    known.admit_all(dataset, [i.sequence or 0 for i in interactions], [i.timestamp for i in interactions])
+        partition_of = batch.block.partition
+        for partition in np.unique(partition_of).tolist():
+            self._deliveries.setdefault(partition, PartitionDeliveries()).admit_rows(batch.block.only(partition_of == partition))
         if self._pauses:
             for partition, offsets in batch.refused.items():
                 self._refused.setdefault(partition, set()).update(offsets)
 
-    def _before_stages_part(self, items: list[Item], offline: OfflineStage) -> list[Item]:
-        """The items that may join this mini-batch; the rest is held back."""
-        count = len(self._records)
-        is_over: bool | None = None if count == 0 else offline.is_over(self._examples, self._records[0].interaction.timestamp)
-        if self._pauses:
-            is_over = False
-        for place, item in enumerate(items):
-            if isinstance(item, Remainder):
-                continue
-            over = offline.is_over(self._examples + count, item.interaction.timestamp)
-            if is_over is False and over:
-                self._held = items[place:]
-                return items[:place]
-            is_over = over if is_over is None else is_over
-            count += 1
-        return items
+    def _before_stages_part(self, released: Released, offline: OfflineStage) -> Released:
+        """The rows that may join this mini-batch; the rest is held back."""
+        places = np.flatnonzero(released.block.kind == RECORD)
+        if len(places) == 0:
+            return released
+        over = np.ones(len(places), np.bool_)  # `OfflineStage.is_over`, of each record
+        if offline.count is not None:
+            over &= self._examples + self._count + np.arange(len(places)) >= offline.count
+        if offline.until_ms is not None:
+            over &= released.block.time[places] >= offline.until_ms
+        begun_over = bool(over[0]) if self._count == 0 else offline.is_over(self._examples, self._first_time)
+        if (begun_over and not self._pauses) or not over.any():
+            return released
+        released, self._held = _divided(released, int(places[np.argmax(over)]))
+        return released
 
     def _is_due(self, *, exhausted: bool) -> bool:
         ceilings = self.ceilings
@@ -283,15 +287,15 @@ class Batcher:
             return self._at_recorded_boundary(ceilings, exhausted=exhausted)
         if self._opened is None:
             return False
-        if self._held or len(self._records) >= self._batch_size or self._ends_offline_stage or self._loose_letters >= MAX_LOOSE_LETTERS:
+        if len(self._held.block) or self._count >= self._batch_size or self._ends_offline_stage or self._loose_letters >= MAX_LOOSE_LETTERS:
             return True
         return exhausted or (self._batch_timeout is not None and self._clock() - self._opened >= self._batch_timeout)
 
     @property
     def _ends_offline_stage(self) -> bool:
         """Whether the records fill the offline stage's number exactly."""
-        seen, offline = self._examples + len(self._records), self._offline
-        return bool(self._records) and offline is not None and offline.count == seen
+        seen, offline = self._examples + self._count, self._offline
+        return self._count > 0 and offline is not None and offline.count == seen
 
     def _at_recorded_boundary(self, ceilings: Mapping[int, int], *, exhausted: bool) -> bool:
         short = {p: self._offsets.get(p, 0) for p, offset in ceilings.items() if self._offsets.get(p, 0) < offset}
@@ -308,7 +312,7 @@ def read(source: Source, batcher: Batcher, *, patience: float = 0.1) -> Iterator
     """Each mini-batch as it is closed, and None after each wait without one; ends with the reading, or where the source is exhausted.
 
     Args:
-        source: hands out items in merged order; must stand where `batcher` does.
+        source: hands out rows in merged order; must stand where `batcher` does.
         batcher: cuts them.
         patience: seconds of the longest wait.
     """
@@ -331,32 +335,24 @@ def batches(source: Source, batcher: Batcher, *, patience: float = 0.1) -> Itera
     return (batch for batch in read(source, batcher, patience=patience) if batch is not None)
 
 
-def _canonical(records: Sequence[ConsumedRecord]) -> tuple[Sequence[ConsumedRecord], Sequence[Triple]]:
-    """The records in the k-way merge by head of their partitions' slices, and each one's (timestamp, dataset, sequence)."""
-    keys = [record.merge_key for record in records]
-    if all(a < b for a, b in pairwise(keys)):
-        return records, [key[:3] for key in keys]
-    ordered = list(heap_merge(*_slices(records).values(), key=lambda record: record.merge_key))
-    return ordered, [record.merge_key[:3] for record in ordered]
+def _count_records(block: Block) -> int:
+    return int(np.count_nonzero(block.kind == RECORD))
 
 
-def _slices(records: Sequence[ConsumedRecord]) -> Mapping[int, Sequence[ConsumedRecord]]:
-    """Partition -> its records, in offset order."""
-    slices: dict[int, list[ConsumedRecord]] = {}
-    for record in records:
-        slices.setdefault(record.partition, []).append(record)
-    return slices
+def _next_offsets(block: Block) -> Mapping[int, int]:
+    """Partition -> offset after its last row; the offsets of a partition ascend."""
+    if len(block) and (block.partition == block.partition[0]).all():
+        return {int(block.partition[0]): int(block.offset[-1]) + 1}
+    partitions, from_behind = np.unique(block.partition[::-1], return_index=True)
+    return dict(zip(partitions.tolist(), (block.offset[::-1][from_behind] + 1).tolist(), strict=True))
 
 
-def _late(triples: Sequence[Triple], frontier: Triple | None) -> tuple[int, Triple | None]:
-    """How many lie below the greatest one before them, and the greatest of all."""
-    late = 0
-    for triple in triples:
-        if frontier is None or triple >= frontier:
-            frontier = triple
-        else:
-            late += 1
-    return late, frontier
-
-
-__all__ = ["Batcher", "Boundaries", "DeadLetter", "Item", "Source", "Waiting", "batches"]
+def _divided(released: Released, row: int) -> tuple[Released, Released]:
+    """The rows before this one, and from it on, each with what lies beside it."""
+    before, behind = released.block[:row], released.block[row:]
+    ends = _next_offsets(before)
+    first: dict[Place, Unusable] = {}
+    rest: dict[Place, Unusable] = {}
+    for place, unusable in released.beside.items():
+        (first if place[1] < ends.get(place[0], 0) else rest)[place] = unusable
+    return Released(before, first), Released(behind, rest)

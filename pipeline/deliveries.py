@@ -16,11 +16,14 @@ trained longest ago. What is forgotten is trained again when it is sent again; f
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from autoemb_pipeline.columns import Block
+from autoemb_pipeline.kernels.order import ascending_runs
+from autoemb_pipeline.kernels.spans import extend_spans, thin_spans
+from autoemb_pipeline.remembered import Chain, Remembered
 
 MAX_ANCHORS = 1_024  # of one dataset in one partition; a span has two
 MAX_CHAINS = 16
@@ -29,33 +32,7 @@ _PARTITION_ANCHORS = 8 * MAX_ANCHORS  # where there are more than eight datasets
 
 _THINNABLE = 3  # spans of which two can become one, the last being left alone
 
-Column = tuple[int, ...]
-
-
-class Chain(NamedTuple):
-    """Spans in the order of their sequences, which do not overlap. Columns: first and last sequence, earliest and latest time (ms)."""
-
-    first: Column
-    last: Column
-    low: Column
-    high: Column
-
-
-class Remembered(NamedTuple):
-    """What is known of one dataset in one partition."""
-
-    dataset: str
-    chains: tuple[Chain, ...]
-
-    @property
-    def highest(self) -> int:
-        """The highest sequence trained, as far as is remembered."""
-        return max(chain.last[-1] for chain in self.chains)
-
-    @classmethod
-    def up_to(cls, dataset: str, sequence: int, timestamp: int) -> "Remembered":
-        """All of the dataset up to a sequence and a time (ms) was trained."""
-        return cls(dataset, (Chain((0,), (sequence,), (0,), (timestamp,)),))
+Integers = NDArray[np.int64]
 
 
 class PartitionDeliveries:
@@ -70,6 +47,11 @@ class PartitionDeliveries:
         self._newest = next(reversed(self._datasets), None)
         self._limit = self._spans_each()
         self.forgotten = 0
+
+    def highest(self, dataset: str) -> int:
+        """The highest sequence of the dataset, as far as is remembered; -1 for none."""
+        known = self._datasets.get(dataset)
+        return -1 if known is None else known.highest
 
     def admit(self, dataset: str, sequence: int, timestamp: int) -> bool:
         """Whether the record is new, and then remembers it. A re-delivery changes nothing.
@@ -88,21 +70,33 @@ class PartitionDeliveries:
             self._newest = dataset
         return True
 
-    def admit_all(self, dataset: str, sequences: Sequence[int], timestamps: Sequence[int]) -> None:
+    def admit_all(self, dataset: str, sequences: Integers, timestamps: Integers) -> None:
         """The same as `admit` of each of these records, faster where they ascend above all others."""
-        known = self._datasets.get(dataset)
-        ascending = known is not None and known.is_below(sequences)
-        if known is None or dataset != self._newest or not ascending:
-            for sequence, timestamp in zip(sequences, timestamps, strict=True):
+        if len(sequences) == 0:
+            return
+        if sequences[0] <= self.highest(dataset) or not (sequences[1:] > sequences[:-1]).all():
+            for sequence, timestamp in zip(sequences.tolist(), timestamps.tolist(), strict=True):
                 self.admit(dataset, sequence, timestamp)
             return
-        start = 0
-        while start < len(sequences):
-            end = start + self._limit + 1 - known.size
-            known.extend(sequences[start:end], timestamps[start:end])
-            if known.size > self._limit:
-                known.thin(self._limit)
-            start = end
+        self.admit(dataset, int(sequences[0]), int(timestamps[0]))  # the dataset may be new, or not the newest
+        self._datasets[dataset].extend(sequences[1:], timestamps[1:], self._limit)
+
+    def admit_rows(self, block: Block) -> NDArray[np.bool_] | None:
+        """[n] whether each record is new, remembering the new ones in their order; None where all are.
+
+        Records whose sequences ascend above their dataset's highest are handed over run by run, all others one by one.
+        """
+        highest = np.array([self.highest(name) for name in block.datasets], np.int64)
+        starts, stops, above = ascending_runs(block.dataset, block.sequence, highest)
+        new: NDArray[np.bool_] | None = None
+        for start, stop, ascends in zip(starts.tolist(), stops.tolist(), above.tolist(), strict=True):
+            name = block.datasets[block.dataset[start]]
+            if ascends:
+                self.admit_all(name, block.sequence[start:stop], block.time[start:stop])
+            elif not self.admit(name, int(block.sequence[start]), int(block.time[start])):
+                new = np.ones(len(block), np.bool_) if new is None else new
+                new[start] = False
+        return new
 
     def snapshot(self) -> tuple[Remembered, ...]:
         """All that it knows, as a value."""
@@ -121,86 +115,89 @@ class PartitionDeliveries:
 
 
 class _Spans:
-    """A chain that grows."""
+    """A chain that grows: columns with room to spare, of which the first ``size`` entries are set."""
 
-    __slots__ = ("first", "high", "last", "low")
+    __slots__ = ("first", "high", "last", "low", "size")
 
     def __init__(self, chain: Chain) -> None:
-        self.first, self.last, self.low, self.high = map(list, chain)
+        self.size = len(chain.first)
+        self.first, self.last, self.low, self.high = (np.array(column, np.int64) for column in chain)
 
     def __len__(self) -> int:
-        return len(self.first)
+        return self.size
+
+    @property
+    def highest(self) -> int:
+        """The last span's last sequence."""
+        return int(self.last[self.size - 1])
 
     def holds(self, sequence: int, timestamp: int) -> bool:
         """Whether a span encloses the record."""
-        at = bisect_right(self.first, sequence) - 1
-        return at >= 0 and sequence <= self.last[at] and self.low[at] <= timestamp <= self.high[at]
+        at = bisect_right(self.first, sequence, 0, self.size) - 1
+        return at >= 0 and bool(sequence <= self.last[at] and self.low[at] <= timestamp <= self.high[at])
 
     def append(self, sequence: int, timestamp: int) -> None:
         """A record behind all spans."""
-        self.first.append(sequence)
-        self.last.append(sequence)
-        self.low.append(timestamp)
-        self.high.append(timestamp)
+        self._insert(self.size, sequence, timestamp)
 
-    def extend(self, sequences: Sequence[int], timestamps: Sequence[int]) -> None:
-        """Records behind all spans, ascending."""
-        self.first.extend(sequences)
-        self.last.extend(sequences)
-        self.low.extend(timestamps)
-        self.high.extend(timestamps)
+    def extend(self, sequences: Integers, timestamps: Integers, limit: int) -> None:
+        """Records behind all spans, ascending; at most ``limit`` spans stay."""
+        self.reserve(limit + 1)
+        self.size = extend_spans(self.first, self.last, self.low, self.high, self.size, sequences, timestamps, limit)
 
     def takes(self, sequence: int, timestamp: int) -> bool:
         """Adds a record that is in none of the spans, if it goes on from the last or fits, in time too, between two; whether it did."""
-        if sequence > self.last[-1]:
+        if sequence > self.highest:
             self.append(sequence, timestamp)
             return True
-        at = bisect_right(self.first, sequence)
+        at = bisect_right(self.first, sequence, 0, self.size)
         if at > 0 and (sequence <= self.last[at - 1] or timestamp < self.high[at - 1]):
             return False
         if timestamp > self.low[at]:
             return False
-        for column, value in ((self.first, sequence), (self.last, sequence), (self.low, timestamp), (self.high, timestamp)):
-            column.insert(at, value)
+        self._insert(at, sequence, timestamp)
         return True
 
     def thin(self) -> None:
-        """Makes one of each two neighbours, but for the quarter of the pairs that would enclose most, and for the last span.
+        """Fewer spans: `autoemb_pipeline.kernels.spans.thin_spans`."""
+        self.size = thin_spans(self.first, self.last, self.low, self.high, self.size)
 
-        So a stray sequence far from all others is not joined to them, and where the stream goes on nothing is guessed.
-        """
-        first, last, low, high = (np.array(c, dtype=np.int64) for c in (self.first, self.last, self.low, self.high))
-        pairs = (len(self) - 1) // 2
-        left, right = slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2)
-        bottom, top = np.minimum(low[left], low[right]), np.maximum(high[left], high[right])
-        enclosed = ((last[right] - first[left]).astype(np.float64) + 1) * ((top - bottom).astype(np.float64) + 1)
-        joined = np.argsort(enclosed, kind="stable")[: max(1, 3 * pairs // 4)]
-        at = 2 * joined
-        last[at], low[at], high[at] = last[at + 1], bottom[joined], top[joined]
-        self.first, self.last, self.low, self.high = (_without(column, at + 1) for column in (first, last, low, high))
+    def snapshot(self) -> Chain:
+        """The spans as a value."""
+        return Chain(*(tuple(column[: self.size].tolist()) for column in (self.first, self.last, self.low, self.high)))
 
+    def reserve(self, size: int) -> None:
+        """Room for so many spans."""
+        if size > len(self.first):
+            room = np.zeros((4, max(size, 2 * len(self.first))), np.int64)
+            for row, column in zip(room, (self.first, self.last, self.low, self.high), strict=True):
+                row[: self.size] = column[: self.size]
+            self.first, self.last, self.low, self.high = room
 
-def _without(column: NDArray[np.int64], places: NDArray[np.int64]) -> list[int]:
-    kept: list[int] = np.delete(column, places).tolist()
-    return kept
+    def _insert(self, at: int, sequence: int, timestamp: int) -> None:
+        self.reserve(self.size + 1)
+        for column, value in ((self.first, sequence), (self.last, sequence), (self.low, timestamp), (self.high, timestamp)):
+            column[at + 1 : self.size + 1] = column[at : self.size]
+            column[at] = value
+        self.size += 1
 
 
 class _Dataset:
     """What was trained of one dataset: a chain, and one more for each time that the sequences began anew or one lay far beyond the rest."""
 
-    __slots__ = ("_chains", "_highest", "size")
+    __slots__ = ("_chains", "highest", "size")
 
     def __init__(self, chains: Sequence[Chain]) -> None:
         self._chains = [_Spans(chain) for chain in chains]
         self.size = sum(map(len, self._chains))
-        self._highest = self._highest_of_all()
+        self.highest = self._highest_of_all()
 
     def admit(self, sequence: int, timestamp: int) -> bool:
         """As `PartitionDeliveries.admit`."""
         chains = self._chains
-        if sequence > self._highest and chains:
+        if sequence > self.highest and chains:
             chains[0].append(sequence, timestamp)
-            self._highest = sequence
+            self.highest = sequence
         elif any(chain.holds(sequence, timestamp) for chain in chains):
             return False
         elif not any(chain.takes(sequence, timestamp) for chain in chains):
@@ -208,15 +205,16 @@ class _Dataset:
         self.size += 1
         return True
 
-    def is_below(self, sequences: Sequence[int]) -> bool:
-        """Whether these ascend, and lie above all that is remembered."""
-        return bool(self._chains) and sequences[0] > self._highest and all(a < b for a, b in pairwise(sequences))
-
-    def extend(self, sequences: Sequence[int], timestamps: Sequence[int]) -> None:
-        """Records of which `is_below` is true."""
-        self._chains[0].extend(sequences, timestamps)
-        self._highest = sequences[-1]
-        self.size += len(sequences)
+    def extend(self, sequences: Integers, timestamps: Integers, limit: int) -> None:
+        """Records that ascend above all that is remembered; at most ``limit`` spans stay."""
+        if len(self._chains) == 1 and limit >= _THINNABLE:
+            self._chains[0].extend(sequences, timestamps, limit)
+            self.size = len(self._chains[0])
+            self.highest = max(self.highest, int(sequences[-1]) if len(sequences) else -1)
+            return
+        for sequence, timestamp in zip(sequences.tolist(), timestamps.tolist(), strict=True):
+            self.admit(sequence, timestamp)
+            self.thin(limit)
 
     def thin(self, limit: int) -> None:
         """Down to so many spans."""
@@ -231,20 +229,20 @@ class _Dataset:
 
     def snapshot(self) -> tuple[Chain, ...]:
         """Its chains as values."""
-        return tuple(Chain(tuple(c.first), tuple(c.last), tuple(c.low), tuple(c.high)) for c in self._chains)
+        return tuple(chain.snapshot() for chain in self._chains)
 
     def _begin(self, sequence: int, timestamp: int) -> None:
         if len(self._chains) >= MAX_CHAINS:
             self._forget_one()
         self._chains.append(_Spans(Chain((sequence,), (sequence,), (timestamp,), (timestamp,))))
-        self._highest = self._highest_of_all()
+        self.highest = self._highest_of_all()
 
     def _forget_one(self) -> None:
         """The chain with the fewest spans, the oldest of those."""
         least = min(self._chains, key=len)
         self._chains.remove(least)
         self.size -= len(least)
-        self._highest = self._highest_of_all()
+        self.highest = self._highest_of_all()
 
     def _highest_of_all(self) -> int:
-        return max((chain.last[-1] for chain in self._chains), default=-1)
+        return max((chain.highest for chain in self._chains), default=-1)

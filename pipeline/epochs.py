@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from autoemb_pipeline.batching import MAX_LOOSE_LETTERS, Batcher, Source, Waiting, read
-from autoemb_pipeline.records import MiniBatch, RereadPosition, RunPosition
+from autoemb_pipeline.columns import MiniBatch
+from autoemb_pipeline.records import RereadPosition, RunPosition
 
 S = TypeVar("S", bound=Source)
 
@@ -66,7 +67,7 @@ class RereadBatcher(Batcher):
         at_end = self._at_recorded_boundary(self._end, exhausted=exhausted)
         if self._opened is None:
             return False
-        return at_end or len(self._records) >= self._batch_size or self._loose_letters >= MAX_LOOSE_LETTERS
+        return at_end or self._count >= self._batch_size or self._loose_letters >= MAX_LOOSE_LETTERS
 
 
 class Epochs:

@@ -12,12 +12,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from autoemb_pipeline.deliveries import Remembered
+from autoemb_pipeline.remembered import Remembered
 
 FloatArray = NDArray[np.float64]
 Task = Literal["binary", "rating"]
 ContextMode = Literal["batch", "event", "strict"]
-MergeKey = tuple[int, str, int, int, int]
 
 RATING_CLASSES = 5
 CONTEXT_FEATURES = 16  # x0..x15 of docs/algorithm.md
@@ -55,70 +54,6 @@ class DeadLetter(NamedTuple):
     def id(self) -> str:
         """``topic:partition:offset``, the key in the dead-letter topic."""
         return f"{self.topic}:{self.partition}:{self.offset}"
-
-
-class ConsumedRecord(NamedTuple):
-    """A decoded interaction at its place in the topic, with the unusable records that stood directly before it in its partition.
-
-    ``duplicates`` counts skipped re-deliveries, ``dead_letters`` holds undecodable records, both since the previous usable record.
-    """
-
-    interaction: Interaction
-    partition: int
-    offset: int
-    duplicates: int = 0
-    dead_letters: tuple[DeadLetter, ...] = ()
-
-    @property
-    def merge_key(self) -> MergeKey:
-        """(timestamp, dataset, sequence, partition, offset): the total order of the stream (docs/architecture.md, invariant 4)."""
-        i = self.interaction
-        return (i.timestamp, i.dataset or "", -1 if i.sequence is None else i.sequence, self.partition, self.offset)
-
-
-class Remainder(NamedTuple):
-    """Unusable records of a partition that no usable record carries: they advance the partition and hold nothing to train on.
-
-    ``next_offset`` is the offset after the last of them. ``trailing``: at a partition's frozen end (`--until-end`), after all else.
-    """
-
-    partition: int
-    next_offset: int
-    duplicates: int = 0
-    dead_letters: tuple[DeadLetter, ...] = ()
-    trailing: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MiniBatch:
-    """Interactions in merged order, and where every partition stands after them.
-
-    Attributes:
-        step: 1 for the first mini-batch of a run.
-        records: the interactions, in the canonical merged order; may be empty when only dead letters or duplicates advanced.
-        next_offsets: partition -> offset of the first record not in this or an earlier batch.
-        late: interactions whose event time lies before the merge frontier.
-        duplicates: records skipped as re-deliveries.
-        dead_letters: undecodable records passed in this batch.
-        epoch: 1 when its interactions are read for the first time; e in the e-th epoch of the offline stage.
-    """
-
-    step: int
-    records: Sequence[Interaction]
-    next_offsets: Mapping[int, int]
-    late: int = 0
-    duplicates: int = 0
-    dead_letters: tuple[DeadLetter, ...] = ()
-    epoch: int = 1
-
-    @property
-    def refused(self) -> Mapping[int, Sequence[int]]:
-        """Partition -> offsets of the dead letters that the clock decided (`AHEAD`), ascending."""
-        refused: dict[int, list[int]] = {}
-        for letter in self.dead_letters:
-            if letter.reason == AHEAD:
-                refused.setdefault(letter.partition, []).append(letter.offset)
-        return refused
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -49,7 +49,7 @@ def train(config: RunConfig, ports: Ports) -> RunSummary:
         run.checkpoints.first()
         for batch in run.batches:
             if batch is not None:
-                with run.meter.step(len(batch.records)):
+                with run.meter.step(len(batch)):
                     result = run.trainer.step(batch)
                 failpoint("step")
                 run.predictions.add(batch, result.scores, result.predictions, result.inputs)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.context.tracker import ContextConfig, ContextTracker, context_tables
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.learners.base import MicroBatchLearner
@@ -17,7 +18,7 @@ from autoemb_pipeline.prequential.balance import LabelBalance
 from autoemb_pipeline.prequential.labels import labels_of
 from autoemb_pipeline.prequential.metrics import Prequential, PrequentialConfig
 from autoemb_pipeline.prequential.references import Logistic, RunningMean
-from autoemb_pipeline.records import CONTEXT_FEATURES, FloatArray, Interaction, Labels, LearnerInputs, MiniBatch, OfflineStage, Predictions
+from autoemb_pipeline.records import CONTEXT_FEATURES, FloatArray, Interaction, Labels, LearnerInputs, OfflineStage, Predictions
 from autoemb_pipeline.rows import RowStore, TableSpec
 
 COUNTERS = ("late", "duplicates", "dead_letters")
@@ -118,18 +119,19 @@ class Trainer:
         self._counters["late"] += batch.late
         self._counters["duplicates"] += batch.duplicates
         self._counters["dead_letters"] += len(batch.dead_letters)
-        if not batch.records:
+        if len(batch) == 0:
             self._prequential.skip()
             return StepResult(metrics=self._metrics(batch))
         self._enter_online_stage(batch)
-        labels = labels_of(batch.records, positive_above=self._config.positive_above)
-        self._balance.add(np.array([record.rating for record in batch.records], dtype=np.float64), labels)
-        held_out = self._config.learner.held_out(size=len(batch.records), step=batch.step)
-        inputs = self._context.observe(batch.records, labels, held_out)
-        predictions = self._predict(batch.records, inputs, labels)
+        records, ratings = batch.records, batch.block.rating
+        labels = labels_of(ratings, positive_above=self._config.positive_above)
+        self._balance.add(ratings, labels)
+        held_out = self._config.learner.held_out(size=len(batch), step=batch.step)
+        inputs = self._context.observe(records, labels, held_out)
+        predictions = self._predict(records, inputs, labels)
         references = {"running_mean": self._running_mean.predict(inputs), "logistic": self._logistic.predict(inputs)}
         scores = self._prequential.add(predictions, references, labels, inputs.users, inputs.items)
-        self._examples += len(batch.records)
+        self._examples += len(batch)
         self._learner.update(labels)
         self._logistic.update(inputs, references["logistic"], labels)
         self._context.record(scores["method"][0], predictions.user_weights, predictions.item_weights, held_out)
@@ -138,9 +140,9 @@ class Trainer:
     def _step_again(self, batch: MiniBatch) -> StepResult:
         """Trains the learner on interactions of an earlier epoch. They were predicted, scored and counted then."""
         self._prequential.skip()
-        if batch.records:
+        if len(batch):
             self._learner.predict(self._context.peek(batch.records))
-            self._learner.update(labels_of(batch.records, positive_above=self._config.positive_above))
+            self._learner.update(labels_of(batch.block.rating, positive_above=self._config.positive_above))
         return StepResult(metrics=self._metrics(batch))
 
     def _predict(self, records: Sequence[Interaction], inputs: LearnerInputs, labels: Labels) -> Predictions:
@@ -166,7 +168,7 @@ class Trainer:
     def _enter_online_stage(self, batch: MiniBatch) -> None:
         """At the online stage's first mini-batch the running metrics begin anew (section 3.4: the online stage alone is reported)."""
         offline = self._config.offline
-        if offline is not None and not self._online and offline.is_over(self._examples, batch.records[0].timestamp):
+        if offline is not None and not self._online and offline.is_over(self._examples, int(batch.block.time[0])):
             self._online = True
             self._prequential = self._fresh_metrics()
 
@@ -178,8 +180,8 @@ class Trainer:
             "preset": learner.preset,
             "context_mode": self._config.context.mode,
             "step": batch.step,
-            "batch_examples": len(batch.records),
-            "event_time": batch.records[-1].timestamp if batch.records else None,
+            "batch_examples": len(batch),
+            "event_time": int(batch.block.time[-1]) if len(batch) else None,
             **self._balance.fields(),
             **self._prequential.fields(),
             "stage": "online" if self._online else "offline",

@@ -12,10 +12,11 @@ from autoemb_pipeline.checkpoint.outputs import OutputTopics
 from autoemb_pipeline.checkpoint.resume import Resumed, resume
 from autoemb_pipeline.checkpoint.store import CheckpointStore
 from autoemb_pipeline.checkpoint.writer import CheckpointWriter
+from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.config import Ports, RunConfig
 from autoemb_pipeline.epochs import Epochs
 from autoemb_pipeline.meter import Meter
-from autoemb_pipeline.records import MiniBatch, RunPosition
+from autoemb_pipeline.records import RunPosition
 from autoemb_pipeline.redaction import keep_settings_secret
 from autoemb_pipeline.reporting import RuntimeReporter
 from autoemb_pipeline.sink.dead_letters import DeadLetterSink

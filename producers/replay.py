@@ -13,13 +13,14 @@ is decided by the value alone.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal, NoReturn
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from autoemb_pipeline.columns import Block
 from autoemb_pipeline.errors import BrokerError, ConfigurationError, DatasetError, DeliveryError, TopicError
 from autoemb_pipeline.kafka.errors import attempt
 from autoemb_pipeline.kafka.settings import open_producer
@@ -29,9 +30,10 @@ from autoemb_pipeline.producers.resume import ResumePoints, resume_points, unsen
 from autoemb_pipeline.producers.topic_reader import FINGERPRINT_HEADER, Decode, InteractionReader
 from autoemb_pipeline.records import Interaction
 from autoemb_pipeline.schemas.codec import decode_interaction
-from autoemb_pipeline.schemas.fast import dataset_encoder
+from autoemb_pipeline.schemas.columnar import encode_block
 
 Encode = Callable[[Interaction], bytes]
+EncodeBlock = Callable[[Block], Sequence[bytes]]
 
 # records between two looks at delivery errors, the clock and the stop flag
 _STRIDE: Final = 256
@@ -158,7 +160,7 @@ def replay(
     try:
         partitions = _partitions(reader, config)
         points = resume_points(reader, dataset, selection, partitions)
-        sender = _Sender(dataset, config, selection, partitions, points, kafka, encode or dataset_encoder(dataset.name), reader)
+        sender = _Sender(dataset, config, selection, partitions, points, kafka, _of_blocks(encode), reader)
         if not points.following:
             return sender.result("already-complete")
         if not sender.run(progress, stop):
@@ -173,6 +175,12 @@ def replay(
         return sender.result("complete")
     finally:
         reader.close()
+
+
+def _of_blocks(encode: Encode | None) -> EncodeBlock:
+    if encode is None:
+        return lambda block: encode_block(block).values()
+    return lambda block: [encode(interaction) for interaction in block.interactions()]
 
 
 def _partitions(reader: InteractionReader, config: ReplayConfig) -> int:
@@ -203,7 +211,7 @@ class _Sender:
         partitions: int,
         points: ResumePoints,
         kafka: Mapping[str, str],
-        encode: Encode,
+        encode: EncodeBlock,
         reader: InteractionReader,
     ) -> None:
         self._reader, self._already = reader, points.present
@@ -287,28 +295,27 @@ class _Sender:
 
     def _send_all(self, producer: Producer, progress: Callable[[ReplayProgress], None], stop: Callable[[], bool]) -> bool:
         pace = self._pace(self._next or 0)
-        encode, produce = self._encode, producer.produce
+        produce, countdown = producer.produce, 0
         topic, headers = self._config.topic, [(FINGERPRINT_HEADER, self._dataset.fingerprint.encode())]
-        countdown = 0
-        for partition, interaction in unsent(self._dataset, self._selection, self._points, self._partitions):
-            timestamp, sequence = interaction.timestamp, interaction.sequence or 0
-            if countdown == 0 or pace is not None:
-                if not self._tend(producer, progress, stop, due=pace and pace(timestamp)):
-                    return False
-                countdown = _STRIDE
-            countdown -= 1
-            value = encode(interaction)
-            while True:
-                try:
-                    produce(topic, value, interaction.user_id.encode(), partition, timestamp=timestamp or 1, headers=headers)
-                    break
-                except BufferError:
-                    if not self._tend(producer, progress, stop, due=time.monotonic() + _FULL_SECONDS):
+        for partitions, block in unsent(self._dataset, self._selection, self._points, self._partitions):
+            columns = block.user_ids.to_list(), partitions.tolist(), block.time.tolist(), block.sequence.tolist()
+            for value, key, partition, timestamp, sequence in zip(self._encode(block), *columns, strict=True):
+                if countdown == 0 or pace is not None:
+                    if not self._tend(producer, progress, stop, due=pace and pace(timestamp)):
                         return False
-                except KafkaException as error:
-                    self._raise(error.args[0], sequence)
-            self._sent += 1
-            self._next, self._event_time = sequence + 1, timestamp
+                    countdown = _STRIDE
+                countdown -= 1
+                while True:
+                    try:
+                        produce(topic, value, key, partition, timestamp=timestamp or 1, headers=headers)
+                        break
+                    except BufferError:
+                        if not self._tend(producer, progress, stop, due=time.monotonic() + _FULL_SECONDS):
+                            return False
+                    except KafkaException as error:
+                        self._raise(error.args[0], sequence)
+                self._sent += 1
+                self._next, self._event_time = sequence + 1, timestamp
         return True
 
     def _pace(self, first: int) -> Callable[[int], float] | None:

@@ -12,13 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+import numpy as np
 import polars as pl
 
+from autoemb_pipeline.columns import Block, Integers
 from autoemb_pipeline.errors import TopicError
+from autoemb_pipeline.kernels.texts import partitions_of
 from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
 from autoemb_pipeline.producers.partitioner import Partitioner
 from autoemb_pipeline.producers.topic_reader import OTHER_TOPIC, Ends, Stored, TopicView
-from autoemb_pipeline.records import Interaction
 
 # an appended batch of a process killed a moment ago, or another replay at work, shows within this time
 _QUIET_SECONDS: Final = 0.3
@@ -87,15 +89,15 @@ def resume_points(reader: TopicView, dataset: SortedDataset, selection: range, p
     )
 
 
-def unsent(dataset: SortedDataset, selection: range, points: ResumePoints, partitions: int) -> Iterator[tuple[int, Interaction]]:
-    """(partition, interaction) of each selected interaction that the topic lacks, in order of their sequences."""
+def unsent(dataset: SortedDataset, selection: range, points: ResumePoints, partitions: int) -> Iterator[tuple[Integers, Block]]:
+    """The selected interactions that the topic lacks, in order of their sequences, and the partition of each."""
     if not points.following:
         return
-    partition_of, last = Partitioner(partitions), points.last
-    for interaction in dataset.interactions(range(min(points.following.values()), selection.stop)):
-        partition = partition_of(interaction.user_id)
-        if interaction.sequence > last.get(partition, -1):  # type: ignore[operator]  # a dataset's interactions have sequences
-            yield partition, interaction
+    last = np.array([points.last.get(partition, -1) for partition in range(partitions)], np.int64)
+    for block in dataset.blocks(range(min(points.following.values()), selection.stop)):
+        home = partitions_of(block.user_ids.data, block.user_ids.bounds, partitions)
+        lacking = block.sequence > last[home]
+        yield home[lacking], block.only(lacking)
 
 
 class _Row(NamedTuple):

@@ -82,6 +82,8 @@ def read_body(payload: bytes, start: int, writer: Any, reader: Any | None = None
         record: dict[str, Any] = schemaless_reader(source, writer, reader)
     except SchemaResolutionError as error:
         raise DecodeError("unknown-schema", f"the writer's schema cannot be read as this project's: {error}") from error
+    except EOFError as error:  # its text names an object's address, and a dead letter is to be the same whenever it is made
+        raise DecodeError("bad-avro", "not an Avro body of the schema: it ends before the record does") from error
     except Exception as error:  # fastavro names no set of errors for malformed bytes
         raise DecodeError("bad-avro", f"not an Avro body of the schema: {type(error).__name__}: {error}") from error
     if source.tell() != len(payload):

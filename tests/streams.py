@@ -1,5 +1,6 @@
 """Small interaction streams for tests. Synthetic unless a name says otherwise."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,3 +38,8 @@ def movielens_stream(folder: Path) -> list[Interaction]:
         Interaction(str(user), str(item), rating, seconds * 1000, "ml", sequence)
         for sequence, (user, item, rating, seconds) in enumerate(frame.iter_rows())
     ]
+
+
+def ratings_of(interactions: Sequence[Interaction]) -> np.ndarray:
+    """[n] their ratings, as `labels_of` takes them."""
+    return np.array([interaction.rating for interaction in interactions], dtype=np.float64)

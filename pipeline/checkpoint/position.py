@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from autoemb_pipeline.deliveries import Chain, Column, Remembered
 from autoemb_pipeline.offsets import offsets_from_text, offsets_to_text
 from autoemb_pipeline.records import RereadPosition, RunPosition
+from autoemb_pipeline.remembered import Chain, Column, Remembered
 
 
 def position_to_json(position: RunPosition) -> dict[str, Any]:

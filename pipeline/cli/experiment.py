@@ -99,7 +99,7 @@ def as_stream(dataset: SortedDataset, limit: int | None) -> Stream:
         name=f"{dataset.name} (first {len(selection):,})" if cut else dataset.name,
         fingerprint=f"{dataset.fingerprint}:{len(selection)}",
         length=len(selection),
-        open=partial(dataset.interactions, selection),
+        open=partial(dataset.blocks, selection),
     )
 
 

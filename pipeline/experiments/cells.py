@@ -16,8 +16,9 @@ import polars as pl
 
 from autoemb_pipeline.batching import Batcher
 from autoemb_pipeline.checkpoint.identity import RunIdentity, flatten, read_identity, write_identity
+from autoemb_pipeline.columns import Block, MiniBatch
 from autoemb_pipeline.epochs import Epochs
-from autoemb_pipeline.records import Interaction, MiniBatch, OfflineStage, RunPosition
+from autoemb_pipeline.records import Interaction, OfflineStage, RunPosition
 from autoemb_pipeline.rows import RowStore, TableSpec
 from autoemb_pipeline.sink.prediction_log import PredictionLog, read_predictions
 from autoemb_pipeline.source.memory import IterableLog, MemorySource
@@ -37,17 +38,25 @@ class Stream:
         name: of the dataset; says synthetic where it is.
         fingerprint: of data and order.
         length: interactions.
-        open: begins anew at the first one.
+        open: begins anew at the first one; blocks of them, or one by one.
     """
 
     name: str
     fingerprint: str
     length: int
-    open: Callable[[], Iterable[Interaction]]
+    open: Callable[[], Iterable[Block | Interaction]]
+
+    def interactions(self) -> Iterator[Interaction]:
+        """All of them, one by one."""
+        for row in self.open():
+            if isinstance(row, Block):
+                yield from row.interactions()
+            else:
+                yield row
 
 
 def mini_batches(
-    read: Callable[[], Iterable[Interaction]], batch_size: int, offline: OfflineStage | None = None, epochs: int = 1
+    read: Callable[[], Iterable[Block | Interaction]], batch_size: int, offline: OfflineStage | None = None, epochs: int = 1
 ) -> Iterator[MiniBatch]:
     """The mini-batches that `train` makes of the same interactions in one partition, by the same source and batcher.
 

@@ -105,7 +105,7 @@ def run(
     Returns:
         Columns seed, ratings, dimension, users, tests, loss, accuracy.
     """
-    interactions = list(stream.open())
+    interactions = list(stream.interactions())
     results = []
     for seed in range(config.seeds):
         parts = split(interactions, config, seed)
@@ -130,7 +130,7 @@ def _train_and_test(
         order = rng.permutation(len(training))
         for start in range(0, len(order), config.batch_size):
             batch = [training[i] for i in order[start : start + config.batch_size]]
-            labels = labels_of(batch)
+            labels = labels_of(np.array([interaction.rating for interaction in batch]))
             predictions = model.predict(tracker.observe(batch, labels))
             losses, _ = losses_and_hits(predictions.probabilities, labels, learner.task)
             model.update(labels)
@@ -143,7 +143,7 @@ def _train_and_test(
 def _score(batch: list[Interaction], tracker: ContextTracker, model: Learner, learner: LearnerConfig) -> FloatArray:
     """[2, B] loss and hit of test ratings; every one is held out, so nothing is learnt of them."""
     held_out = np.ones(len(batch), dtype=bool)
-    labels = labels_of(batch)
+    labels = labels_of(np.array([interaction.rating for interaction in batch]))
     predictions = model.predict(tracker.observe(batch, labels, held_out))
     losses, hits = losses_and_hits(predictions.probabilities, labels, learner.task)
     tracker.record(losses, None, None, held_out)

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.experiments.cells import DONE, STEPS_PER_SEGMENT, Progress, Stream, mini_batches, write_done
-from autoemb_pipeline.records import ContextMode, Interaction, MiniBatch, OfflineStage
+from autoemb_pipeline.records import ContextMode, Interaction, OfflineStage
 
 NAME = "River BiasedMF"
 RATE = 0.02
@@ -74,7 +75,7 @@ def run_river_cell(
     examples = 0
     for batch, predictions in _predictions(mini_batches(stream.open, batch_size, offline, epochs), mode, positive_above):
         if predictions:
-            examples += len(batch.records)
+            examples += len(batch)
             log.add(batch, np.array(predictions), positive_above)
         if time.perf_counter() - told > 1.0:
             told = time.perf_counter()
@@ -136,14 +137,14 @@ class _Log:
         self.loss = 0.0
 
     def add(self, batch: MiniBatch, predictions: np.ndarray[Any, np.dtype[np.float64]], positive_above: float) -> None:
-        labels = np.array([r.rating > positive_above for r in batch.records], dtype=np.float64)
+        labels = (batch.block.rating > positive_above).astype(np.float64)
         losses = (predictions - labels) ** 2
         self.loss += float(losses.sum())
         self._frames.append(
             pl.DataFrame(
                 {
-                    "user_id": [r.user_id for r in batch.records],
-                    "timestamp": np.array([r.timestamp for r in batch.records], dtype=np.int64),
+                    "user_id": [user.decode() for user in batch.block.user_ids.to_list()],
+                    "timestamp": batch.block.time,
                     "method_loss": losses,
                     "method_hit": (predictions >= 0.5) == (labels == 1.0),  # noqa: PLR2004  # as `losses_and_hits`
                 }

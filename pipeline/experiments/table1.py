@@ -31,7 +31,7 @@ def count(stream: Stream) -> Counts:
     users: set[str] = set()
     items: set[str] = set()
     lowest, highest, total = float("inf"), float("-inf"), 0
-    for interaction in stream.open():
+    for interaction in stream.interactions():
         users.add(interaction.user_id)
         items.add(interaction.item_id)
         lowest, highest = min(lowest, interaction.rating), max(highest, interaction.rating)

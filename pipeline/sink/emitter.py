@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.errors import OffsetError
 from autoemb_pipeline.failpoints import failpoint
-from autoemb_pipeline.records import MiniBatch
 from autoemb_pipeline.sink.dead_letters import DeadLetterSink
 from autoemb_pipeline.sink.metrics import MetricsSink
 from autoemb_pipeline.sink.producer import RecordProducer

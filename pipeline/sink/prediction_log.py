@@ -9,13 +9,16 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from autoemb_pipeline.columns import Block, MiniBatch, Texts, concat, distinct
 from autoemb_pipeline.durable import replace_synced
 from autoemb_pipeline.errors import StateError
-from autoemb_pipeline.records import FloatArray, LearnerInputs, MiniBatch, Predictions, Task
+from autoemb_pipeline.records import FloatArray, LearnerInputs, Predictions, Task
 
 _SEGMENT = re.compile(r"steps-(\d{9})-(\d{9})\.parquet")
 
@@ -35,7 +38,8 @@ class PredictionLog:
         self._dims = tuple(dims)
         self._task = task
         self._limit = limit
-        self._frames: list[pl.DataFrame] = []
+        self._blocks: list[Block] = []
+        self._parts: list[dict[str, NDArray[Any]]] = []
         self._first = 0
         if limit:
             folder.mkdir(parents=True, exist_ok=True)
@@ -46,15 +50,9 @@ class PredictionLog:
         """One mini-batch; scores: model -> [2, B] loss and hit. A batch without interactions leaves no trace."""
         if not self._limit or predictions is None or inputs is None:
             return
-        step, records = batch.step, batch.records
-        self._first = self._first or step
-        columns: dict[str, object] = {
-            "step": np.full(len(records), step, dtype=np.uint32),
-            "user_id": [r.user_id for r in records],
-            "item_id": [r.item_id for r in records],
-            "timestamp": np.array([r.timestamp for r in records], dtype=np.int64),
-            "rating": np.array([r.rating for r in records], dtype=np.float64),
-            "dataset": pl.Series([r.dataset for r in records], dtype=pl.String),
+        self._first = self._first or batch.step
+        columns: dict[str, NDArray[Any]] = {
+            "step": np.full(len(batch), batch.step, dtype=np.uint32),
             "user_count": inputs.users.count.astype(np.uint32),
             "item_count": inputs.items.count.astype(np.uint32),
         }
@@ -66,7 +64,8 @@ class PredictionLog:
         for side, weights in (("user", predictions.user_weights), ("item", predictions.item_weights)):
             if weights is not None:
                 columns.update({f"{side}_weight_{d}": weights[:, n].astype(np.float32) for n, d in enumerate(self._dims)})
-        self._frames.append(pl.DataFrame(columns))
+        self._blocks.append(batch.block)
+        self._parts.append(columns)
 
     def close_segment(self, step: int) -> None:
         """Writes the buffered steps up to `step` durably; called before the checkpoint of that step.
@@ -74,11 +73,11 @@ class PredictionLog:
         Raises:
             StateError: the disk is full.
         """
-        if not self._frames:
+        if not self._blocks:
             return
         path = self._folder / f"steps-{self._first:09d}-{step:09d}.parquet"
         segment = io.BytesIO()  # Parquet's writer explains a full disk as "Invalid thrift", or not at all
-        pl.concat(self._frames).write_parquet(segment, compression="zstd", statistics=False)
+        self._frame().write_parquet(segment, compression="zstd", statistics=False)
         try:
             replace_synced(path, segment.getvalue())
         except OSError as error:
@@ -87,8 +86,26 @@ class PredictionLog:
                 why=str(error),
                 remedy="Free space on its disk (see `df`), then start again: training goes on from the last checkpoint.",
             ) from error
-        self._frames, self._first = [], 0
+        self._blocks, self._parts, self._first = [], [], 0
         self._trim()
+
+    def _frame(self) -> pl.DataFrame:
+        """What is buffered, as one frame."""
+        block = concat(self._blocks)
+        step, *rest = self._parts[0]
+        columns = {name: np.concatenate([part[name] for part in self._parts]) for name in (step, *rest)}
+        names = pl.Series([*block.datasets, None], dtype=pl.String)  # the last one, at -1, for none
+        return pl.DataFrame(
+            {
+                step: columns.pop(step),
+                "user_id": _strings(block.user_ids),
+                "item_id": _strings(block.item_ids),
+                "timestamp": block.time,
+                "rating": block.rating,
+                "dataset": names.gather(block.dataset % len(names)),
+                **columns,
+            }
+        )
 
     def truncate_to(self, step: int) -> None:
         """Drops what lies past a checkpoint; the recomputation writes it again."""
@@ -105,6 +122,12 @@ class PredictionLog:
                 path.unlink()
             else:
                 kept += int(pl.scan_parquet(path).select(pl.len()).collect().item())
+
+
+def _strings(column: Texts) -> pl.Series:
+    """The texts, each distinct one made an object once."""
+    values, _, inverse = distinct(column)
+    return pl.Series([value.decode() for value in values.to_list()], dtype=pl.String).gather(inverse)
 
 
 def read_predictions(folder: Path) -> pl.LazyFrame:

@@ -1,15 +1,16 @@
 """Fetching from Kafka: one consumer per partition for few partitions, one shared consumer for many."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from confluent_kafka import TopicPartition
+import numpy as np
+from confluent_kafka import Message, TopicPartition
 
 from autoemb_pipeline.kafka.errors import END_OF_PARTITION
 from autoemb_pipeline.kafka.settings import cached_high, consumer_settings, open_consumer
 from autoemb_pipeline.source.config import SourceConfig
 from autoemb_pipeline.source.guard import TopicGuard
-from autoemb_pipeline.source.reader import Fetched, Raw
+from autoemb_pipeline.source.reader import Chunk, Fetched
 
 _TURN = 0.02  # seconds that one of several awaited consumers may keep the others waiting
 
@@ -35,10 +36,10 @@ class PartitionConsumers:
         for partition, offset in offsets.items():
             self.add(partition, offset)
 
-    def fetch(self, wanted: Collection[int], timeout: float) -> Sequence[Fetched[bytes]]:
+    def fetch(self, wanted: Collection[int], timeout: float) -> Sequence[Fetched]:
         """See Fetcher."""
         self._guard.tick()
-        pieces: list[Fetched[bytes]] = []
+        pieces: list[Fetched] = []
         for partition in wanted:
             # With a timeout above 0 `consume` would wait for all of it unless it gets the whole chunk.
             pieces += in_pieces(self._consumers[partition].consume(self._chunk, 0), self._guard)
@@ -95,7 +96,7 @@ class SharedConsumer:
         self._consumer = open_consumer(settings)
         self._consumer.assign([self._at(partition, offset) for partition, offset in offsets.items()])
 
-    def fetch(self, wanted: Collection[int], timeout: float) -> Sequence[Fetched[bytes]]:
+    def fetch(self, wanted: Collection[int], timeout: float) -> Sequence[Fetched]:
         """See Fetcher."""
         self._guard.tick()
         messages = self._consumer.consume(self._config.chunk, 0)
@@ -142,21 +143,26 @@ class SharedConsumer:
         return TopicPartition(self._config.topic, partition) if offset is None else TopicPartition(self._config.topic, partition, offset)
 
 
-def in_pieces(messages: Iterable[Any], guard: TopicGuard) -> list[Fetched[bytes]]:
+def in_pieces(messages: Sequence[Any], guard: TopicGuard) -> list[Fetched]:
     """Messages grouped by partition, in order; a partition's end closes its piece. Other errors go to the guard."""
-    pieces: list[Fetched[bytes]] = []
-    growing: dict[int, list[Raw[bytes]]] = {}
+    partitions = {*map(Message.partition, messages)}
+    if len(partitions) == 1 and not any(map(Message.error, messages)):
+        return [Fetched(partitions.pop(), _chunk(messages))]
+    pieces: list[Fetched] = []
+    growing: dict[int, list[Any]] = {}
     for message in messages:
-        error = message.error()
-        partition = message.partition()
+        error, partition = message.error(), message.partition()
         if error is None:
-            records = growing.get(partition)
-            if records is None:
-                records = growing[partition] = []
-            records.append((message.offset(), message.key(), message.value()))
+            growing.setdefault(partition, []).append(message)
         elif error.code() == END_OF_PARTITION:
-            pieces.append(Fetched(partition, growing.pop(partition, []), message.offset()))
+            before = growing.pop(partition, None)
+            pieces.append(Fetched(partition, None if before is None else _chunk(before), message.offset()))
         else:
             guard.on_error(error, partition)
-    pieces.extend(Fetched(partition, records) for partition, records in growing.items())
+    pieces.extend(Fetched(partition, _chunk(of_partition)) for partition, of_partition in growing.items())
     return pieces
+
+
+def _chunk(messages: Sequence[Any]) -> Chunk:
+    offsets = np.fromiter(map(Message.offset, messages), np.int64, len(messages))
+    return Chunk(offsets, [*map(Message.value, messages)], lambda row: messages[row].key())

@@ -12,6 +12,7 @@ from autoemb_pipeline.errors import BrokerError, OffsetError, TopicError
 from autoemb_pipeline.kafka.errors import attempt
 from autoemb_pipeline.kafka.settings import open_consumer
 from autoemb_pipeline.records import Interaction, RunPosition
+from autoemb_pipeline.schemas.columnar import ColumnDecoder
 from autoemb_pipeline.source.config import SourceConfig
 from autoemb_pipeline.source.consumers import PartitionConsumers, SharedConsumer, reading_settings
 from autoemb_pipeline.source.guard import TopicGuard
@@ -22,7 +23,7 @@ _COMMIT_SECONDS = 2.0
 _REQUEST_SECONDS = 3.0  # what training may wait for a broker that does not answer
 
 
-class KafkaSource(MergedSource[bytes]):
+class KafkaSource(MergedSource):
     """A topic's records, decoded and merged by event time, from `position` on.
 
     Offsets are the run's own: the group's commits are never read. Outages of the broker are waited out.
@@ -30,7 +31,8 @@ class KafkaSource(MergedSource[bytes]):
     Args:
         config: the topic and how to read it.
         kafka: librdkafka settings of the client; any may be given but those that the guarantees rest on.
-        decoder: a record's value to its interaction; raises DecodeError for bytes that are none.
+        decoder: a record's value to its interaction; raises DecodeError for bytes that are none. Not asked for plain values of the
+            current schema in single-object encoding, which a kernel decodes.
         position: where the run stands; a partition it does not name is read from its earliest record.
         clock: seconds, monotonic.
 
@@ -64,7 +66,7 @@ class KafkaSource(MergedSource[bytes]):
         super().__init__(
             config,
             fetcher=fetcher_type(settings, config, self._guard, starts),
-            decoder=decoder,
+            decode=ColumnDecoder(decoder).decode,
             start_offsets=starts,
             position=position,
             clock=clock,

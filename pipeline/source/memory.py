@@ -4,17 +4,19 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Protocol
 
-from autoemb_pipeline.errors import ConfigurationError, DecodeError
+import numpy as np
+
+from autoemb_pipeline.columns import EMPTY, NO_VALUE, Block, Decoded, Refused
+from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.records import Interaction, RunPosition
 from autoemb_pipeline.source.config import SourceConfig
 from autoemb_pipeline.source.merged import MergedSource
-from autoemb_pipeline.source.reader import Fetched
+from autoemb_pipeline.source.reader import Chunk, Fetched
 
 MemoryValue = Interaction | bytes
-MemoryRecord = tuple[int, bytes | None, MemoryValue | None]
+Values = Block | list[MemoryValue | None]  # of consecutive records
 _CHUNK = 500
 
 
@@ -30,7 +32,7 @@ class ReadableLog(Protocol):
         """Offset after the last record."""
         ...
 
-    def read(self, partition: int, offset: int, limit: int) -> list[MemoryRecord]:
+    def read(self, partition: int, offset: int, limit: int) -> Values:
         """Up to `limit` records from `offset` on."""
         ...
 
@@ -70,10 +72,9 @@ class MemoryLog:
         """Offset after the last record."""
         return len(self._partitions[partition])
 
-    def read(self, partition: int, offset: int, limit: int) -> list[MemoryRecord]:
+    def read(self, partition: int, offset: int, limit: int) -> Values:
         """See `ReadableLog`."""
-        values = self._partitions[partition][offset : offset + limit]
-        return [(offset + i, None, value) for i, value in enumerate(values)]
+        return self._partitions[partition][offset : offset + limit]
 
 
 class IterableLog:
@@ -82,14 +83,15 @@ class IterableLog:
     Its end is known only when the iterable is exhausted; until then it lies beyond every offset.
 
     Args:
-        begin: opens the iterable at its first interaction.
+        begin: opens the iterable at its first interaction; it gives blocks, or interactions one by one.
     """
 
     partitions = 1
 
-    def __init__(self, begin: Callable[[], Iterable[Interaction]]) -> None:
+    def __init__(self, begin: Callable[[], Iterable[Block | Interaction]]) -> None:
         self._begin = begin
-        self._iterator: Iterator[Interaction] | None = None
+        self._iterator: Iterator[Block] | None = None
+        self._block = EMPTY
         self._position = 0
         self._end = sys.maxsize
 
@@ -97,15 +99,42 @@ class IterableLog:
         """See `ReadableLog`."""
         return self._end
 
-    def read(self, partition: int, offset: int, limit: int) -> list[MemoryRecord]:  # noqa: ARG002  # there is one
+    def read(self, partition: int, offset: int, limit: int) -> Block:  # noqa: ARG002  # there is one
         """See `ReadableLog`. Reading on is free; another offset begins anew."""
         if self._iterator is None or offset != self._position:
-            self._iterator = islice(iter(self._begin()), offset, None)
-        records: list[MemoryRecord] = [(offset + k, None, value) for k, value in enumerate(islice(self._iterator, limit))]
-        self._position = offset + len(records)
-        if len(records) < limit:
-            self._end = self._position
-        return records
+            self._iterator, self._block, self._position = _blocks(self._begin()), EMPTY, 0
+            while self._position < offset and (passed := len(self._next(offset - self._position))):
+                self._position += passed
+        block = self._next(limit)
+        self._position = offset + len(block)
+        return block
+
+    def _next(self, limit: int) -> Block:
+        """Up to so many interactions; none at the end, and where none are asked for."""
+        while len(self._block) == 0 and self._iterator is not None and limit:
+            block = next(self._iterator, None)
+            if block is None:
+                self._end = self._position
+                return EMPTY
+            self._block = block
+        block, self._block = self._block[:limit], self._block[limit:]
+        return block
+
+
+def _blocks(stream: Iterable[Block | Interaction]) -> Iterator[Block]:
+    """The stream in blocks."""
+    rows = iter(stream)
+    single: list[Interaction] = []
+    for row in rows:
+        if isinstance(row, Block):
+            yield row
+            continue
+        single.append(row)
+        if len(single) == _CHUNK:
+            yield Block.of(single)
+            single = []
+    if single:
+        yield Block.of(single)
 
 
 class MemoryFetcher:
@@ -117,7 +146,7 @@ class MemoryFetcher:
         self._chunk = chunk
         self._ends_told: dict[int, int] = {}
 
-    def fetch(self, wanted: Collection[int], timeout: float) -> Sequence[Fetched[MemoryValue]]:
+    def fetch(self, wanted: Collection[int], timeout: float) -> Sequence[Fetched]:
         """See Fetcher."""
         pieces = [piece for partition in wanted if (piece := self._next(partition)) is not None]
         if not pieces and timeout > 0:
@@ -146,19 +175,20 @@ class MemoryFetcher:
     def close(self) -> None:
         """Nothing to close."""
 
-    def _next(self, partition: int) -> Fetched[MemoryValue] | None:
+    def _next(self, partition: int) -> Fetched | None:
         offset = self._offsets[partition]
-        records = self._log.read(partition, offset, self._chunk())
-        reached = offset + len(records)
+        values = self._log.read(partition, offset, self._chunk())
+        reached = offset + len(values)
+        chunk = Chunk(np.arange(offset, reached), values) if len(values) else None
         self._offsets[partition] = reached
         end = self._log.end(partition)
         if reached == end and self._ends_told.get(partition) != end:  # as librdkafka, which tells an end once
             self._ends_told[partition] = end
-            return Fetched(partition, records, end)
-        return Fetched(partition, records) if records else None
+            return Fetched(partition, chunk, end)
+        return None if chunk is None else Fetched(partition, chunk)
 
 
-class MemorySource(MergedSource[MemoryValue]):
+class MemorySource(MergedSource):
     """Reads a log like a topic.
 
     Args:
@@ -188,7 +218,7 @@ class MemorySource(MergedSource[MemoryValue]):
         super().__init__(
             config or SourceConfig(topic="memory", run_id="memory", until_end=True),
             fetcher=MemoryFetcher(self._log, start_offsets, chunk),
-            decoder=as_interaction,
+            decode=decode_values,
             start_offsets=start_offsets,
             position=position,
             clock=clock,
@@ -207,8 +237,17 @@ class MemorySource(MergedSource[MemoryValue]):
         """Nobody watches a log in memory."""
 
 
-def as_interaction(value: MemoryValue) -> Interaction:
-    """The value itself; raises DecodeError for bytes."""
-    if isinstance(value, bytes):
-        raise DecodeError("bad-magic", f"{value[:16]!r} is no interaction")
-    return value
+def decode_values(values: Values) -> Decoded:
+    """What is an interaction, in columns; bytes and tombstones are refused."""
+    if isinstance(values, Block):
+        return Decoded(values)
+    places = [place for place, value in enumerate(values) if isinstance(value, Interaction)]
+    block = Block.of([values[place] for place in places])  # type: ignore[misc]  # only interactions
+    if len(block) == len(values):
+        return Decoded(block)
+    refused = [
+        Refused(place, "no-value", NO_VALUE) if value is None else Refused(place, "bad-magic", f"{value[:16]!r} is no interaction")
+        for place, value in enumerate(values)
+        if not isinstance(value, Interaction)
+    ]
+    return Decoded(block, np.array(places, np.int64), refused)

@@ -1,39 +1,72 @@
-"""Event-time merge of partitions: which record comes next, and whether that can be known yet. Pure: no Kafka, no clock of its own."""
+"""Event-time merge of partitions: which rows come next, and whether that can be known yet. Pure: no Kafka, no clock of its own."""
 
-import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
-from typing import Any
+from types import MappingProxyType
 
+import numpy as np
+
+from autoemb_pipeline.columns import NONE, RECORD, Block, Integers, Place, Released, Unusable, common_datasets, concat
 from autoemb_pipeline.errors import OffsetError
-from autoemb_pipeline.records import ConsumedRecord, Remainder, RunPosition
-from autoemb_pipeline.source.reader import Item
+from autoemb_pipeline.kernels.order import NO_CEILING, merge_by_heads
+from autoemb_pipeline.records import RunPosition
 
-_AT_ONCE: tuple[float, ...] = ()  # sorts before every merge key
-_LAST = (math.inf,)  # sorts after every merge key
-_Head = tuple[Any, int]  # (key, partition)
+_NOTHING: Mapping[int, Unusable] = MappingProxyType({})
 
 
 @dataclass(slots=True)
 class _Lane:
-    """One partition's buffered items and what is known of its end."""
+    """One partition's buffered rows and what is known of its end."""
 
     partition: int
     next_offset: int
-    queue: deque[Item] = field(default_factory=deque)
+    blocks: deque[Block] = field(default_factory=deque)
+    beside: dict[int, Unusable] = field(default_factory=dict)  # by offset, ascending
+    rows: int = 0
     frozen: bool = False
     at_end: bool = False
     idle_since: float | None = None
 
+    def append(self, block: Block) -> None:
+        if len(block):
+            self.blocks.append(block)
+            self.rows += len(block)
 
-class EventTimeMerge:
+    def first(self, limit: int) -> list[tuple[Block, int]]:
+        """The blocks that hold the first rows, at most so many rows, and how many of each."""
+        pieces: list[tuple[Block, int]] = []
+        for block in self.blocks:
+            pieces.append((block, min(limit, len(block))))
+            limit -= len(block)
+            if limit <= 0:
+                break
+        return pieces
+
+    def take(self, count: int) -> list[Block]:
+        """Removes the first ``count`` rows, at least one."""
+        pieces: list[Block] = []
+        for block, rows in self.first(count):
+            self.blocks.popleft()
+            pieces.append(block if rows == len(block) else block[:rows])
+            if rows < len(block):
+                self.blocks.appendleft(block[rows:])
+        self.rows -= count
+        self.next_offset = int(pieces[-1].offset[-1]) + 1
+        return pieces
+
+    def take_beside(self) -> Iterable[tuple[Place, Unusable]]:
+        """Removes what lies beside the rows taken."""
+        while self.beside and (offset := next(iter(self.beside))) < self.next_offset:
+            yield (self.partition, offset), self.beside.pop(offset)
+
+
+class ColumnMerge:
     """K-way merge by the partitions' heads, by merge key (timestamp, dataset, sequence, partition, offset).
 
     The smallest head is released when every other partition has a head, is frozen or idle, or when (``dense``) it is the next sequence
-    of the only dataset seen. While recorded boundaries are given as ``ceilings``, only records below them are released, partitions that
-    have reached theirs are not waited for, and idleness counts for nothing.
+    of the only dataset seen. While recorded boundaries are given as ``ceilings``, only rows below them are released, partitions that have
+    reached theirs are not waited for, and idleness counts for nothing.
 
     Args:
         next_offsets: partition -> offset of its first record.
@@ -48,8 +81,8 @@ class EventTimeMerge:
         self._idle_timeout = idle_timeout
         self._dense = dense
         known = [dataset for of_partition in position.deliveries.values() for dataset in of_partition]
-        self._datasets: set[str | None] = {of.dataset for of in known}
-        self._newest = max((of.highest for of in known), default=None)
+        self._datasets = {of.dataset for of in known}
+        self._newest = max((of.highest for of in known), default=NONE)
         self._held_since: dict[int, float] = {}
 
     @property
@@ -59,18 +92,18 @@ class EventTimeMerge:
 
     @property
     def next_offsets(self) -> Mapping[int, int]:
-        """Partition -> offset after the last item released."""
+        """Partition -> offset after the last row released."""
         return {partition: lane.next_offset for partition, lane in self._lanes.items()}
 
     @property
     def buffered(self) -> Mapping[int, int]:
-        """Partition -> items held."""
-        return {partition: len(lane.queue) for partition, lane in self._lanes.items()}
+        """Partition -> rows held."""
+        return {partition: lane.rows for partition, lane in self._lanes.items()}
 
     @property
     def exhausted(self) -> bool:
         """Every partition is frozen and nothing is held."""
-        return all(lane.frozen and not lane.queue for lane in self._lanes.values())
+        return all(lane.frozen and not lane.rows for lane in self._lanes.values())
 
     @property
     def at_end(self) -> bool:
@@ -80,26 +113,32 @@ class EventTimeMerge:
     def is_drained(self, partition: int) -> bool:
         """The partition was last seen at its end and nothing of it is held."""
         lane = self._lanes[partition]
-        return (lane.frozen or lane.at_end) and not lane.queue
+        return (lane.frozen or lane.at_end) and not lane.rows
 
     def add_partition(self, partition: int, next_offset: int) -> None:
         """One more partition, from its `next_offset` on."""
         self._lanes[partition] = _Lane(partition, next_offset)
+        self._lanes = dict(sorted(self._lanes.items()))
 
-    def push(self, partition: int, items: Sequence[Item]) -> None:
-        """Appends items read from the partition: it is not at its end, as far as is known."""
+    def push(self, partition: int, block: Block, beside: Mapping[int, Unusable] = _NOTHING) -> None:
+        """Appends rows read from the partition, ascending by offset: it is not at its end, as far as is known.
+
+        Args:
+            partition: the partition.
+            block: the rows.
+            beside: offset of a row -> the unusable records directly before it, ascending.
+        """
         lane = self._lanes[partition]
         lane.at_end, lane.idle_since = False, None
-        lane.queue.extend(items)
+        lane.append(block)
+        lane.beside.update(beside)
         if self._dense:
-            consumed = [item.interaction for item in items if isinstance(item, ConsumedRecord)]
-            self._datasets.update({i.dataset for i in consumed if i.sequence is not None})
-            if any(i.sequence is None or i.dataset is None for i in consumed):
-                self._dense = False  # an unsequenced record can come from anywhere at any time: no sequence is surely next
+            self._look_for_sequences(block)
 
-    def push_remainder(self, partition: int, remainder: Remainder) -> None:
-        """Appends unusable records that no usable one followed; what is known of the end stays."""
-        self._lanes[partition].queue.append(remainder)
+    def push_remainder(self, partition: int, block: Block, beside: Mapping[int, Unusable]) -> None:
+        """Appends a row of unusable records that no usable one followed; what is known of the end stays."""
+        self._lanes[partition].append(block)
+        self._lanes[partition].beside.update(beside)
 
     def mark_end(self, partition: int) -> None:
         """The partition's end was reached; more may come."""
@@ -116,33 +155,51 @@ class EventTimeMerge:
     def starve(self, partition: int, now: float) -> None:
         """The partition was asked and had nothing: if it is at its end, it is idle from now on."""
         lane = self._lanes[partition]
-        if lane.at_end and not lane.queue and lane.idle_since is None:
+        if lane.at_end and not lane.rows and lane.idle_since is None:
             lane.idle_since = now
 
     def wanted(self, ceilings: Mapping[int, int] | None = None) -> list[int]:
         """Partitions whose head is missing."""
         return [lane.partition for lane in self._lanes.values() if _lacks_head(lane, ceilings)]
 
-    def release(self, limit: int, now: float, ceilings: Mapping[int, int] | None = None) -> list[Item]:
-        """Up to `limit` items, as far as their order is known.
+    def release(self, limit: int, now: float, ceilings: Mapping[int, int] | None = None) -> Released:
+        """Up to `limit` rows, as far as their order is known.
 
         Raises:
             OffsetError: a ceiling lies inside what cannot be divided: the topic is not the one it was recorded from.
         """
-        heads, waiting = self._survey(now, ceilings)
-        released: list[Item] = []
-        while heads and len(released) < limit:
-            lane = self._lanes[heads[0][1]]
-            if waiting and not self._may_overtake(lane.queue[0]):
-                break
-            heappop(heads)
-            bound = heads[0] if heads else None
-            self._drain(lane, released, 1 if waiting else limit - len(released), bound, ceilings)
-            if _has_head(lane, ceilings):
-                heappush(heads, (_key(lane.queue[0]), lane.partition))
-            elif _lacks_head(lane, ceilings):
-                waiting = True
-        self._note_held(now, ceilings, waits=bool(heads) and waiting)
+        lanes = [lane for lane in self._lanes.values() if lane.rows]
+        if not lanes:
+            self._held_since = {}
+            return Released()
+        pieces = [lane.first(limit + 1) for lane in lanes]  # with the head that stays
+        flat = [piece for of_lane in pieces for piece in of_lane]
+        names, codes = common_datasets([block for block, _ in flat])
+        rank = _ranks(names, np.concatenate([code[:rows] for code, (_, rows) in zip(codes, flat, strict=True)]))
+        time, sequence, offset = (
+            np.concatenate([getattr(b, column)[:rows] for b, rows in flat]) for column in ("time", "sequence", "offset")
+        )
+        bounds = np.zeros(len(lanes) + 1, np.int64)
+        np.cumsum([sum(rows for _, rows in of_lane) for of_lane in pieces], out=bounds[1:])
+        order, taken, self._newest, waiting, divided = merge_by_heads(
+            time,
+            rank,
+            sequence,
+            offset + 1,
+            bounds,
+            np.array([NO_CEILING if ceilings is None else ceilings.get(lane.partition, 0) for lane in lanes], np.int64),
+            np.array([_reached(lane, ceilings) for lane in lanes], np.bool_),
+            np.array([lane.frozen for lane in lanes], np.bool_),
+            any(self._is_awaited(lane, now, ceilings) for lane in self._lanes.values()),
+            self._dense,
+            self._newest,
+            limit,
+        )
+        if divided >= 0:
+            lane, row = lanes[divided], int(bounds[divided] + taken[divided])
+            raise _divided(lane.partition, ceilings, int(offset[row - 1]) + 1 if taken[divided] else lane.next_offset, int(offset[row]) + 1)
+        released = _taken(lanes, order, taken, bounds)
+        self._note_held(now, ceilings, waits=waiting and any(lane.rows and not _reached(lane, ceilings) for lane in lanes))
         return released
 
     def held_back_by(self, now: float) -> Mapping[int, float]:
@@ -154,60 +211,42 @@ class EventTimeMerge:
         self._held_since = {lane.partition: self._held_since.get(lane.partition, now) for lane in missing}
 
     def _is_awaited(self, lane: _Lane, now: float, ceilings: Mapping[int, int] | None) -> bool:
+        """Whether the lane's head is missing and must be waited for."""
         idle = ceilings is None and lane.idle_since is not None and now - lane.idle_since >= self._idle_timeout
         return _lacks_head(lane, ceilings) and not idle
 
-    def _survey(self, now: float, ceilings: Mapping[int, int] | None) -> tuple[list[_Head], bool]:
-        """The heads that may be released, as a heap, and whether a missing one must be waited for."""
-        heads: list[_Head] = []
-        waiting = False
-        for lane in self._lanes.values():
-            if _has_head(lane, ceilings):
-                heads.append((_key(lane.queue[0]), lane.partition))
-            else:
-                waiting = waiting or self._is_awaited(lane, now, ceilings)
-        heapify(heads)
-        return heads, waiting
-
-    def _may_overtake(self, item: Item) -> bool:
-        """Whether the item comes next whatever the missing heads are."""
-        if isinstance(item, Remainder):
-            return not item.trailing
-        newest, sequence = self._newest, item.interaction.sequence
-        return self._dense and newest is not None and sequence == newest + 1 and len(self._datasets) == 1
-
-    def _drain(self, lane: _Lane, released: list[Item], limit: int, bound: _Head | None, ceilings: Mapping[int, int] | None) -> None:
-        """Moves the lane's head and all that follow it and sort before `bound`."""
-        queue = lane.queue
-        start = len(released)
-        if bound is None and ceilings is None:
-            released.extend([queue.popleft() for _ in range(min(limit, len(queue)))])
+    def _look_for_sequences(self, block: Block) -> None:
+        """Ends the next-sequence rule at a record that can come from anywhere at any time: no sequence is surely next."""
+        records = block.kind == RECORD
+        sequenced = block.sequence >= 0
+        if (records & ~(sequenced & (block.dataset >= 0))).any():
+            self._dense = False
+        elif len(block.datasets) == 1:
+            self._datasets.update(block.datasets if records.any() else ())
         else:
-            ceiling = math.inf if ceilings is None else ceilings.get(lane.partition, 0)
-            released.append(queue.popleft())
-            for _ in range(min(limit - 1, len(queue))):
-                item = queue[0]
-                if (bound is not None and (_key(item), lane.partition) > bound) or _end(item) > ceiling:
-                    break
-                released.append(queue.popleft())
-        lane.next_offset = _end(released[-1])
-        if self._dense:
-            self._note_newest(released[start:])
-
-    def _note_newest(self, items: Sequence[Item]) -> None:
-        """The sequence released last, not the highest: one far beyond all others would end the dense rule for good."""
-        sequences = (item.interaction.sequence for item in reversed(items) if isinstance(item, ConsumedRecord))
-        self._newest = next((s for s in sequences if s is not None), self._newest)
+            self._datasets.update(block.datasets[code] for code in np.unique(block.dataset[records]).tolist())
+        self._dense = self._dense and len(self._datasets) <= 1
 
 
-def _key(item: Item) -> Any:
-    if isinstance(item, ConsumedRecord):
-        return item.merge_key
-    return _LAST if item.trailing else _AT_ONCE
+def _taken(lanes: Sequence[_Lane], order: Integers, taken: Integers, bounds: Integers) -> Released:
+    """Takes the released rows out of their lanes: those at ``order`` of the lanes' first rows, ``taken`` of each lane."""
+    if len(order) == 0:
+        return Released()
+    gone = [(lane, count) for lane, count in zip(lanes, taken.tolist(), strict=True) if count]
+    block = concat([piece for lane, count in gone for piece in lane.take(count)])
+    if len(gone) > 1:
+        # What stays of a lane lies between the rows taken: each row moves up by what the lanes before it keep.
+        stays = np.diff(bounds) - taken
+        kept: Integers = np.cumsum(stays) - stays
+        block = block.take(np.subtract(order, kept[np.searchsorted(bounds, order, side="right") - 1]))
+    return Released(block, {place: unusable for lane, _ in gone if lane.beside for place, unusable in lane.take_beside()})
 
 
-def _end(item: Item) -> int:
-    return item.offset + 1 if isinstance(item, ConsumedRecord) else item.next_offset
+def _ranks(names: tuple[str, ...], code: Integers) -> Integers:
+    """As `Block.rank`, of another table."""
+    if names[:1] == ("",):
+        return np.maximum(code, 0)
+    return code
 
 
 def _reached(lane: _Lane, ceilings: Mapping[int, int] | None) -> bool:
@@ -215,16 +254,13 @@ def _reached(lane: _Lane, ceilings: Mapping[int, int] | None) -> bool:
 
 
 def _lacks_head(lane: _Lane, ceilings: Mapping[int, int] | None) -> bool:
-    return not lane.queue and not lane.frozen and not _reached(lane, ceilings)
+    return not lane.rows and not lane.frozen and not _reached(lane, ceilings)
 
 
-def _has_head(lane: _Lane, ceilings: Mapping[int, int] | None) -> bool:
-    if not lane.queue or _reached(lane, ceilings):
-        return False
-    if ceilings is not None and _end(lane.queue[0]) > ceilings[lane.partition]:
-        raise OffsetError(
-            f"Partition {lane.partition} has no record that ends at the recorded offset {ceilings[lane.partition]}",
-            why=f"after {lane.next_offset} a mini-batch can next end at {_end(lane.queue[0])}: the topic is not as it was",
-            remedy="start a new run: autoemb-pipeline train --new-run",
-        )
-    return True
+def _divided(partition: int, ceilings: Mapping[int, int] | None, stands: int, end: int) -> OffsetError:
+    ceiling = (ceilings or {}).get(partition)
+    return OffsetError(
+        f"Partition {partition} has no record that ends at the recorded offset {ceiling}",
+        why=f"after {stands} a mini-batch can next end at {end}: the topic is not as it was",
+        remedy="start a new run: autoemb-pipeline train --new-run",
+    )

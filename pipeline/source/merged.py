@@ -3,28 +3,27 @@
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self
 
 import structlog
 
+from autoemb_pipeline.columns import Decoded, Released
 from autoemb_pipeline.deliveries import MAX_DATASETS
 from autoemb_pipeline.errors import OffsetError
-from autoemb_pipeline.records import Interaction, RunPosition
+from autoemb_pipeline.records import RunPosition
 from autoemb_pipeline.source.config import SourceConfig
 from autoemb_pipeline.source.ends import PartitionEnds
-from autoemb_pipeline.source.merge import EventTimeMerge
-from autoemb_pipeline.source.reader import Fetched, Item, PartitionReader
-
-V = TypeVar("V")
+from autoemb_pipeline.source.merge import ColumnMerge
+from autoemb_pipeline.source.reader import ColumnReader, Fetched
 
 _log = structlog.get_logger()
 _LONGEST_WAIT = 0.05  # seconds; how late an idle timeout may be noticed
 
 
-class Fetcher(Protocol[V]):
+class Fetcher(Protocol):
     """Brings raw records of partitions, in offset order, each at most once."""
 
-    def fetch(self, wanted: Collection[int], timeout: float) -> Sequence[Fetched[V]]:
+    def fetch(self, wanted: Collection[int], timeout: float) -> Sequence[Fetched]:
         """Records of at least the wanted partitions, as soon as there are any; empty after `timeout` seconds without."""
         ...
 
@@ -54,13 +53,13 @@ class Fetcher(Protocol[V]):
         ...
 
 
-class MergedSource(Generic[V]):
-    """Items of all partitions in merged order.
+class MergedSource:
+    """Rows of all partitions in merged order.
 
     Args:
         config: the topic and how to wait.
         fetcher: brings the raw records; must start at `start_offsets`.
-        decoder: value to interaction; raises DecodeError for a value that is none.
+        decode: the values of a chunk to columns.
         start_offsets: partition -> offset of the first record to read.
         position: where the run stands (deliveries, refused records).
         clock: seconds, monotonic.
@@ -71,8 +70,8 @@ class MergedSource(Generic[V]):
         self,
         config: SourceConfig,
         *,
-        fetcher: Fetcher[V],
-        decoder: Callable[[V], Interaction],
+        fetcher: Fetcher,
+        decode: Callable[[Any], Decoded],
         start_offsets: Mapping[int, int],
         position: RunPosition,
         clock: Callable[[], float] = time.monotonic,
@@ -81,11 +80,11 @@ class MergedSource(Generic[V]):
         self.start_offsets = dict(start_offsets)
         self._config = config
         self._fetcher = fetcher
-        self._decoder = decoder
+        self._decode = decode
         self._clock = clock
         self._wall_clock = wall_clock
         self._position = position
-        self._merge = EventTimeMerge(start_offsets, position=position, idle_timeout=config.idle_timeout, dense=not config.until_end)
+        self._merge = ColumnMerge(start_offsets, position=position, idle_timeout=config.idle_timeout, dense=not config.until_end)
         self._readers = {partition: self._reader(partition, offset) for partition, offset in start_offsets.items()}
         self._ends = PartitionEnds(config.topic, patience=config.transaction_patience)
         self._recorded: Mapping[int, Mapping[int, int]] = {}
@@ -105,7 +104,7 @@ class MergedSource(Generic[V]):
 
     @property
     def buffered(self) -> int:
-        """Items decoded and not yet handed out."""
+        """Rows decoded and not yet handed out."""
         return sum(self._merge.buffered.values())
 
     @property
@@ -155,13 +154,8 @@ class MergedSource(Generic[V]):
                 ends[partition] = max(offset, ends.get(partition, 0))
         self._recorded_ends = ends
 
-    def poll(self, timeout: float) -> Item | None:
-        """The next item; None when none could be released within `timeout` seconds."""
-        items = self.poll_many(1, timeout)
-        return items[0] if items else None
-
-    def poll_many(self, limit: int, timeout: float, ceilings: Mapping[int, int] | None = None) -> Sequence[Item]:
-        """The next items, in merged order.
+    def poll_many(self, limit: int, timeout: float, ceilings: Mapping[int, int] | None = None) -> Released:
+        """The next rows, in merged order.
 
         Args:
             limit: at most so many.
@@ -178,14 +172,14 @@ class MergedSource(Generic[V]):
             wanted = self._merge.wanted(ceilings)
             if wanted:
                 self._fetch(wanted, wait)
-            items = self._merge.release(limit, self._clock(), ceilings)
+            released = self._merge.release(limit, self._clock(), ceilings)
             left = deadline - self._clock()
-            if items or left <= 0 or self.exhausted:
-                return items
+            if len(released.block) or left <= 0 or self.exhausted:
+                return released
             wait = min(left, _LONGEST_WAIT)
 
     def close(self) -> None:
-        """Gives up all connections. Buffered items are forgotten."""
+        """Gives up all connections. Buffered rows are forgotten."""
         self._fetcher.close()
 
     def __enter__(self) -> Self:
@@ -194,12 +188,12 @@ class MergedSource(Generic[V]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _reader(self, partition: int, offset: int) -> PartitionReader[V]:
-        return PartitionReader(
+    def _reader(self, partition: int, offset: int) -> ColumnReader:
+        return ColumnReader(
             topic=self._config.topic,
             partition=partition,
             next_offset=offset,
-            decoder=self._decoder,
+            decode=self._decode,
             deliveries=self._position.deliveries.get(partition, ()),
             refused=self._position.refused.get(partition, frozenset()),
             latest=self._latest_time,
@@ -249,12 +243,12 @@ class MergedSource(Generic[V]):
                     remedy="start a new run: autoemb-pipeline train --new-run",
                 )
 
-    def _take(self, piece: Fetched[V]) -> None:
+    def _take(self, piece: Fetched) -> None:
         partition = piece.partition
-        if piece.records:
+        if piece.chunk is not None:
             self._short_since.pop(partition, None)
             self._ends.moved(partition)
-            self._merge.push(partition, self._readers[partition].read(piece.records))
+            self._merge.push(partition, *self._readers[partition].read(piece.chunk))
             self._say_what_is_forgotten(partition)
         if piece.end is None:
             return
@@ -284,7 +278,7 @@ class MergedSource(Generic[V]):
     def _hand_on_pending(self, partition: int, *, trailing: bool = False) -> None:
         remainder = self._readers[partition].flush(trailing=trailing)
         if remainder is not None:
-            self._merge.push_remainder(partition, remainder)
+            self._merge.push_remainder(partition, *remainder)
 
 
 def _boundaries(recorded: Mapping[int, Mapping[int, int]], partition: int) -> list[int]:

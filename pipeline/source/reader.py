@@ -1,39 +1,63 @@
-"""One partition: bytes to interactions, duplicates and undecodable records set aside as a prefix of the next usable record."""
+"""One partition: values to columns a chunk at a time, unusable records set aside as a prefix of the next usable one.
+
+A chunk without unusable records costs no Python per record. What is unusable (a dead letter, a re-delivery) costs some per unusable record.
+"""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from autoemb_pipeline.deliveries import PartitionDeliveries, Remembered
-from autoemb_pipeline.errors import DecodeError
-from autoemb_pipeline.records import AHEAD, ConsumedRecord, DeadLetter, Interaction, Remainder
+import numpy as np
+from numpy.typing import NDArray
 
-V = TypeVar("V")
-Item = ConsumedRecord | Remainder
-Raw = tuple[int, bytes | None, V | None]  # offset, key, value
+from autoemb_pipeline.columns import EMPTY, Block, Decoded, Integers, Unusable, concat
+from autoemb_pipeline.deliveries import PartitionDeliveries
+from autoemb_pipeline.records import AHEAD, DeadLetter
+from autoemb_pipeline.remembered import Remembered
 
 # A longer run of unusable records is handed on in parts, so that a topic full of them needs no more memory than a good one.
 MAX_PREFIX_LETTERS = 100
 MAX_PREFIX_BYTES = 1 << 20
 
 
-class Fetched(NamedTuple, Generic[V]):
-    """Consecutive records of one partition, and, if its end was reached behind them, the offset of that end."""
+class Chunk(NamedTuple):
+    """Consecutive records of one partition.
+
+    Attributes:
+        offsets: [n].
+        values: n of them, as the source's decoder takes them; None for a tombstone.
+        key: place in the chunk -> the record's key; only asked for dead letters.
+    """
+
+    offsets: Integers
+    values: Any
+    key: Callable[[int], bytes | None] = lambda _: None
+
+
+class Fetched(NamedTuple):
+    """Consecutive records of one partition, if any, and, if its end was reached behind them, the offset of that end."""
 
     partition: int
-    records: list[Raw[V]]
+    chunk: Chunk | None = None
     end: int | None = None
 
 
-class PartitionReader(Generic[V]):
-    """Turns the raw records of one partition into items. A pure function of their content, of the start, and of `latest` where it is given.
+class Read(NamedTuple):
+    """Rows of a partition, ascending by offset, and, by the offset of the row that carries them, the unusable records before it."""
+
+    block: Block
+    beside: Mapping[int, Unusable]
+
+
+class ColumnReader:
+    """Turns the raw records of one partition into rows. A pure function of their content and of the start.
 
     Args:
         topic: named in dead letters.
         partition: the partition.
         next_offset: offset of the first record to read; records below it are ignored.
-        decoder: value to interaction; raises DecodeError, and nothing else, for a value that is none.
+        decode: the values of a chunk to columns (`autoemb_pipeline.schemas.columnar.ColumnDecoder.decode`).
         deliveries: what this partition released before `next_offset`.
         refused: offsets of records that an earlier life, or pass, of the run refused as too far ahead of the clock.
         latest: -> the latest event time (ms) that is not too far ahead. Not asked below the recorded boundaries (`cut_at`): there `refused`
@@ -46,7 +70,7 @@ class PartitionReader(Generic[V]):
         topic: str,
         partition: int,
         next_offset: int,
-        decoder: Callable[[V], Interaction],
+        decode: Callable[[Any], Decoded],
         deliveries: Iterable[Remembered] = (),
         refused: frozenset[int] = frozenset(),
         latest: Callable[[], float] = lambda: math.inf,
@@ -54,9 +78,9 @@ class PartitionReader(Generic[V]):
         self.partition = partition
         self.next_offset = next_offset
         self._topic = topic
-        self._decode = decoder
+        self._decode = decode
         self._deliveries = PartitionDeliveries(deliveries)
-        self._refused = refused
+        self._refused = np.array(sorted(refused), np.int64)
         self._latest = latest
         self._cuts: frozenset[int] = frozenset()
         self._decided = 0
@@ -79,70 +103,99 @@ class PartitionReader(Generic[V]):
         self._cuts = frozenset(offsets)
         self._decided = max(self._cuts, default=0)
 
-    def read(self, records: Iterable[Raw[V]]) -> list[Item]:
-        """The items completed by these records, in offset order. Unusable records behind the last usable one stay pending."""
-        items: list[Item] = []
-        decode, admit, partition = self._decode, self._deliveries.admit, self.partition
-        refused, decided, latest = self._refused, self._decided, self._latest()
-        for offset, key, value in records:
-            if offset < self.next_offset:
-                continue  # delivered again by the client after a seek or a resume
-            self.next_offset = offset + 1
-            if value is None:
-                self._set_aside(items, self._letter(offset, key, None, "no-value", "the record has no value (a tombstone)"))
-                continue
-            try:
-                interaction = decode(value)
-            except DecodeError as error:
-                self._set_aside(items, self._letter(offset, key, value, error.reason, str(error)))
-                continue
-            timestamp = interaction.timestamp
-            if (timestamp > latest and offset >= decided) or offset in refused:
-                self._set_aside(items, self._letter(offset, key, value, AHEAD, _ahead(timestamp)))
-                continue
-            dataset, sequence = interaction.dataset, interaction.sequence
-            if dataset is not None and sequence is not None and not admit(dataset, sequence, timestamp):
-                self._set_aside(items, None)
-                continue
-            if self._duplicates or self._letters:
-                duplicates, letters = self._take_prefix()
-                items.append(ConsumedRecord(interaction, partition, offset, duplicates, letters))
-            else:
-                items.append(ConsumedRecord(interaction, partition, offset))
-        return items
+    def read(self, chunk: Chunk) -> Read:
+        """The rows completed by these records. Unusable records behind the last usable one stay pending."""
+        chunk = self._not_read_before(chunk)
+        if len(chunk.offsets) == 0:
+            return Read(EMPTY, {})
+        decoded = self._decode(chunk.values)
+        rows = np.arange(len(chunk.offsets)) if decoded.rows is None else decoded.rows
+        block = decoded.block.at(self.partition, chunk.offsets if decoded.rows is None else chunk.offsets[rows])
+        unusable: dict[int, DeadLetter | None] = {r.row: self._letter(chunk, r.row, r.reason, r.detail) for r in decoded.refused}
+        ahead = self._lies_ahead(block)
+        if ahead.any():
+            times = zip(rows[ahead].tolist(), block.time[ahead].tolist(), strict=True)
+            unusable |= {row: self._letter(chunk, row, AHEAD, ahead_text(time)) for row, time in times}
+            block, rows = block.only(~ahead), rows[~ahead]
+        new = self._deliveries.admit_rows(block)
+        if new is not None:
+            unusable |= dict.fromkeys(rows[~new].tolist())
+            block = block.only(new)
+        if not unusable and not self.pending:
+            self.next_offset = int(chunk.offsets[-1]) + 1
+            return Read(block, {})
+        return self._with_unusable(block, chunk.offsets, dict(sorted(unusable.items())))
 
-    def flush(self, *, trailing: bool = False) -> Remainder | None:
-        """The pending records as a remainder of their own; None when there are none."""
+    def flush(self, *, trailing: bool = False) -> Read | None:
+        """The pending records as a row of their own; None when there are none."""
         if not self.pending:
             return None
-        duplicates, letters = self._take_prefix()
-        return Remainder(self.partition, self.next_offset, duplicates, letters, trailing)
+        return Read(Block.unusable(self.partition, self.next_offset, trailing=trailing), {self.next_offset - 1: self._take_pending()})
 
-    def _set_aside(self, items: list[Item], letter: DeadLetter | None) -> None:
-        """Adds one record to the prefix: a dead letter, or (None) a duplicate."""
+    def _lies_ahead(self, block: Block) -> NDArray[np.bool_]:
+        """[n] which event times are too far ahead of the clock, or were found to be when they were read for the first time."""
+        ahead = (block.time > self._latest()) & (block.offset >= self._decided)
+        return ahead | np.isin(block.offset, self._refused) if len(self._refused) else ahead
+
+    def _not_read_before(self, chunk: Chunk) -> Chunk:
+        """Without what the client delivers again after a seek or a resume."""
+        offsets = chunk.offsets
+        before = np.maximum.accumulate(np.concatenate([[self.next_offset - 1], offsets[:-1]])) if len(offsets) else offsets
+        fresh = offsets > before
+        if fresh.all():
+            return chunk
+        places: list[int] = np.flatnonzero(fresh).tolist()
+        values = chunk.values
+        kept = values.take(np.flatnonzero(fresh)) if isinstance(values, Block) else [values[place] for place in places]
+        return Chunk(offsets[fresh], kept, lambda row: chunk.key(places[row]))
+
+    def _with_unusable(self, block: Block, offsets: Integers, unusable: Mapping[int, DeadLetter | None]) -> Read:
+        """The rows with what the unusable records at these places of the chunk (None: a re-delivery) leave behind."""
+        pieces: list[Block] = []
+        beside: dict[int, Unusable] = {}
+        ends = np.searchsorted(block.offset, offsets[list(unusable)]).tolist() if unusable else []
+        at = 0
+        for (row, letter), end in zip(unusable.items(), ends, strict=True):
+            self._carry(block, at, end, pieces, beside)
+            at = end
+            self.next_offset = int(offsets[row]) + 1
+            self._set_aside(letter)
+            full = len(self._letters) >= MAX_PREFIX_LETTERS or self._letter_bytes >= MAX_PREFIX_BYTES
+            if (full or self.next_offset in self._cuts) and (flushed := self.flush()):
+                pieces.append(flushed.block)
+                beside.update(flushed.beside)
+        self._carry(block, at, len(block), pieces, beside)
+        self.next_offset = int(offsets[-1]) + 1
+        return Read(concat(pieces) if pieces else block, beside)
+
+    def _carry(self, block: Block, start: int, stop: int, pieces: list[Block], beside: dict[int, Unusable]) -> None:
+        """Adds usable rows; the first of them carries what is pending."""
+        if start == stop:
+            return
+        if self.pending:
+            beside[int(block.offset[start])] = self._take_pending()
+        pieces.append(block[start:stop])
+
+    def _set_aside(self, letter: DeadLetter | None) -> None:
         if letter is None:
             self._duplicates += 1
         else:
             self._letters.append(letter)
             self._letter_bytes += len(letter.value or b"") + len(letter.key or b"")
-        full = len(self._letters) >= MAX_PREFIX_LETTERS or self._letter_bytes >= MAX_PREFIX_BYTES
-        if full or self.next_offset in self._cuts:
-            remainder = self.flush()
-            if remainder is not None:
-                items.append(remainder)
 
-    def _letter(self, offset: int, key: bytes | None, value: V | None, reason: str, detail: str) -> DeadLetter:
+    def _letter(self, chunk: Chunk, row: int, reason: str, detail: str) -> DeadLetter:
+        value = chunk.values[row : row + 1].interactions()[0] if isinstance(chunk.values, Block) else chunk.values[row]
         original = value if value is None or isinstance(value, bytes) else repr(value).encode()
-        return DeadLetter(self._topic, self.partition, offset, reason, detail, key, original)
+        return DeadLetter(self._topic, self.partition, int(chunk.offsets[row]), reason, detail, chunk.key(row), original)
 
-    def _take_prefix(self) -> tuple[int, tuple[DeadLetter, ...]]:
-        prefix = self._duplicates, tuple(self._letters)
+    def _take_pending(self) -> Unusable:
+        pending = Unusable(self._duplicates, tuple(self._letters))
         self._duplicates, self._letters, self._letter_bytes = 0, [], 0
-        return prefix
+        return pending
 
 
-def _ahead(timestamp: int) -> str:
-    """Without the clock's own time: written again after a crash the dead letter is the same."""
+def ahead_text(timestamp: int) -> str:
+    """A dead letter's detail, without the clock's own time: written again after a crash it is the same."""
     try:
         when = datetime.fromtimestamp(timestamp / 1000, UTC).isoformat()
     except (ValueError, OverflowError, OSError):

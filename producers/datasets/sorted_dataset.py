@@ -7,8 +7,10 @@ from itertools import count, repeat
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import polars as pl
 
+from autoemb_pipeline.columns import Block, Texts
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.producers.formats.delimited import COLUMNS
 from autoemb_pipeline.records import Interaction
@@ -84,6 +86,23 @@ class SortedDataset:
             columns = (rows.get_column(c).to_list() for c in COLUMNS)
             yield from map(Interaction, *columns, repeat(self.name), count(first))
 
+    def blocks(self, sequences: range | None = None) -> Iterator[Block]:
+        """The same in columns, at most 65,536 rows each; none is empty."""
+        for first, rows in self.batches(sequences):
+            count = len(rows)
+            nowhere = np.zeros(count, np.int64)
+            yield Block(
+                (_texts(rows.get_column("user_id")), _texts(rows.get_column("item_id"))),
+                np.array(rows.get_column("rating").to_numpy(), np.float64),
+                np.array(rows.get_column("timestamp").to_numpy(), np.int64),
+                np.arange(first, first + count, dtype=np.int64),
+                nowhere,
+                (self.name,),
+                nowhere,
+                nowhere,
+                np.zeros(count, np.int8),
+            )
+
     def batches(self, sequences: range | None = None) -> Iterator[tuple[int, pl.DataFrame]]:
         """(sequence of the first row, rows): frames of at most 65,536 rows with user_id, item_id, rating, timestamp."""
         selected = range(self.length) if sequences is None else sequences
@@ -103,6 +122,14 @@ class SortedDataset:
 
     def _earlier_than(self, timestamp: int) -> int:
         return int(self.scan().filter(pl.col("timestamp") < timestamp).select(pl.len()).collect(engine="streaming").item())
+
+
+def _texts(column: pl.Series) -> Texts:
+    """The column's UTF-8, without an object per value."""
+    bounds = np.zeros(len(column) + 1, np.int64)
+    np.cumsum(column.str.len_bytes().to_numpy(), out=bounds[1:])
+    joined = column.str.join().item() if len(column) else ""
+    return Texts(np.frombuffer(bytearray(joined.encode()), np.uint8), bounds)
 
 
 def write_manifest(folder: Path, *, fingerprint: str, parts: tuple[Part, ...]) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
-from autoemb_pipeline.records import Interaction, MiniBatch, OfflineStage
+from autoemb_pipeline.columns import MiniBatch
+from autoemb_pipeline.records import Interaction, OfflineStage
 
 
 def mini_batches(
@@ -40,7 +41,7 @@ def mini_batches(
         if not records:
             return
         step, offset = step + 1, offset + len(records)
-        yield MiniBatch(step=step, records=records, next_offsets={0: offset})
+        yield MiniBatch.of(step=step, records=records, next_offsets={0: offset})
 
 
 def _rereads(read: Callable[[], Iterable[Interaction]], batch_size: int, end: int, epochs: int, step: int) -> Iterator[MiniBatch]:
@@ -50,4 +51,4 @@ def _rereads(read: Callable[[], Iterable[Interaction]], batch_size: int, end: in
         while offset < end:
             records = list(islice(iterator, min(batch_size, end - offset)))
             step, offset = step + 1, offset + len(records)
-            yield MiniBatch(step=step, records=records, next_offsets={0: offset}, epoch=epoch)
+            yield MiniBatch.of(step=step, records=records, next_offsets={0: offset}, epoch=epoch)

@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoemb_pipeline.batching import MAX_LOOSE_LETTERS, Batcher, batches, read
-from autoemb_pipeline.deliveries import Chain, Remembered
+from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.errors import ConfigurationError, OffsetError
-from autoemb_pipeline.records import ConsumedRecord, Interaction, MiniBatch, OfflineStage, Remainder, RunPosition
+from autoemb_pipeline.records import Interaction, OfflineStage, RunPosition
+from autoemb_pipeline.remembered import Chain, Remembered
 from autoemb_pipeline.source import MemoryLog, MemorySource, SourceConfig
 from tests.batching.oracle import mini_batches
+from tests.source.oracle.items import ConsumedRecord, Remainder, released_of
 from tests.strategies import partition_logs
 
 Values = Sequence[Sequence[Interaction | bytes | None]]
@@ -250,7 +252,9 @@ def record(timestamp: int, sequence: int | None, partition: int = 0, offset: int
 
 def test_late_records_are_those_below_the_frontier_of_all_before():
     batcher = Batcher(batch_size=3, position=RunPosition(frontier=(50, "set", 5)))
-    batcher.add([record(40, 4, partition=0, offset=0), record(60, 6, partition=0, offset=1), record(50, 5, partition=0, offset=2)])
+    batcher.add(
+        released_of([record(40, 4, partition=0, offset=0), record(60, 6, partition=0, offset=1), record(50, 5, partition=0, offset=2)])
+    )
     batch = batcher.close()
     assert batch is not None
     assert [i.timestamp for i in batch.records] == [40, 60, 50]
@@ -260,7 +264,7 @@ def test_late_records_are_those_below_the_frontier_of_all_before():
 
 def test_equal_keys_are_not_late():
     batcher = Batcher(batch_size=2, position=RunPosition())
-    batcher.add([record(40, None, dataset=None), record(40, None, offset=1, dataset=None)])
+    batcher.add(released_of([record(40, None, dataset=None), record(40, None, offset=1, dataset=None)]))
     batch = batcher.close()
     assert batch is not None
     assert batch.late == 0
@@ -271,7 +275,7 @@ def test_the_clock_closes_a_partial_batch_after_its_first_item():
     batcher = Batcher(batch_size=10, position=RunPosition(), batch_timeout=5.0, clock=clock)
     clock.now = 100.0
     assert batcher.close() is None  # nothing in it yet: there is nothing to wait for
-    batcher.add([record(1, 0)])
+    batcher.add(released_of([record(1, 0)]))
     clock.now = 104.9
     assert batcher.close() is None
     clock.now = 105.0
@@ -284,10 +288,10 @@ def test_the_clock_closes_a_partial_batch_after_its_first_item():
 
 def test_what_is_being_filled_is_no_part_of_the_position():
     batcher = Batcher(batch_size=2, position=RunPosition(next_offsets={0: 0}))
-    batcher.add([record(1, 0), record(2, 1, offset=1)])
+    batcher.add(released_of([record(1, 0), record(2, 1, offset=1)]))
     batcher.close()
     after_two = batcher.position()
-    batcher.add([record(3, 2, offset=2)])
+    batcher.add(released_of([record(3, 2, offset=2)]))
     deliveries = {0: (Remembered("set", (Chain((0, 1), (0, 1), (1, 2), (1, 2)),)),)}
     assert batcher.position() == after_two == RunPosition(next_offsets={0: 2}, deliveries=deliveries, frontier=(2, "set", 1))
 
@@ -329,9 +333,9 @@ def test_unusable_records_at_a_partitions_end_come_last(count):
 
 def test_remainders_join_the_batch_being_filled():
     batcher = Batcher(batch_size=2, position=RunPosition())
-    batcher.add([Remainder(1, 4, duplicates=3), record(1, 0)])
+    batcher.add(released_of([Remainder(1, 4, duplicates=3), record(1, 0)]))
     assert batcher.close() is None
-    batcher.add([record(2, 1, offset=1)])
+    batcher.add(released_of([record(2, 1, offset=1)]))
     batch = batcher.close()
     assert batch is not None
     assert (batch.duplicates, batch.next_offsets) == (3, {1: 4, 0: 2})

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from autoemb_pipeline.batching import Batcher
 from autoemb_pipeline.checkpoint.position import position_from_json, position_to_json
+from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.epochs import Epochs
-from autoemb_pipeline.records import Interaction, MiniBatch, OfflineStage, RunPosition
+from autoemb_pipeline.records import Interaction, OfflineStage, RunPosition
 from autoemb_pipeline.source import MemoryLog, MemorySource, SourceConfig
 from tests.batching.oracle import mini_batches
 from tests.batching.test_batches import ENDING, Values, batch_sizes, chunks, fetch_sizes, log_of

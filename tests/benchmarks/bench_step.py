@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.learners.config import from_preset
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
-from autoemb_pipeline.records import MiniBatch
 from autoemb_pipeline.rows import hashed_uniform
 from autoemb_pipeline.state.options import RocksConfig
 from autoemb_pipeline.state.rocks import RocksRowStore
@@ -49,7 +49,7 @@ def main() -> None:
             trainers = [trainer_over(preset, rows, Path(scratch) / str(rows)) for rows in sizes]
             times: list[list[float]] = [[] for _ in sizes]
             for step in range(ROUNDS):
-                batch = MiniBatch(step=step + 1, records=stream[step * BATCH : (step + 1) * BATCH], next_offsets={0: step})
+                batch = MiniBatch.of(step=step + 1, records=stream[step * BATCH : (step + 1) * BATCH], next_offsets={0: step})
                 for trainer, own in zip(trainers, times, strict=True):
                     start = time.perf_counter()
                     trainer.step(batch)

@@ -30,10 +30,11 @@ from typing import Any
 import torch
 
 from autoemb_pipeline.batching import Batcher, batches
+from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.learners.config import from_preset
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
-from autoemb_pipeline.records import ContextMode, MiniBatch, OfflineStage, RunPosition, Task
+from autoemb_pipeline.records import ContextMode, OfflineStage, RunPosition, Task
 from autoemb_pipeline.source import MemorySource
 from autoemb_pipeline.state.memory import MemoryRowStore
 from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables

@@ -24,6 +24,7 @@ from autoemb_pipeline.prequential.labels import labels_of
 from autoemb_pipeline.prequential.references import RunningMean
 from autoemb_pipeline.records import FloatArray, Interaction
 from autoemb_pipeline.state.memory import MemoryRowStore
+from tests.streams import ratings_of
 
 
 def read_ratings(path: Path) -> list[Interaction]:
@@ -44,7 +45,7 @@ def run(records: Sequence[Interaction], config: LearnerConfig, *, mode: str, bat
     out: dict[str, list[FloatArray]] = {"loss": [], "hit": [], "reference": [], "dimension": [], "count": []}
     for step, start in enumerate(range(0, len(records), batch_size)):
         batch = records[start : start + batch_size]
-        labels = labels_of(batch)
+        labels = labels_of(ratings_of(batch))
         held_out = config.held_out(size=len(batch), step=step)
         inputs = context.observe(batch, labels, held_out)
         predictions = learner.predict(inputs)

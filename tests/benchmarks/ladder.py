@@ -21,13 +21,14 @@ import numpy as np
 import polars as pl
 import torch
 
+from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.experiments.statistics import Interval, clustered_interval, holm
 from autoemb_pipeline.learners.config import from_preset, parse_settings
 from autoemb_pipeline.learners.stream.budget import INDEX_ENTRY_BYTES
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.producers.datasets.synthetic import PRESETS, SyntheticConfig, SyntheticModel
-from autoemb_pipeline.records import FloatArray, Interaction, LearnerInputs, MiniBatch, SideContext
+from autoemb_pipeline.records import FloatArray, Interaction, LearnerInputs, SideContext
 from autoemb_pipeline.state.memory import MemoryRowStore
 from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
 
@@ -170,7 +171,7 @@ def train(stream: Sequence[Interaction], rung: str, seed: int, options: Mapping[
     popularity, losses, references = Popularity(config.dims), [], []
     for start in range(0, len(stream), BATCH):
         records = stream[start : start + BATCH]
-        result = trainer.step(MiniBatch(step=start // BATCH + 1, records=records, next_offsets={0: start + len(records)}))
+        result = trainer.step(MiniBatch.of(step=start // BATCH + 1, records=records, next_offsets={0: start + len(records)}))
         assert result.predictions is not None
         assert result.inputs is not None
         losses.append(result.scores["method"][0])

@@ -15,7 +15,7 @@ from autoemb_pipeline.prequential.references import sigmoid
 from autoemb_pipeline.records import Interaction, LearnerInputs
 from autoemb_pipeline.rows import Rows
 from autoemb_pipeline.state.memory import MemoryRowStore
-from tests.streams import synthetic_stream
+from tests.streams import ratings_of, synthetic_stream
 
 MODES = ("batch", "event", "strict")
 
@@ -34,7 +34,7 @@ def run(
             continue
         batch = stream[start:end]
         mask = np.array([i in held_out for i in range(start, end)])
-        inputs.append(context.observe(batch, labels_of(batch), mask if held_out else None))
+        inputs.append(context.observe(batch, labels_of(ratings_of(batch)), mask if held_out else None))
         context.record(np.linspace(0.0, 1.0, len(batch)), None, None, mask if held_out else None)
     return inputs
 
@@ -61,7 +61,7 @@ splits = st.lists(st.integers(1, 119), max_size=6, unique=True).map(sorted)
 @given(seed=st.integers(0, 2**32), bounds=splits)
 def test_running_mean_knows_exactly_the_allowed_labels(mode: str, seed: int, bounds: list[int]) -> None:
     stream = synthetic_stream(120, seed=seed)
-    y = labels_of(stream).binary
+    y = labels_of(ratings_of(stream)).binary
     x0 = features(run(stream, bounds, mode))[:, 0]
     for i in range(0, 120, 7):
         known = known_before(stream, bounds, mode, i)
@@ -115,7 +115,7 @@ def test_labels_that_wait_cost_nothing_until_they_are_due() -> None:
     for day in (1, 2):
         for k in range(5):
             batch = [Interaction(f"{day}-{k}-{n}", "item", 4.0, day) for n in range(10)]
-            inputs = context.observe(batch, labels_of(batch))
+            inputs = context.observe(batch, labels_of(ratings_of(batch)))
             context.record(np.zeros(10), None, None)
             assert (inputs.features[:, 1] != 0).any() == (day == 2)  # the item's mean knows all of day 1, nothing of the same day
     assert asked == [10, 1] * 5 + [60, 1] + [10, 1] * 4
@@ -159,7 +159,7 @@ def test_restored_context_goes_on_to_the_same_bits(mode: str, cut: int) -> None:
             context = ContextTracker(config, store)
             context.load_state(state)
         batch = stream[step * 20 : step * 20 + 20]
-        inputs = context.observe(batch, labels_of(batch))
+        inputs = context.observe(batch, labels_of(ratings_of(batch)))
         context.record(np.linspace(0.0, 1.0, 20), None, None)
         np.testing.assert_array_equal(inputs.features, whole[step].features)
         np.testing.assert_array_equal(inputs.class_probabilities, whole[step].class_probabilities)
@@ -170,20 +170,20 @@ def test_restored_context_goes_on_to_the_same_bits(mode: str, cut: int) -> None:
 def test_previous_loss_is_the_mean_and_previous_weights_the_last_of_the_last_earlier_batch() -> None:
     context = tracker("event")
     batch = [Interaction("u", "a", 4.0, 1), Interaction("v", "a", 4.0, 2), Interaction("u", "b", 4.0, 3)]
-    first = context.observe(batch, labels_of(batch))
+    first = context.observe(batch, labels_of(ratings_of(batch)))
     assert np.isnan(first.users.previous_loss).all()
     assert np.isnan(first.global_loss)
     np.testing.assert_allclose(first.users.previous_weights, 1 / 3)
     weights = np.array([[0.1, 0.2, 0.7], [0.3, 0.3, 0.4], [0.5, 0.25, 0.25]])
     context.record(np.array([0.2, 0.9, 0.4]), weights, weights)
-    second = context.observe([Interaction("u", "a", 4.0, 4)], labels_of([Interaction("u", "a", 4.0, 4)]))
+    second = context.observe([Interaction("u", "a", 4.0, 4)], labels_of(ratings_of([Interaction("u", "a", 4.0, 4)])))
     assert second.users.previous_loss[0] == pytest.approx(0.3)
     assert second.items.previous_loss[0] == pytest.approx(0.55)
     np.testing.assert_array_equal(second.users.previous_weights[0], weights[2])
     np.testing.assert_array_equal(second.items.previous_weights[0], weights[1])
     assert second.global_loss == pytest.approx(0.5)
     context.record(np.array([0.8]), weights[:1], weights[:1])
-    third = context.observe([Interaction("u", "z", 4.0, 5)], labels_of([Interaction("u", "z", 4.0, 5)]))
+    third = context.observe([Interaction("u", "z", 4.0, 5)], labels_of(ratings_of([Interaction("u", "z", 4.0, 5)])))
     assert third.users.previous_loss[0] == pytest.approx(0.8)
     assert third.users.fading_loss[0] == pytest.approx(0.9 * 0.3 + 0.1 * 0.8)
 
@@ -223,7 +223,7 @@ def test_a_peek_changes_nothing_and_knows_no_label(mode: str, classes: bool) -> 
     for labelled in (stream, flipped):
         context = tracker(mode, classes=classes)
         for batch in (labelled[:50], labelled[50:]):
-            context.observe(batch, labels_of(batch))
+            context.observe(batch, labels_of(ratings_of(batch)))
             context.record(np.linspace(0.0, 1.0, len(batch)), None, None)
         state = context.state()
         inputs = context.peek(again)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from autoemb_pipeline.checkpoint.identity import RunIdentity, write_identity
-from autoemb_pipeline.records import Interaction, LearnerInputs, MiniBatch, Predictions, SideContext
+from autoemb_pipeline.columns import MiniBatch
+from autoemb_pipeline.records import Interaction, LearnerInputs, Predictions, SideContext
 from autoemb_pipeline.sink.prediction_log import PredictionLog
 
 DIMS = (2, 16, 128)
@@ -73,7 +74,7 @@ def write_run(
             global_loss=0.2,
         )
         predictions = Predictions(probabilities=base, user_weights=weights["user"], item_weights=weights["item"])
-        log.add(MiniBatch(step=step, records=records, next_offsets={}), scores, predictions, inputs)
+        log.add(MiniBatch.of(step=step, records=records, next_offsets={}), scores, predictions, inputs)
     log.close_segment(events // BATCH)
     return state_dir
 

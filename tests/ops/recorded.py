@@ -3,11 +3,11 @@
 import json
 from typing import Any
 
+from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.learners.config import from_preset
 from autoemb_pipeline.meter import Meter
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
-from autoemb_pipeline.records import MiniBatch
 from autoemb_pipeline.schemas.metrics import PREQUENTIAL, RUNTIME
 from autoemb_pipeline.state.memory import MemoryRowStore
 from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
@@ -29,7 +29,7 @@ def recorded(method: str = "autoemb", task: str = "binary", *, batches: int = 6,
     for step in range(1, batches + 1):
         records = stream[(step - 1) * size : step * size]
         with meter.step(size), meter.phase("emit"):
-            metrics = dict(trainer.step(MiniBatch(step=step, records=records, next_offsets={0: step * size, 1: 7}, late=1)).metrics)
+            metrics = dict(trainer.step(MiniBatch.of(step=step, records=records, next_offsets={0: step * size, 1: 7}, late=1)).metrics)
     runtime = {
         "run_id": RUN_ID,
         "step": batches,

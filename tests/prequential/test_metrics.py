@@ -16,6 +16,7 @@ from autoemb_pipeline.prequential.metrics import (
     weight_fields,
 )
 from autoemb_pipeline.records import Interaction, Labels, Predictions, SideContext
+from tests.streams import ratings_of
 
 
 def side(counts: np.ndarray) -> SideContext:
@@ -61,7 +62,7 @@ def test_squared_error_and_cross_entropy() -> None:
     ("rating", "klass", "positive"), [(0.5, 0, 0), (1, 0, 0), (2.5, 2, 0), (3.5, 3, 0), (4, 3, 1), (4.5, 4, 1), (5, 4, 1)]
 )
 def test_half_stars_go_up(rating: float, klass: int, positive: int) -> None:
-    labels = labels_of([Interaction("u", "i", float(rating), 0)])
+    labels = labels_of(ratings_of([Interaction("u", "i", float(rating), 0)]))
     assert (labels.classes[0], labels.binary[0]) == (klass, positive)
 
 

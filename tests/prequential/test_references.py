@@ -11,7 +11,7 @@ from autoemb_pipeline.prequential.metrics import losses_and_hits
 from autoemb_pipeline.prequential.references import Logistic, RunningMean, sigmoid
 from autoemb_pipeline.records import Labels, LearnerInputs, SideContext
 from autoemb_pipeline.state.memory import MemoryRowStore
-from tests.streams import movielens_stream, synthetic_stream
+from tests.streams import movielens_stream, ratings_of, synthetic_stream
 
 
 def inputs_of(features: np.ndarray, classes: np.ndarray | None = None, held_out: np.ndarray | None = None) -> LearnerInputs:
@@ -97,7 +97,7 @@ def test_restored_logistic_goes_on_to_the_same_bits() -> None:
     whole, resumed = Logistic("binary", 16), Logistic("binary", 16)
     for k in range(0, 1600, 200):
         batch = stream[k : k + 200]
-        labels = labels_of(batch)
+        labels = labels_of(ratings_of(batch))
         inputs = context.observe(batch, labels)
         state = resumed.state()
         resumed = Logistic("binary", 16)
@@ -136,7 +136,7 @@ def test_published_figures_on_ml_latest_small(ml_latest_small: Path, mode: str) 
     models, losses = (RunningMean("binary"), Logistic("binary", 16)), ([], [])
     for k in range(0, len(stream), 500):
         batch = stream[k : k + 500]
-        labels = labels_of(batch)
+        labels = labels_of(ratings_of(batch))
         inputs = context.observe(batch, labels)
         predicted = [m.predict(inputs) for m in models]
         for own, p in zip(losses, predicted, strict=True):

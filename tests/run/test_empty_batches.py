@@ -2,8 +2,9 @@
 
 import pytest
 
+from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.learners.config import METHODS, STREAM_METHODS
-from autoemb_pipeline.records import DeadLetter, MiniBatch
+from autoemb_pipeline.records import DeadLetter
 from autoemb_pipeline.state.memory import MemoryRowStore
 from autoemb_pipeline.trainer import StepResult, Trainer, trainer_tables
 from tests.run.conftest import trainer_config
@@ -14,11 +15,11 @@ LETTER = DeadLetter("t", 0, 0, "bad-magic", "rubbish", None, b"rubbish")
 
 
 def whole(step: int, part: int) -> MiniBatch:
-    return MiniBatch(step=step, records=RECORDS[30 * part : 30 * part + 30], next_offsets={0: step})
+    return MiniBatch.of(step=step, records=RECORDS[30 * part : 30 * part + 30], next_offsets={0: step})
 
 
 def empty(step: int) -> MiniBatch:
-    return MiniBatch(step=step, records=[], next_offsets={0: step}, dead_letters=(LETTER,))
+    return MiniBatch.of(step=step, records=[], next_offsets={0: step}, dead_letters=(LETTER,))
 
 
 @pytest.mark.parametrize("task", ["binary", "rating"])

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.learners.config import from_preset
 from autoemb_pipeline.ops.topics import ensure_interactions_topic, ensure_metrics_topics
-from autoemb_pipeline.records import MiniBatch, OfflineStage
+from autoemb_pipeline.records import OfflineStage
 from autoemb_pipeline.schemas.metrics import PREQUENTIAL
 from autoemb_pipeline.sink.prediction_log import read_predictions
 from autoemb_pipeline.state.memory import MemoryRowStore
@@ -38,7 +39,7 @@ def staged(method: str = "autoemb", *, epochs: int = 2, task: str = "binary", co
 
 
 def mini_batch(step: int, at: int, *, epoch: int = 1) -> MiniBatch:
-    return MiniBatch(step=step, records=STREAM[at * SIZE : (at + 1) * SIZE], next_offsets={0: (at + 1) * SIZE}, epoch=epoch)
+    return MiniBatch.of(step=step, records=STREAM[at * SIZE : (at + 1) * SIZE], next_offsets={0: (at + 1) * SIZE}, epoch=epoch)
 
 
 def after_first_pass(config: TrainerConfig) -> tuple[Trainer, MemoryRowStore]:
@@ -83,7 +84,7 @@ def test_metrics_of_a_step_without_scores_are_the_same_from_a_checkpoint(method:
     config = staged(method)
     trainer, store = after_first_pass(config)
     tensors, payload = trainer.tensors(), trainer.payload()
-    for batch in (mini_batch(3, 0, epoch=2), MiniBatch(step=3, records=[], next_offsets={0: 2 * SIZE + 1})):
+    for batch in (mini_batch(3, 0, epoch=2), MiniBatch.of(step=3, records=[], next_offsets={0: 2 * SIZE + 1})):
         restored = Trainer(config, store)
         restored.restore(tensors, payload)
         wanted = PREQUENTIAL.to_json({"run_id": "r", **trainer.step(batch).metrics})

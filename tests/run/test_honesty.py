@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.learners.config import METHODS
-from autoemb_pipeline.records import Interaction, MiniBatch
+from autoemb_pipeline.records import Interaction
 from autoemb_pipeline.state.memory import MemoryRowStore
 from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
 from tests.honesty import may_know
@@ -28,7 +29,7 @@ def predictions(config: TrainerConfig, stream: list[Interaction]) -> dict[str, n
     parts: dict[str, list[np.ndarray]] = {"method": [], "running_mean": [], "logistic": []}
     for step in range(BATCHES):
         records = stream[step * SIZE : (step + 1) * SIZE]
-        result = trainer.step(MiniBatch(step=step + 1, records=records, next_offsets={0: (step + 1) * SIZE}))
+        result = trainer.step(MiniBatch.of(step=step + 1, records=records, next_offsets={0: (step + 1) * SIZE}))
         assert result.predictions is not None
         parts["method"].append(result.predictions.probabilities.reshape(SIZE, -1))
         for name in ("running_mean", "logistic"):

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoemb_pipeline.records import Interaction, LearnerInputs, MiniBatch, Predictions, SideContext
+from autoemb_pipeline.columns import MiniBatch
+from autoemb_pipeline.records import Interaction, LearnerInputs, Predictions, SideContext
 from autoemb_pipeline.sink.prediction_log import PredictionLog, read_predictions
 
 
@@ -18,7 +19,9 @@ def add(log: PredictionLog, step: int, size: int = 4, *, weights: bool = True) -
     )
     mixture = np.tile([0.25, 0.75], (size, 1)) if weights else None
     predictions = Predictions(probabilities=np.full(size, step / 10), user_weights=mixture, item_weights=mixture)
-    log.add(MiniBatch(step=step, records=records, next_offsets={0: step}), {"method": np.stack([blank + step, blank])}, predictions, inputs)
+    log.add(
+        MiniBatch.of(step=step, records=records, next_offsets={0: step}), {"method": np.stack([blank + step, blank])}, predictions, inputs
+    )
 
 
 def log_of(folder: Path, limit: int = 10_000) -> PredictionLog:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -153,7 +154,7 @@ def test_many_at_once_are_the_same_as_one_by_one(records, count):
         new = [record for record in records if one.admit(*record)]
         start = 0
         for end in [i for i in range(1, len(new) + 1) if i == len(new) or new[i][0] != new[i - 1][0]]:
-            many.admit_all(new[start][0], [r[1] for r in new[start:end]], [r[2] for r in new[start:end]])
+            many.admit_all(new[start][0], np.array([r[1] for r in new[start:end]]), np.array([r[2] for r in new[start:end]]))
             start = end
         assert many.snapshot() == one.snapshot()
 
@@ -165,7 +166,7 @@ def test_mini_batches_are_the_same_as_one_by_one(size):
     assert admit(one, stream) == stream
     for at in range(0, len(stream), size):
         part = stream[at : at + size]
-        many.admit_all("web", [s for s, _ in part], [t for _, t in part])
+        many.admit_all("web", *np.array(part).T.copy())
     assert many.snapshot() == one.snapshot()
 
 

@@ -9,12 +9,14 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions, NewTopic
 
 from autoemb_pipeline.batching import Batcher, batches, read
+from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.errors import BrokerError, ConfigurationError, TopicError
 from autoemb_pipeline.kafka.settings import quiet_admin
 from autoemb_pipeline.ops.brokers.embedded import EmbeddedBroker, embedded_available
-from autoemb_pipeline.records import Interaction, MiniBatch, RunPosition
+from autoemb_pipeline.records import Interaction, RunPosition
 from autoemb_pipeline.schemas.codec import decode_interaction, encode_interaction
 from autoemb_pipeline.source import KafkaSource, SourceConfig
+from tests.source.oracle.items import poll
 from tests.source.topics import spread, write
 from tests.streams import synthetic_stream
 
@@ -61,7 +63,7 @@ def test_a_shared_consumer_pauses_what_is_far_ahead_and_loses_nothing(broker, to
     paused, held, records = 0, 0, []
     with KafkaSource(config, broker.kafka, decode_interaction, RunPosition()) as source:
         while not source.exhausted:
-            records += [item.interaction for item in source.poll_many(50, 0.1)]
+            records += source.poll_many(50, 0.1).block.interactions()
             paused, held = max(paused, source.paused), max(held, source.buffered)
     assert records == stream
     assert paused == 1
@@ -134,7 +136,7 @@ def test_a_live_slow_stream_is_not_held_up_by_an_idle_partition(broker, topic_na
         third = next(stream)
         deadline = time.monotonic() + 20
         while not source.at_end and time.monotonic() < deadline:
-            assert source.poll(0.2) is None
+            assert poll(source, 0.2) is None
         assert source.at_end
         assert source.lag() == 0
     assert [[i.timestamp // 1000 for i in batch.records] for batch in (first, second, third)] == [[10, 11, 12], [13], [5, 14, 15]]
@@ -155,14 +157,14 @@ def test_a_live_stream_waits_at_its_end_and_goes_on(broker, topic_name: str, mak
         records = []
         deadline = time.monotonic() + 30
         while not source.at_end and time.monotonic() < deadline:
-            records += [item.interaction for item in source.poll_many(7, 0.1)]
+            records += source.poll_many(7, 0.1).block.interactions()
         assert records == stream[:10]
-        assert source.poll(0.2) is None
+        assert poll(source, 0.2) is None
         assert not source.exhausted
         write(broker.kafka, topic_name, stream[10:])
         item = None
         while item is None and time.monotonic() < deadline:
-            item = source.poll(0.5)
+            item = poll(source, 0.5)
         assert item is not None
         assert item.interaction == stream[10]
         assert source.lag() in range(29, 30)
@@ -189,7 +191,7 @@ def test_added_partitions_are_read_within_seconds(broker, topic_name: str, make_
         assert time.monotonic() - started < 20
         deadline = time.monotonic() + 20
         while source.lag() and time.monotonic() < deadline:
-            source.poll(0.1)
+            poll(source, 0.1)
         assert source.lag() == 0
     assert [i for batch in first + rest for i in batch.records] == stream
     assert batcher.position().next_offsets == {0: 45, 1: 15}

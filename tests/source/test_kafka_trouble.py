@@ -16,6 +16,7 @@ from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka
 from autoemb_pipeline.records import Interaction, RunPosition
 from autoemb_pipeline.schemas.codec import decode_interaction, encode_interaction
 from autoemb_pipeline.source import KafkaSource, SourceConfig
+from tests.source.oracle.items import poll
 from tests.source.topics import spread, write
 from tests.streams import synthetic_stream
 
@@ -49,7 +50,7 @@ def read_until_error(source: KafkaSource, seconds: float = 60.0) -> int:
     count = 0
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        count += len(source.poll_many(100, 0.1))
+        count += len(source.poll_many(100, 0.1).block)
     pytest.fail(f"no error in {seconds} s; {count} records read")
 
 
@@ -132,7 +133,7 @@ def test_records_deleted_before_they_were_read_are_an_error(broker, topic_name: 
     for position, first in ((RunPosition(), 40), (RunPosition(next_offsets={0: 40}), 40), (RunPosition(next_offsets={0: 41}), 41)):
         with KafkaSource(config, broker.kafka, decode_interaction, position) as source:
             assert source.start_offsets == {0: first}
-            item = source.poll(10)
+            item = poll(source, 10)
             assert item is not None
             assert item.interaction.sequence == first
 
@@ -143,7 +144,7 @@ def test_records_deleted_while_reading_are_an_error(broker, topic_name: str, mak
     write(broker.kafka, topic_name, synthetic_stream(3_000, seed=1), per_batch=10)
     config = SourceConfig(topic=topic_name, run_id="r", until_end=True, chunk=10)
     with KafkaSource(config, {**broker.kafka, **SCARCE}, decode_interaction, RunPosition()) as source:
-        assert source.poll(10) is not None
+        assert poll(source, 10) is not None
         admin = quiet_admin(broker.kafka)
         next(iter(admin.delete_records([TopicPartition(topic_name, 0, 2_990)]).values())).result(10)
         with pytest.raises(OffsetError, match="no longer holds"):
@@ -177,7 +178,7 @@ def test_a_topic_made_anew_while_reading_is_noticed(broker, topic_name: str, lon
     with KafkaSource(config, broker.kafka, decode_interaction, RunPosition()) as source:
         read = 0
         while read < 50:
-            read += len(source.poll_many(100, 1.0))
+            read += len(source.poll_many(100, 1.0).block)
         admin.delete_topics([topic_name])[topic_name].result(10)
         make(admin, topic_name)
         write(broker.kafka, topic_name, synthetic_stream(80 if longer else 20, seed=2))
@@ -194,7 +195,7 @@ def test_a_topic_deleted_while_reading_is_an_error(broker, topic_name: str) -> N
     write(broker.kafka, topic_name, synthetic_stream(50, seed=1))
     config = SourceConfig(topic=topic_name, run_id="r", check_interval=0.5)
     with KafkaSource(config, broker.kafka, decode_interaction, RunPosition()) as source:
-        assert source.poll(10) is not None
+        assert poll(source, 10) is not None
         admin.delete_topics([topic_name])[topic_name].result(10)
         with pytest.raises(TopicError, match="There is no topic"):
             read_until_error(source)
@@ -249,7 +250,7 @@ def test_until_end_waits_for_an_open_transaction(
         seen: list[Interaction] = []
         deadline = time.monotonic() + 4
         while time.monotonic() < deadline:
-            seen += [item.interaction for item in source.poll_many(100, 0.1)]
+            seen += source.poll_many(100, 0.1).block.interactions()
         assert seen == stream[:60]  # partition 0's later ones wait for what partition 1 hides
         assert not source.exhausted
         assert source.lag() == 200
@@ -257,7 +258,7 @@ def test_until_end_waits_for_an_open_transaction(
         (producer.commit_transaction if commits else producer.abort_transaction)(30)
         deadline = time.monotonic() + 30
         while not source.exhausted and time.monotonic() < deadline:
-            seen += [item.interaction for item in source.poll_many(100, 0.1)]
+            seen += source.poll_many(100, 0.1).block.interactions()
         assert source.exhausted
         assert source.lag() == 0
         assert source.unread() == []
@@ -306,7 +307,7 @@ def read_for(source: KafkaSource, seconds: float) -> list[Interaction]:
     seen: list[Interaction] = []
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        seen += [item.interaction for item in source.poll_many(100, 0.1)]
+        seen += source.poll_many(100, 0.1).block.interactions()
     return seen
 
 

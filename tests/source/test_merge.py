@@ -2,9 +2,10 @@
 
 import pytest
 
-from autoemb_pipeline.deliveries import Remembered
-from autoemb_pipeline.records import ConsumedRecord, Interaction, Remainder, RunPosition
-from autoemb_pipeline.source import EventTimeMerge
+from autoemb_pipeline.records import Interaction, RunPosition
+from autoemb_pipeline.remembered import Remembered
+from tests.source.oracle.items import ConsumedRecord, Remainder
+from tests.source.oracle.merge import EventTimeMerge
 
 
 def record(

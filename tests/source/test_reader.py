@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
-from autoemb_pipeline.deliveries import Remembered
 from autoemb_pipeline.errors import ConfigurationError, DecodeError
-from autoemb_pipeline.records import AHEAD, ConsumedRecord, Interaction, Remainder
+from autoemb_pipeline.records import AHEAD, Interaction
+from autoemb_pipeline.remembered import Remembered
 from autoemb_pipeline.schemas.codec import decode_interaction, encode_interaction
-from autoemb_pipeline.source import PartitionReader, SourceConfig
+from autoemb_pipeline.source import SourceConfig
 from autoemb_pipeline.source.reader import MAX_PREFIX_BYTES, MAX_PREFIX_LETTERS
+from tests.source.oracle.items import ConsumedRecord, Remainder
+from tests.source.oracle.reader import PartitionReader
 
 
 def encoded(sequence: int | None, dataset: str | None = "set") -> bytes:

@@ -11,7 +11,7 @@ from autoemb_pipeline.learners.paper.validation import holdout_mask
 from autoemb_pipeline.prequential.labels import labels_of
 from autoemb_pipeline.state.memory import MemoryRowStore
 from tests.learners.paper.batches import EVERY, batch_of, learner_of, name_of, small_config
-from tests.streams import synthetic_stream
+from tests.streams import ratings_of, synthetic_stream
 
 BATCH, BATCHES, FLIPPED = 12, 6, 3
 STREAM = synthetic_stream(BATCH * BATCHES, seed=1)
@@ -28,7 +28,7 @@ def predictions(config, mode, flip):
     out = []
     for step in range(BATCHES):
         records = stream[step * BATCH : (step + 1) * BATCH]
-        labels = labels_of(records)
+        labels = labels_of(ratings_of(records))
         held_out = holdout_mask(BATCH, fraction=0.3, seed=config.seed, step=step) if config.validation == "holdout" else None
         made = learner.predict(context.observe(records, labels, held_out))
         out.append(made.probabilities)

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.learners.config import METHODS, STREAM_METHODS, from_preset
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
-from autoemb_pipeline.records import Interaction, MiniBatch
+from autoemb_pipeline.records import Interaction
 from autoemb_pipeline.state.memory import MemoryRowStore
 from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
 
@@ -36,7 +37,7 @@ def steps(by: Trainer, stream: Sequence[Interaction], size: int, first: int = 0)
     """Probabilities of the stream's events from `first` on, [n] or [n, C]."""
     parts = []
     for start in range(first, len(stream), size):
-        batch = MiniBatch(step=start // size + 1, records=stream[start : start + size], next_offsets={0: start + size})
+        batch = MiniBatch.of(step=start // size + 1, records=stream[start : start + size], next_offsets={0: start + size})
         result = by.step(batch)
         assert result.predictions is not None
         parts.append(result.predictions.probabilities)

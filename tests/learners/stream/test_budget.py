@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.learners.config import LearnerConfig
-from autoemb_pipeline.records import MiniBatch
 from autoemb_pipeline.trainer import trainer_tables
 from tests.learners.stream.running import config, steps, trainer
 from tests.streams import synthetic_stream
@@ -30,7 +30,7 @@ def test_the_bound_holds_at_every_step_and_bytes_are_what_is_held(budget, admiss
     of = config(memory_budget=budget + 1, admission=admission, half_life=half_life)
     by, store = trainer(of)
     for start in range(0, len(STREAM), 40):
-        by.step(MiniBatch(step=start // 40 + 1, records=STREAM[start : start + 40], next_offsets={0: start}))
+        by.step(MiniBatch.of(step=start // 40 + 1, records=STREAM[start : start + 40], next_offsets={0: start}))
         tables = held(by, store, of)
         counted = by._learner._components.budget.bytes
         assert counted == true_bytes(tables, of.learner) <= budget + 1

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.learners.stream.blocks import Blocks
 from autoemb_pipeline.learners.stream.gates import SearchedGate
 from autoemb_pipeline.learners.stream.trace import Trace, trace_tables
-from autoemb_pipeline.records import Interaction, MiniBatch
+from autoemb_pipeline.records import Interaction
 from autoemb_pipeline.state.memory import MemoryRowStore
 from tests.learners.stream.running import config, steps, trainer
 from tests.streams import synthetic_stream
@@ -69,7 +70,7 @@ def test_the_next_occurrence_counts_however_far():
     steps(by, [interaction(0), *others], 1)
     before = by._learner._components.trace.second_order.copy()
     stamp = store.gather("trace.user", ["again"])[0, -1]
-    by.step(MiniBatch(step=11, records=[interaction(10, user="again")], next_offsets={0: 11}))
+    by.step(MiniBatch.of(step=11, records=[interaction(10, user="again")], next_offsets={0: 11}))
     assert stamp == 1
     assert by._learner._components.trace.second_order[0] > before[0]
 

@@ -1,0 +1,160 @@
+"""Interactions on the wire, many at a time: values to columns and back, by compiled kernels.
+
+What is valid is still decided by one decoder per record (`schemas.registry.InteractionDecoder`): the kernel reads only what is plain, and
+every other value is given to that decoder. Plain are records of this very version of the schema without further features; a test holds
+the two to the same verdicts and values on any bytes.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from autoemb_pipeline.columns import NO_VALUE, Block, Bytes, Decoded, Integers, Refused, Texts, concat
+from autoemb_pipeline.errors import DecodeError
+from autoemb_pipeline.kernels.avro import decode_interactions, encode_interactions
+from autoemb_pipeline.records import Interaction
+from autoemb_pipeline.schemas.avro import MAGIC, schema_fingerprint
+from autoemb_pipeline.schemas.codec import INTERACTION_SCHEMA, MAX_ID_BYTES, MAX_TIMESTAMP, encode_interaction
+
+HEADER = MAGIC + schema_fingerprint(INTERACTION_SCHEMA)
+
+
+class ColumnDecoder:
+    """Decodes the values of a chunk of records.
+
+    Args:
+        decoder: the decoder of one value; raises DecodeError, and nothing else, for bytes that are no interaction.
+        headers: what a value of the current schema begins with, besides the single-object header: the registry's header with an id that
+            is known to be this schema.
+    """
+
+    def __init__(self, decoder: Callable[[bytes], Interaction], headers: Iterable[bytes] = ()) -> None:
+        self._decoder = decoder
+        self._headers = Texts.of([HEADER, *headers])
+
+    def decode(self, values: Sequence[bytes | None]) -> Decoded:
+        """The interactions in these values, and the values that are none. What the decoder raises, but DecodeError, is let through."""
+        try:
+            joined = b"".join(values)  # type: ignore[arg-type]
+        except TypeError:
+            joined = b"".join([value or b"" for value in values])
+            lengths = np.fromiter((len(value or b"") for value in values), np.int64, len(values))
+        else:
+            lengths = np.fromiter(map(len, values), np.int64, len(values))  # type: ignore[arg-type]
+        bounds = np.zeros(len(values) + 1, np.int64)
+        np.cumsum(lengths, out=bounds[1:])
+        plain, *columns = decode_interactions(
+            np.frombuffer(joined, np.uint8), bounds, self._headers.data, self._headers.bounds, MAX_ID_BYTES, MAX_TIMESTAMP
+        )
+        block = _block(joined, *columns)
+        return Decoded(block, None, ()) if len(block) == len(values) else self._with_slow(values, block, plain)
+
+    def _with_slow(self, values: Sequence[bytes | None], block: Block, plain: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> Decoded:
+        """Adds what only the decoder of one value can read."""
+        slow: list[Interaction] = []
+        slow_rows: list[int] = []
+        refused: list[Refused] = []
+        for row in np.flatnonzero(~plain).tolist():
+            value = values[row]
+            if value is None:
+                refused.append(Refused(row, "no-value", NO_VALUE))
+                continue
+            try:
+                slow.append(self._decoder(value))
+                slow_rows.append(row)
+            except DecodeError as error:
+                refused.append(Refused(row, error.reason, str(error)))
+        rows = np.flatnonzero(plain)
+        if slow:
+            rows = np.concatenate([rows, np.array(slow_rows, np.int64)])
+            order = np.argsort(rows)
+            block, rows = concat([block, Block.of(slow)]).take(order), rows[order]
+        return Decoded(block, rows if refused else None, refused)
+
+
+def _block(
+    joined: bytes,
+    users: Bytes,
+    user_bounds: Integers,
+    items: Bytes,
+    item_bounds: Integers,
+    rating: "np.ndarray[tuple[int], np.dtype[np.uint64]]",
+    time: Integers,
+    sequence: Integers,
+    code: Integers,
+    starts: Integers,
+    stops: Integers,
+) -> Block:
+    """The kernel's columns as a block, the datasets' names in their order."""
+    found = [joined[start:stop].decode() for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+    names = tuple(sorted(found))
+    if names != tuple(found):
+        code = np.array([*map(names.index, found), -1], np.int64)[code]
+    count = len(time)
+    nowhere = np.zeros(count, np.int64)
+    ids = Texts(users, user_bounds), Texts(items, item_bounds)
+    return Block(ids, rating.view(np.float64), time, sequence, code, names, nowhere, nowhere, np.zeros(count, np.int8))
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Values one behind the other: value i is ``data[bounds[i]:bounds[i + 1]]``."""
+
+    data: bytes
+    bounds: Integers
+
+    def values(self) -> list[bytes]:
+        """Each value, to be produced."""
+        places = self.bounds.tolist()
+        return [self.data[start:stop] for start, stop in pairwise(places)]
+
+
+def encode_block(block: Block, header: bytes = HEADER) -> Encoded:
+    """The values of a block's interactions: the bytes of `schemas.codec.encode_interaction`, or of a registry's encoder with its header.
+
+    Raises:
+        DecodeError: ``bad-value``: the reader would refuse one of them.
+    """
+    names = Texts.of([name.encode(errors="surrogatepass") for name in block.datasets])
+    _check_names(names, block)
+    data, bounds, valid = encode_interactions(
+        np.frombuffer(header, np.uint8),
+        block.user_ids.data,
+        block.user_ids.bounds,
+        block.item_ids.data,
+        block.item_ids.bounds,
+        block.rating.view(np.uint64),
+        block.time,
+        block.sequence,
+        block.dataset,
+        names.data,
+        names.bounds,
+        MAX_ID_BYTES,
+        MAX_TIMESTAMP,
+    )
+    if valid < len(block):
+        _refuse(block[valid : valid + 1])
+    return Encoded(data.tobytes(), bounds)
+
+
+def _check_names(names: Texts, block: Block) -> None:
+    """Refuses a dataset that cannot be written, at the first row that is of it."""
+    for code, name in enumerate(names.to_list()):
+        try:
+            name.decode()
+        except UnicodeDecodeError as error:
+            raise DecodeError("bad-value", f"not an interaction: {error}") from error
+        if len(name) > MAX_ID_BYTES and (block.dataset == code).any():
+            raise DecodeError("bad-value", f"dataset has {len(name)} bytes; at most {MAX_ID_BYTES} are allowed")
+
+
+def _refuse(row: Block) -> None:
+    """Raises what the encoder of one record says of it."""
+    try:
+        interaction = row.interactions()[0]
+    except UnicodeDecodeError as error:
+        raise DecodeError("bad-value", f"not an interaction: {error}") from error
+    encode_interaction(interaction)
+    raise AssertionError(f"the kernel refuses what the encoder takes: {interaction}")
