@@ -8,6 +8,7 @@ REQUIRES = [
     "click>=8.1",  # the command line
     "confluent-kafka>=2.16",  # Kafka client (librdkafka): idempotence, transactions, assign()
     "fastavro>=1.9",  # Avro encoding and the schema fingerprint
+    "numba>=0.61",  # compiles the kernels: context, prediction and learning event by event
     "numpy>=2",  # mini-batches, context and metrics as arrays
     "prometheus-client>=0.21",  # the endpoint of --prometheus; pure Python, depends on nothing
     "polars>=1.20",  # reads and sorts 20M-row datasets in bounded memory

@@ -1,0 +1,174 @@
+"""How rows are multiplied, and how they learn: extended Kalman steps with one variance per row and block, for any number of fields.
+
+logit's embedding part: s = Σ_f b_f + Σ_{f<g} Σ_j γ_fg,j A_fj A_gj ⟨r_fj, r_gj⟩. Its slope in block j of field f is d_fj = Σ_{g≠f} c_fg,j
+r_gj, with c = γ A A. An interaction observes s with precision h; linearised in all rows the innovation's variance is
+S = 1/h + Σ_f (v_f + Σ_j V_fj |d_fj|²), and the step is r_fj += V_fj d_fj (y-p)/(h S), b_f += v_f (y-p)/(h S). The block's variance falls by
+V² |d|² / (S · min(d_j, r)). With two fields these are the formulas of `learners`' Kalman steps. |d|² follows from the products and
+the squared lengths, so that rows are read once and written once.
+"""
+
+import numpy as np
+
+from autoemb_pipeline.kernels.compiling import helper
+from autoemb_pipeline.kernels.layout import ABSENT, HELD, PAIR, Bytes, Floats, Integers, Rows
+from autoemb_pipeline.kernels.sums import dot, dots
+
+SMALLEST_CURVATURE = 0.02  # of h: a confident mistake must not move a row without bound
+
+
+@helper
+def pair_of(f: int, g: int, fields: int) -> int:
+    """Position of the pair of fields f ≠ g among all pairs in the order (0, 1), (0, 2), …, (1, 2) and so on."""
+    a, b = min(f, g), max(f, g)
+    return a * fields - a * (a + 1) // 2 + b - a - 1
+
+
+@helper
+def measure(rows: tuple[Rows, ...], held: tuple[Bytes, ...], at: Integers, ends: Integers, products: Floats, squares: Floats) -> float:
+    """Products of every pair's blocks into products [P, N], squared lengths into squares [F, N]; returns the sum of the biases.
+
+    A block that either of a pair has not is 0. at: [F] slots.
+    """
+    fields, spaces = len(rows), len(ends)
+    if fields == PAIR:  # both lengths and the product in one pass
+        start = 0
+        for j in range(spaces):
+            both = held[0][at[0], j] != ABSENT and held[1][at[1], j] != ABSENT
+            if both:
+                products[0, j], squares[0, j], squares[1, j] = dots(rows[0][at[0]], rows[1][at[1]], start, ends[j])
+            else:
+                products[0, j] = squares[0, j] = squares[1, j] = 0.0
+            start = ends[j]
+    else:
+        for f in range(fields):
+            start = 0
+            for j in range(spaces):
+                own = held[f][at[f], j] != ABSENT
+                squares[f, j] = dot(rows[f][at[f]], rows[f][at[f]], start, ends[j]) if own else 0.0
+                for g in range(f + 1, fields):
+                    both = own and held[g][at[g], j] != ABSENT
+                    products[pair_of(f, g, fields), j] = dot(rows[f][at[f]], rows[g][at[g]], start, ends[j]) if both else 0.0
+                start = ends[j]
+    biases = 0.0
+    for f in range(fields):
+        biases += rows[f][at[f], ends[-1]]
+    return biases
+
+
+@helper
+def slope_squares(rows: tuple[Rows, ...], gates: Floats, products: Floats, squares: Floats, slopes: Floats) -> None:
+    """|d_fj|² into slopes [F, N]. gates: [P, N] c_fg,j; rows: for their number, which the compiler knows."""
+    fields, spaces = len(rows), squares.shape[1]
+    if fields == PAIR:
+        for j in range(spaces):
+            c = gates[0, j] * gates[0, j]
+            slopes[0, j] = c * squares[1, j]
+            slopes[1, j] = c * squares[0, j]
+        return
+    for f in range(fields):
+        for j in range(spaces):
+            total = 0.0
+            for g in range(fields):
+                if g == f:
+                    continue
+                c = gates[pair_of(f, g, fields), j]
+                total += c * c * squares[g, j]
+                for k in range(g + 1, fields):
+                    if k != f:
+                        total += 2.0 * c * gates[pair_of(f, k, fields), j] * products[pair_of(g, k, fields), j]
+            slopes[f, j] = total
+
+
+@helper
+def _uses(gates: Floats, f: int, j: int, fields: int) -> bool:
+    """Whether some pair of the field uses the block."""
+    if fields == PAIR:
+        return bool(gates[0, j] != 0.0)
+    for g in range(fields):  # noqa: SIM110 - numba knows no any()
+        if g != f and gates[pair_of(f, g, fields), j] != 0.0:
+            return True
+    return False
+
+
+@helper
+def innovation(
+    rows: tuple[Rows, ...], at: Integers, gates: Floats, slopes: Floats, largest: Floats, drift: float, variances: Floats
+) -> float:
+    """Σ_f (v_f + Σ_j V_fj |d_fj|²); the variances after drift into variances [F, N + 1], the bias' last."""
+    fields, spaces = len(rows), slopes.shape[1]
+    total = 0.0
+    for f in range(fields):
+        first = rows[f].shape[1] - spaces - 1
+        for j in range(spaces):
+            lift = drift if _uses(gates, f, j, fields) else 0.0
+            variances[f, j] = min(rows[f][at[f], first + j] + lift, largest[f, j])
+            total += variances[f, j] * slopes[f, j]
+        variances[f, spaces] = rows[f][at[f], first + spaces]
+        total += variances[f, spaces]
+    return total
+
+
+@helper
+def _move_two(p: Rows, q: Rows, start: int, end: int, a: float, b: float) -> None:
+    """p += a q and q += b p, both from the values before; a and b are 0.0 for a row that does not learn."""
+    for k in range(start, end):
+        x, y = np.float64(p[k]), np.float64(q[k])
+        p[k] = x + a * y
+        q[k] = y + b * x
+
+
+@helper
+def _move_many(rows: tuple[Rows, ...], at: Integers, gates: Floats, j: int, start: int, end: int, factors: Floats, before: Floats) -> None:
+    """r_f += factors_f Σ_g c_fg r_g, all from the values before. before: [F, D] scratch."""
+    fields = len(rows)
+    for f in range(fields):
+        for k in range(start, end):
+            before[f, k] = rows[f][at[f], k]
+    for f in range(fields):
+        row = rows[f][at[f]]
+        for k in range(start, end):
+            slope = 0.0
+            for g in range(fields):
+                if g != f:
+                    slope += gates[pair_of(f, g, fields), j] * before[g, k]
+            row[k] = before[f, k] + factors[f] * slope
+
+
+@helper
+def move(
+    rows: tuple[Rows, ...],
+    held: tuple[Bytes, ...],
+    at: Integers,
+    ends: Integers,
+    gates: Floats,
+    slopes: Floats,
+    variances: Floats,
+    directions: Floats,
+    step: float,
+    total: float,
+    factors: Floats,
+    before: Floats,
+) -> None:
+    """The Kalman step of every row. step: (y-p)/(h S); total: S; factors: [F] and before: [F, D] scratch. Borrowed blocks stay."""
+    fields, spaces = len(rows), slopes.shape[1]
+    start = 0
+    for j in range(spaces):
+        used = False
+        for f in range(fields):
+            learns = held[f][at[f], j] == HELD
+            factors[f] = variances[f, j] * step if learns else 0.0
+            used = used or _uses(gates, f, j, fields)
+            if learns:
+                v = variances[f, j]
+                rows[f][at[f], ends[-1] + 1 + j] = v - v * v * slopes[f, j] / (total * directions[j])
+        if used:
+            if fields == PAIR:
+                a, b = factors[0] * gates[0, j], factors[1] * gates[0, j]
+                _move_two(rows[0][at[0]], rows[1][at[1]], start, ends[j], a, b)
+            else:
+                _move_many(rows, at, gates, j, start, ends[j], factors, before)
+        start = ends[j]
+    for f in range(fields):
+        v = variances[f, spaces]
+        rows[f][at[f], ends[-1]] += v * step
+        rows[f][at[f], ends[-1] + 1 + spaces] = v - v * v / (total * directions[spaces])

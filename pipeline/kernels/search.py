@@ -1,0 +1,178 @@
+"""What controllers see of a mini-batch, what they learn from today, and what the context keeps for their next time.
+
+Shape legend: F fields, B interactions, n distinct ids of a field, N spaces, P pairs of fields, K = 35 + N controller inputs.
+"""
+
+from math import isnan, log
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoemb_pipeline.kernels.compiling import helper, kernel
+from autoemb_pipeline.kernels.layout import COUNT, FADING_LOSS, PREVIOUS_LOSS, RUN_LOSS, Floats, Integers, Interactions, Model, Predicted
+from autoemb_pipeline.kernels.rows import pair_of
+
+ID_FADING, RUN_FADING = 0.9, 0.99
+LARGEST_RELATIVE_LOSS = 4.0
+SMALLEST_WEIGHT = 1e-12
+# The 32 smallest distinct values of round(2^(j/2)): 1, 2, 3, 4, 6, 8, 11, 16, …
+THRESHOLDS = np.unique(np.round(2.0 ** (np.arange(34) / 2)))[:32]
+FIXED_INPUTS = len(THRESHOLDS) + 3
+
+
+@kernel
+def controller_inputs(
+    local: Integers, slots: Integers, context: Floats, totals: Floats, first: int, counts: Floats, inputs: NDArray[np.float32]
+) -> None:
+    """A field's controller inputs before the mini-batch is predicted: docs/algorithm.md, "Controllers".
+
+    Args:
+        local: [B] positions of the field's ids.
+        slots: [n].
+        context: [slots, W].
+        totals: of the run.
+        first: `weights_at` of the field: column of the context rows where the N previous weights begin.
+        counts: [B] result: interactions of the id before this one.
+        inputs: [B, K] float32, result: 32 bits of the count, its logarithm, N previous weights, previous and fading loss.
+    """
+    thresholds = len(THRESHOLDS)
+    spaces = inputs.shape[1] - FIXED_INPUTS
+    seen = np.zeros(len(slots))
+    scale = totals[RUN_LOSS]
+    for i in range(len(local)):
+        row = context[slots[local[i]]]
+        count = row[COUNT] + seen[local[i]]
+        seen[local[i]] += 1.0
+        counts[i] = count
+        x = inputs[i]
+        for k in range(thresholds):
+            x[k] = 1.0 if count >= THRESHOLDS[k] else 0.0
+        x[thresholds] = log(max(count, 1.0)) / log(THRESHOLDS[-1])
+        for n in range(spaces):
+            x[thresholds + 1 + n] = row[first + n]
+        for column in (PREVIOUS_LOSS, FADING_LOSS):
+            relative = row[column] / scale if scale > 0.0 else np.nan
+            x[thresholds + 1 + spaces + column - PREVIOUS_LOSS] = 1.0 if isnan(relative) else min(max(relative, 0.0), LARGEST_RELATIVE_LOSS)
+
+
+@kernel
+def uses_of(weights: NDArray[np.float32], nested: bool, uses: Floats) -> None:
+    """Weights of spaces [B, N] to uses of blocks [B, N]: A_j = Σ_{n ≥ j} α_n; separate tables: A_n = α_n."""
+    spaces = weights.shape[1]
+    for i in range(weights.shape[0]):
+        total = 0.0
+        for n in range(spaces - 1, -1, -1):
+            total = total + weights[i, n] if nested else np.float64(weights[i, n])
+            uses[i, n] = total
+
+
+@helper
+def _loss_slope(i: int, events: Interactions, model: Model, out: Predicted) -> float:
+    """∂L/∂s of the cross-entropy of an interaction as predicted."""
+    outputs, error = len(model.levels), 0.0
+    for c in range(outputs):
+        target = events.binary[i] if outputs == 1 else (1.0 if events.classes[i] == c else 0.0)
+        error += (out.probabilities[i, c] - target) * model.levels[c]
+    return error
+
+
+@kernel
+def mixture_slopes(
+    events: Interactions,
+    model: Model,
+    out: Predicted,
+    weights: NDArray[np.float32],
+    counts: Floats,
+    costs: Floats,
+    amortised: float,
+    entropy: float,
+    nested: bool,
+    slopes: NDArray[np.float32],
+) -> None:
+    """∂L/∂α of the mixture's own loss, what the controllers learn from today: first order, of predictions before their labels were learnt.
+
+    Args:
+        events, model, out: as the event-order kernel left them.
+        weights: [F, B, N] α.
+        counts: [F, B].
+        costs: [N] λ · d_n, charged over (1 + count)^amortised.
+        amortised: exponent.
+        entropy: weight of the entropy penalty, 0 for none.
+        nested: whether spaces are prefixes.
+        slopes: [F, B, N] result.
+    """
+    fields, count, spaces = weights.shape
+    outputs = len(model.levels)
+    products_at = model.weights.shape[1] - out.products.shape[1] * spaces
+    norm = 0.0
+    for c in range(outputs):
+        norm += model.levels[c] * model.levels[c]
+    for i in range(count):
+        error = _loss_slope(i, events, model, out)
+        for f in range(fields):
+            charge = 1.0 / (1.0 + counts[f, i]) ** amortised
+            total = 0.0
+            for j in range(spaces):
+                slope = 0.0
+                for g in range(fields):
+                    if g == f:
+                        continue
+                    p = pair_of(f, g, fields)
+                    gain = 0.0
+                    for c in range(outputs):
+                        gain += model.levels[c] * model.weights[c, products_at + p * spaces + j]
+                    slope += error * out.products[i, p, j] * gain / norm * events.uses[g, i, j]
+                total = total + slope if nested else slope
+                own = np.float64(weights[f, i, j])
+                penalty = entropy * (log(max(own, SMALLEST_WEIGHT)) + (1.0 if own > SMALLEST_WEIGHT else 0.0)) if entropy else 0.0
+                slopes[f, i, j] = total + costs[j] * charge - penalty
+
+
+@kernel
+def remember(
+    local: Integers,
+    slots: Integers,
+    losses: Floats,
+    weights: NDArray[np.float32],
+    which: Integers,
+    first: int,
+    context: Floats,
+) -> None:
+    """Keeps what a field's controllers see next time: each id's mean and fading loss, and the weights of its last interaction.
+
+    Args:
+        local, slots: of the field.
+        losses: [B] of the predictions.
+        weights: [B, N]; [B, 0] where none are learnt, then those kept stay.
+        which: [m] the interactions that count, ascending.
+        first: as of `controller_inputs`.
+        context: [slots, W], changed in place.
+    """
+    sums, occurrences = np.zeros(len(slots)), np.zeros(len(slots))
+    for b in range(len(which)):
+        i = which[b]
+        sums[local[i]] += losses[i]
+        occurrences[local[i]] += 1.0
+        row = context[slots[local[i]]]
+        for n in range(weights.shape[1]):
+            row[first + n] = weights[i, n]
+    for k in range(len(slots)):
+        if occurrences[k] == 0.0:
+            continue
+        row, mean = context[slots[k]], sums[k] / occurrences[k]
+        before = row[FADING_LOSS]
+        row[PREVIOUS_LOSS] = mean
+        row[FADING_LOSS] = mean if isnan(before) else ID_FADING * before + (1 - ID_FADING) * mean
+
+
+@kernel
+def remember_run(losses: Floats, which: Integers, totals: Floats) -> None:
+    """The run's fading loss, of the mini-batch's mean. Arguments as of `remember`."""
+    if len(which) == 0:
+        return
+    mean = 0.0
+    for b in range(len(which)):
+        mean += losses[which[b]]
+    mean /= len(which)
+    before = totals[RUN_LOSS]
+    totals[RUN_LOSS] = mean if isnan(before) else RUN_FADING * before + (1 - RUN_FADING) * mean

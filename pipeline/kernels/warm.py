@@ -1,0 +1,95 @@
+"""Compiles every kernel for the types the product calls it with, before anybody waits for a step."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from autoemb_pipeline.kernels.compiling import cache_directory
+from autoemb_pipeline.kernels.controllers import backward, forward, parameter_count
+from autoemb_pipeline.kernels.events import observe, run
+from autoemb_pipeline.kernels.layout import (
+    HELD,
+    PAIR,
+    Interactions,
+    Model,
+    Operations,
+    Predicted,
+    State,
+    blank_context,
+    blank_totals,
+    weights_at,
+)
+from autoemb_pipeline.kernels.newton import newton_descend, newton_observe
+from autoemb_pipeline.kernels.references import features_of, predict_references
+from autoemb_pipeline.kernels.schedule import operations
+from autoemb_pipeline.kernels.search import FIXED_INPUTS, controller_inputs, mixture_slopes, remember, remember_run, uses_of
+
+COMPLETE = "complete"
+
+
+def is_compiled() -> bool:
+    """Whether `compile_all` has finished once with these sources on this machine, so that nothing has to be compiled at the start."""
+    return (cache_directory() / COMPLETE).exists()
+
+
+def compile_all(progress: Callable[[int, int, str], None], fields: int = PAIR) -> None:
+    """Compiles and caches all kernels; those in the cache are only loaded.
+
+    Args:
+        progress: called before each with how many are done, of how many, and what comes.
+        fields: of ids; 2 are users and items.
+    """
+    jobs = list(_jobs(fields))
+    for done, (name, job) in enumerate(jobs):
+        progress(done, len(jobs), name)
+        job()
+    progress(len(jobs), len(jobs), "")
+    if fields == PAIR:
+        (cache_directory() / COMPLETE).touch()
+
+
+def _jobs(fields: int) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Each kernel called once with a mini-batch of one interaction: name, call."""
+    pairs, sizes = fields * (fields - 1) // 2, (FIXED_INPUTS + 1, 2, 1)
+    events = Interactions(
+        local=np.zeros((fields, 1), dtype=np.int64),
+        slots=(np.zeros(1, dtype=np.int64),) * fields,
+        times=np.zeros(1, dtype=np.int64),
+        binary=np.zeros(1),
+        classes=np.zeros(1, dtype=np.int64),
+        uses=np.ones((fields, 1, 1)),
+    )
+    state = State(
+        rows=tuple(np.ones((1, 4), dtype=np.float32) for _ in range(fields)),
+        held=(np.full((1, 1), HELD, dtype=np.int8),) * fields,
+        contexts=tuple(blank_context(f, 1, 1, 0) for f in range(fields)),
+        totals=blank_totals(),
+    )
+    weights = np.zeros((1, 16 + pairs))
+    model = Model(weights, np.ones(1), np.ones(1, dtype=np.int64), np.ones(2), np.ones((fields, 1)), 1e-6, 0)
+    base = np.zeros((1, 1))
+    out = Predicted(np.zeros((1, 16 + pairs)), np.zeros((1, pairs, 1)), base.copy(), base.copy(), np.zeros((1, 0)))
+    one, which, alpha = np.zeros(1), np.zeros(1, dtype=np.int64), np.ones((1, 1), dtype=np.float32)
+    network, seen = np.zeros(parameter_count(sizes), dtype=np.float32), np.zeros((1, sizes[0]), dtype=np.float32)
+    local, slots, context = events.local[0], events.slots[0], state.contexts[0]
+    precision = np.eye(weights.size)
+    several = np.ones((fields, 1, 1), dtype=np.float32)
+    nothing = Operations(np.zeros(0, dtype=np.int8), np.zeros(0, dtype=np.int64))
+
+    def networks() -> None:
+        found, taken = forward(network, sizes, seen)
+        backward(network, sizes, taken, found, alpha)
+
+    yield "order of strict labels", lambda: operations(events.times, "strict")
+    yield "context, prediction and learning", lambda: run(nothing, events, state, model, out)
+    yield "context alone", lambda: observe(nothing, events, state, model, out)
+    yield "Newton's sums", lambda: newton_observe(out.inputs, which, out.probabilities, one, which, precision, weights)
+    yield "Newton's step", lambda: newton_descend(weights, np.eye(weights.size), weights.copy())
+    yield "references", lambda: predict_references(out.inputs, out.classes, np.zeros((1, 16)), base, base.copy())
+    yield "features of the references", lambda: features_of(out.inputs)
+    yield "controllers' inputs", lambda: controller_inputs(local, slots, context, state.totals, weights_at(0), one, seen)
+    yield "controllers", networks
+    yield "uses of blocks", lambda: uses_of(alpha, True, base)
+    yield "controllers' slopes", lambda: mixture_slopes(events, model, out, several, base, one, 1.0, 0.0, True, several.copy())
+    yield "losses of ids", lambda: remember(local, slots, one, alpha, which, weights_at(0), context)
+    yield "loss of the run", lambda: remember_run(one, which, state.totals)

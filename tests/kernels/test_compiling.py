@@ -1,0 +1,86 @@
+"""Where compiled code is kept: an edited source is noticed wherever it is, and what `compile_all` compiled is not compiled again."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autoemb_pipeline.kernels import cache_directory, fingerprint
+
+PACKAGE = Path(__file__).parents[2] / "autoemb_pipeline" / "kernels"
+MISSES = """
+import numpy as np
+from numba.core.dispatcher import Dispatcher
+import sys
+from autoemb_pipeline.kernels import compile_all, is_compiled
+assert not is_compiled()
+compile_all(lambda done, total, name: None)
+assert is_compiled()
+from autoemb_pipeline.kernels import cache_directory
+files = sorted(p.name for p in cache_directory().rglob("*.nbc"))
+from tests.kernels.loop import Columns, Settings, whole
+rng = np.random.default_rng(0)
+columns = Columns(
+    ids=[rng.integers(0, 9, 300), rng.integers(0, 20, 300)],
+    names=[[str(k) for k in range(9)], [str(k) for k in range(20)]],
+    times=np.sort(rng.integers(0, 200, 300)),
+    ratings=rng.integers(1, 6, 300).astype(float),
+)
+for settings in (Settings(batch=50), Settings(batch=50, task="rating", mode="strict"), Settings(batch=50, dims=(146,), searched=False, mode="batch")):
+    whole(settings, columns)
+print(sorted(set(p.name for p in cache_directory().rglob("*.nbc")) - set(files)))
+"""
+
+
+def python(code: str, root: Path, cache: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(root), "NUMBA_CACHE_DIR": str(cache)}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=root, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_an_edited_callee_of_another_module_is_compiled_anew(tmp_path):
+    """`newton_descend` calls `dot` of sums.py, which adds what is left over one by one; numba alone would go on with the old one."""
+    root, cache = tmp_path / "copy", tmp_path / "cache"
+    shutil.copytree(PACKAGE, root / "autoemb_pipeline" / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "autoemb_pipeline" / "__init__.py").touch()
+    (root / "autoemb_pipeline" / "kernels" / "__init__.py").write_text("")
+    code = """
+import numpy as np
+from autoemb_pipeline.kernels.newton import newton_descend
+weights = np.zeros((1, 2))
+newton_descend(weights, np.array([[4.0, 2.0], [2.0, 5.0]]), np.array([[4.0, 8.0]]))
+print(weights.tolist(), sum(newton_descend.stats.cache_hits.values()))
+"""
+    assert python(code, root, cache) == "[[-0.25, -1.5]] 0"
+    assert python(code, root, cache) == "[[-0.25, -1.5]] 1"
+    sums = root / "autoemb_pipeline" / "kernels" / "sums.py"
+    source = sums.read_text()
+    edited = source.replace("total += np.float64(x[k]) * np.float64(y[k])", "total += 0.0")
+    assert edited != source
+    sums.write_text(edited)
+    answer, hits = python(code, root, cache).rsplit(" ", 1)
+    assert (answer != "[[-0.25, -1.5]]", hits) == (True, "0")
+
+
+@pytest.mark.slow
+def test_what_was_compiled_ahead_serves_every_call_of_a_run(tmp_path):
+    assert python(MISSES, PACKAGE.parents[1], tmp_path) == "[]"
+
+
+def test_the_directory_is_the_users_and_named_by_the_sources(tmp_path):
+    assert cache_directory().name == fingerprint()
+    code = "from autoemb_pipeline.kernels.compiling import cache_directory; print(cache_directory().parent)"
+    assert python(code, PACKAGE.parents[1], tmp_path) == str(tmp_path)
+
+
+def test_a_directory_that_cannot_be_written_is_not_used(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.touch()
+    code = "from autoemb_pipeline.kernels.compiling import cache_directory; print(cache_directory().parent)"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(blocked / "x"), "XDG_CACHE_HOME": str(tmp_path)}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True).stdout.strip()
+    assert found == str(tmp_path / "autoemb-pipeline" / "kernels")

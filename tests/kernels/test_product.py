@@ -1,0 +1,59 @@
+"""The kernels against the learner, context and references they replace, and the product's published figures."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoemb_pipeline.records import MiniBatch
+from tests.kernels.loop import Columns, Settings, figures, read_ratings, whole
+from tests.learners.stream.running import config, trainer
+from tests.streams import synthetic_stream
+
+RATINGS = Path(os.environ.get("AUTOEMB_DATA_DIR", "data")) / "ml-latest-small" / "ratings.csv"
+# Of the trainer before kernels, commit 605c1f6: mean loss of all, and of the last 30%.
+BEFORE = {
+    "fse": (Settings(dims=(146,), searched=False), (0.183233, 0.166890)),
+    "autoemb": (Settings(), (0.183174, 0.166776)),
+    "separate": (Settings(nested=False), (0.183159, 0.166730)),
+    "rating": (Settings(task="rating"), (1.213549, 1.154174)),
+}
+
+
+def columns_of(stream) -> Columns:
+    ids, names = [], []
+    for key in ("user_id", "item_id"):
+        positions: dict[str, int] = {}
+        ids.append(np.array([positions.setdefault(getattr(r, key), len(positions)) for r in stream]))
+        names.append(list(positions))
+    return Columns(ids=ids, names=names, times=np.array([r.timestamp for r in stream]), ratings=np.array([r.rating for r in stream]))
+
+
+@pytest.mark.parametrize("task", ["binary", "rating"])
+@pytest.mark.parametrize(("method", "close"), [("fse-uniform", 1e-9), ("autoemb", 2e-6)])
+def test_losses_are_those_of_the_trainer(task, method, close):
+    """In float64; the controllers of the kernels' loop are float32."""
+    stream = synthetic_stream(1200, seed=5, users=30, items=60)
+    made, _ = trainer(config(method, task=task, precision="float64"))
+    scores = [
+        made.step(MiniBatch(step=k + 1, records=stream[s : s + 100], next_offsets={0: s + 100})).scores
+        for k, s in enumerate(range(0, len(stream), 100))
+    ]
+    settings = Settings(
+        dims=(2, 4, 8), task=task, batch=100, dtype=np.float64, hidden=(8,), rank=2.0, std=0.5, searched=method == "autoemb"
+    )
+    if method == "fse-uniform":
+        settings.use = (1.0, 2 / 3, 1 / 3)
+    loop = whole(settings, columns_of(stream))
+    np.testing.assert_allclose(np.concatenate(loop.losses), np.concatenate([s["method"][0] for s in scores]), rtol=0, atol=close)
+    for name, parts in loop.references.items():
+        np.testing.assert_allclose(np.concatenate(parts), np.concatenate([s[name][0] for s in scores]), rtol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not RATINGS.exists(), reason="needs ml-latest-small under AUTOEMB_DATA_DIR")
+@pytest.mark.parametrize("name", BEFORE)
+def test_figures_on_movielens_stay(name):
+    settings, expected = BEFORE[name]
+    assert figures(whole(settings, read_ratings(RATINGS)).losses) == pytest.approx(expected, abs=2e-5)
