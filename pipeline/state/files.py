@@ -10,7 +10,8 @@ from typing import Any
 import rocksdict
 
 from autoemb_pipeline.errors import CheckpointError, StateError
-from autoemb_pipeline.rows import TableSpec
+from autoemb_pipeline.rows import AnySpec
+from autoemb_pipeline.state.codec import format_of
 from autoemb_pipeline.state.options import RocksOptions
 from autoemb_pipeline.state.validation import RESERVED_TABLE
 
@@ -91,32 +92,6 @@ def open_database(directory: Path, tables: Iterable[str], options: RocksOptions,
         raise StateError(f"RocksDB cannot open {directory}.", why=str(error)) from error
 
 
-def stored_specs(directory: Path, options: RocksOptions) -> list[TableSpec]:
-    """Specs of the tables in a RocksDB directory that may be changed (a clone), in the order of their names; initial rows are zeros.
-
-    Raises:
-        CheckpointError: a table has no readable meta record.
-    """
-    names = sorted(set(rocksdict.Rdict.list_cf(str(directory))) - {RESERVED_TABLE})
-    database = open_database(directory, names, options, read_only=True)
-    try:
-        formats = database.get([format_key(name) for name in names]) if names else []
-    finally:
-        database.close()
-    specs = []
-    for name, stored in zip(names, formats, strict=True):
-        dtype, _, width = (stored or b"").decode(errors="replace").partition(":")
-        if dtype not in ("f4", "f8") or not width.isdecimal():
-            raise CheckpointError(f"Table {name!r} of {directory} has no row format.", why=f"Its meta record is {stored!r}.")
-        specs.append(TableSpec(name=name, width=int(width), dtype="f4" if dtype == "f4" else "f8"))
-    return specs
-
-
-def format_of(spec: TableSpec) -> bytes:
-    """The meta record of a table's row format, e.g. ``f4:146``."""
-    return f"{spec.dtype}:{spec.width}".encode()
-
-
 def format_key(table: str) -> bytes:
     """Key of `format_of` in the default column family."""
     return f"format/{table}".encode()
@@ -127,7 +102,7 @@ def count_key(table: str) -> bytes:
     return f"count/{table}".encode()
 
 
-def read_counts(database: Any, specs: Mapping[str, TableSpec]) -> dict[str, int]:
+def read_counts(database: Any, specs: Mapping[str, AnySpec]) -> dict[str, int]:
     """Row counts as stored with the checkpoint; zero in a new database.
 
     Raises:

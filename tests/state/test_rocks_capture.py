@@ -353,12 +353,6 @@ def test_reading_changes_no_byte_and_leaves_nothing_behind(checkpoint: Path, tmp
         rows.gather("users", ["7"])
 
 
-def test_the_stored_format_is_enough_to_read_rows(checkpoint: Path) -> None:
-    with ReadOnlyRows(checkpoint) as rows:
-        assert [(s.name, s.width, s.dtype) for s in rows.specs] == [("items", 2, "f8"), ("users", 3, "f4")]
-        np.testing.assert_array_equal(rows.gather("users", ["7"]), [[21, 22, 23]])
-
-
 def test_a_reader_outlives_the_checkpoint_it_reads(checkpoint: Path) -> None:
     with ReadOnlyRows(checkpoint, SPECS) as rows:
         shutil.rmtree(checkpoint)
