@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from autoemb_pipeline.checkpoint.identity import READER_OF_OLDER_STATE, flatten, unflatten
+from autoemb_pipeline.checkpoint.identity import READERS_OF_OLDER_STATE, flatten, unflatten
 from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.errors import CheckpointError, ConfigurationError
 from autoemb_pipeline.learners.config import learner_class
@@ -104,7 +104,7 @@ def trainer_of(configuration: Mapping[str, Any], *, device: str) -> TrainerConfi
         raise CheckpointError(
             "The run's configuration cannot be used by this version of autoemb-pipeline",
             why=str(error),
-            remedy=f"use the version that the run was trained with; for a run from before format 2, commit {READER_OF_OLDER_STATE}",
+            remedy=f"use the version that the run was trained with ({READERS_OF_OLDER_STATE})",
         ) from error
 
 

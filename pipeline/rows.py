@@ -62,6 +62,25 @@ class RecordSpec:
 AnySpec = TableSpec | RecordSpec
 
 
+def joined(specs: Sequence[AnySpec]) -> tuple[AnySpec, ...]:
+    """The same tables, but record tables of one name as one: the parts side by side, in order. At most one of them has optional columns."""
+    tables: dict[str, AnySpec] = {}
+    for spec in specs:
+        before = tables.get(spec.name)
+        if not isinstance(spec, RecordSpec) or not isinstance(before, RecordSpec):
+            tables[spec.name if before is None else f"{spec.name}\0{len(tables)}"] = spec
+            continue
+        shift = len(before.parts)
+        tables[spec.name] = RecordSpec(
+            name=spec.name,
+            parts=before.parts + spec.parts,
+            held=before.held if spec.held is None else spec.held + shift,
+            optional=before.optional if spec.held is None else spec.optional + shift,
+            blocks=before.blocks + spec.blocks,
+        )
+    return tuple(tables.values())
+
+
 class Lent(NamedTuple):
     """Records of n distinct ids where the store keeps them, until the next call about their table.
 

@@ -10,8 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from autoemb_pipeline.checkpoint.reading import open_newest
+from autoemb_pipeline.checkpoint.store import CheckpointStore
 from autoemb_pipeline.errors import CheckpointError, StateError
 from autoemb_pipeline.learners.config import METHODS, STREAM_METHODS
+from autoemb_pipeline.predict import tables_of
 from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, load_dataset
 from autoemb_pipeline.producers.replay import ReplayConfig, replay
 from autoemb_pipeline.sink.prediction_log import read_predictions
