@@ -66,6 +66,7 @@ class OpenBatch:
         operations: what to predict and to learn, in order.
         due: [carried] which of the interactions that waited for their labels are the carried ones; the others go on waiting.
         waiting: [w] positions among `interactions` of those whose labels may not be known yet.
+        waits: of both sides the ids of all interactions that waited for their labels, carried or not.
         ids: of both sides, distinct; those of new interactions first.
         new: how many of these are in new interactions.
         lent: both sides' records: the context's row first, then what the learner keeps.
@@ -78,6 +79,7 @@ class OpenBatch:
     operations: Operations
     due: NDArray[np.int64]
     waiting: NDArray[np.int64]
+    waits: tuple[frozenset[str], frozenset[str]]
     ids: tuple[tuple[str, ...], tuple[str, ...]]
     new: tuple[int, int]
     lent: tuple[Lent, Lent]

@@ -133,6 +133,7 @@ class ContextTracker:
             operations=ordered,
             due=due,
             waiting=waiting,
+            waits=(frozenset(w.user_id for w in self._waiting), frozenset(w.item_id for w in self._waiting)),
             ids=ids,
             new=(len(columns.ids[0]), len(columns.ids[1])),
             lent=lent,

@@ -49,12 +49,15 @@ class SideDemand:
         first: [n] the interaction in which each occurs first.
         held: [n, N] what they hold.
         worth: [n, N] what each block is worth, as known at that interaction.
+        asks: [n] False for ids some of whose labels wait from earlier mini-batches: what such an id was given at its next interaction, the
+            labels before it would learn into.
     """
 
     ids: Sequence[str]
     first: NDArray[np.int64]
     held: Held
     worth: FloatArray
+    asks: Held
 
 
 class MemoryBudget:
@@ -188,6 +191,6 @@ class MemoryBudget:
 
 def _in_order(sides: tuple[SideDemand, SideDemand]) -> list[tuple[int, int]]:
     """(side, row) of the ids that lack a block, by first interaction, users first."""
-    lacking = [np.flatnonzero(~side.held.all(axis=1)) for side in sides]
+    lacking = [np.flatnonzero(side.asks & ~side.held.all(axis=1)) for side in sides]
     order = [(int(side.first[row]), k, int(row)) for k, side in enumerate(sides) for row in lacking[k]]
     return [(k, row) for _, k, row in sorted(order)]

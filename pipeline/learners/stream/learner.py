@@ -175,7 +175,9 @@ class StreamLearner:
         first: NDArray[np.int64] = np.unique(opened.interactions.local[field, carried:], return_index=True)[1]
         worth = budget.worth(self._components.plans[field], opened.counts[field][first], uses[field, carried:][first])
         held = lent.slabs[HOLDS][lent.slots[:new]] != 0
-        return SideDemand(ids=opened.ids[field][:new], first=first, held=held, worth=worth)
+        ids = opened.ids[field][:new]
+        asks = np.array([identifier not in opened.waits[field] for identifier in ids], dtype=np.bool_)
+        return SideDemand(ids=ids, first=first, held=held, worth=worth, asks=asks)
 
     def update(self) -> None:
         """Steps the dense weights and the gate; keeps what the learning of labels that wait will need."""
