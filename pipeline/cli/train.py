@@ -65,7 +65,7 @@ def learner_config(method: str, task: str, preset: str, seed: int, device: str, 
 
 def settings_of(options: Mapping[str, Any]) -> tuple[str, ...]:
     """--set, and the learner settings that have options of their own."""
-    own = {name: options.get(name) for name in ("micro_batch", "memory_budget")}
+    own = {name: options.get(name) for name in ("memory_budget",)}
     return (*options["settings"], *(f"{name}={value}" for name, value in own.items() if value is not None))
 
 
@@ -161,11 +161,6 @@ def train_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _stream_options() -> list[Callable[..., Any]]:
     return [
-        click.option(
-            "--micro-batch",
-            type=click.IntRange(min=1),
-            help="Interactions after which embeddings are updated inside a mini-batch (preset stream). Default: 1.",
-        ),
         click.option(
             "--memory-budget",
             type=click.IntRange(min=0),

@@ -72,7 +72,6 @@ PAPER_OPTIONS: Sequence[Mapping[str, Any]] = (
     *({f"{part}_optimiser": o} for part in ("dense", "controller") for o in ("sgd", "adagrad")),
 )
 STREAM_OPTIONS: Sequence[Mapping[str, Any]] = (
-    {"micro_batch": 5},
     {"nested": False},
     {"quadratic": False},
     {"precision": "float64"},
@@ -150,7 +149,7 @@ def stream_runs(task: Task) -> Iterator[Run]:
         yield Run(preset="stream", method=method, task=task, context=context)
     for method, options in product(SEARCHING, STREAM_OPTIONS):
         yield Run(preset="stream", method=method, task=task, options=options)
-    for context, options in product(CONTEXTS, ({}, {"nested": False}, {"micro_batch": 5}, {"memory_budget": 4000})):
+    for context, options in product(CONTEXTS, ({}, {"nested": False}, {"memory_budget": 4000})):
         yield Run(preset="stream", task=task, context=context, options={"validation": "trace", **options})
 
 
