@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import structlog
 import torch
 from numpy.typing import NDArray
 
 from autoemb_pipeline.context.tracker import ContextConfig, ContextTracker, context_tables
+from autoemb_pipeline.kernels import compile_all, is_compiled
 from autoemb_pipeline.learners.config import LearnerConfig
 from autoemb_pipeline.learners.factory import learner_tables, make_learner
 from autoemb_pipeline.learners.stream.learner import StreamLearner
@@ -15,11 +17,23 @@ from autoemb_pipeline.records import FloatArray, Interaction, Labels, LearnerInp
 from autoemb_pipeline.rows import AnySpec, RowStore, joined
 
 Mask = NDArray[np.bool_]
+_log = structlog.get_logger()
 
 
 def method_tables(context: ContextConfig, learner: LearnerConfig) -> tuple[AnySpec, ...]:
     """Every table a `Method` keeps in its store."""
     return joined((*context_tables(context), *learner_tables(learner)))
+
+
+def compile_kernels() -> None:
+    """Compiles the kernels if nobody has on this machine, about a minute once per version, and says so; `make setup` does it beforehand."""
+    if is_compiled():
+        return
+
+    def show(done: int, total: int, name: str) -> None:
+        _log.info("compiling the kernels, once on this machine", done=done, of=total, now=name or "ready")
+
+    compile_all(show)
 
 
 class Method:
@@ -32,6 +46,7 @@ class Method:
     """
 
     def __init__(self, context: ContextConfig, learner: LearnerConfig, store: RowStore) -> None:
+        compile_kernels()
         self.context = ContextTracker(context, store)
         self._learner = make_learner(learner, store)
 

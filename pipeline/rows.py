@@ -125,7 +125,7 @@ class RowStore(Protocol):
         ...
 
     def records(self, table: str) -> Iterator[tuple[str, Record]]:
-        """`items` of a record table: (id, its row of every part), copies."""
+        """As `items`, of any table: (id, its row of every part), copies."""
         ...
 
     def count(self, table: str) -> int:

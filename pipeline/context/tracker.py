@@ -96,6 +96,11 @@ class _Waiting(NamedTuple):
     binary: float
     klass: int
 
+    @property
+    def ids(self) -> tuple[str, str]:
+        """User and item."""
+        return self.user_id, self.item_id
+
 
 class ContextTracker:
     """Turns mini-batches into what learners take and remembers what came of them.
@@ -246,7 +251,7 @@ def _with_waiting(columns: Columns, waiting: Sequence[_Waiting]) -> tuple[Intera
     ids, local = [], []
     for field in range(2):
         positions = {identifier: k for k, identifier in enumerate(columns.ids[field])}
-        carried = [positions.setdefault(w[1 + field], len(positions)) for w in waiting]
+        carried = [positions.setdefault(w.ids[field], len(positions)) for w in waiting]
         ids.append(tuple(positions))
         local.append(np.concatenate([np.array(carried, dtype=np.int64), columns.local[field]]))
     interactions = Interactions(

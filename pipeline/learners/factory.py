@@ -3,11 +3,12 @@
 import torch
 
 from autoemb_pipeline.errors import ConfigurationError
-from autoemb_pipeline.learners.base import EventLearner, Learner
+from autoemb_pipeline.learners.base import Learner
 from autoemb_pipeline.learners.config import LearnerConfig
 from autoemb_pipeline.learners.paper.factory import make_paper_learner, paper_tables
 from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.learners.stream.factory import make_stream_learner, stream_tables
+from autoemb_pipeline.learners.stream.learner import StreamLearner
 from autoemb_pipeline.rows import AnySpec, RowStore
 
 
@@ -16,7 +17,7 @@ def learner_tables(config: LearnerConfig) -> tuple[AnySpec, ...]:
     return stream_tables(config) if isinstance(config, StreamConfig) else paper_tables(config)
 
 
-def make_learner(config: LearnerConfig, store: RowStore) -> Learner | EventLearner:
+def make_learner(config: LearnerConfig, store: RowStore) -> Learner | StreamLearner:
     """A new learner with its initial parameters.
 
     Args:

@@ -4,7 +4,9 @@ A plain row is its numbers, little-endian. A record is one value: a version byte
 optional columns, only those of the blocks that the record holds. A value of another version is refused.
 """
 
+import json
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,8 @@ class RowCodec:
 
     def encode(self, rows: Record) -> list[bytes]:
         """n values of rows, [n, width] for each part."""
+        if not len(rows[0]):
+            return []
         if not isinstance(self._spec, RecordSpec):
             return _cut(rows[0])
         count = len(rows[0])
@@ -131,15 +135,41 @@ def _cut(rows: Rows) -> list[bytes]:
 
 
 def format_of(spec: AnySpec) -> bytes:
-    """The meta record of a table's row format: ``f4:146``, or ``record 1`` and that of every part, as ``record 1 f8:14 f4:151 i1:3``."""
+    """The meta record of a table's row format: ``f4:146``; of records JSON with version, parts, and the blocks' columns."""
     if isinstance(spec, TableSpec):
-        return f"{spec.dtype}:{spec.width}".encode()
-    blocks = "" if spec.held is None else f" held {spec.held} optional {spec.optional} blocks {';'.join(_ranges(b) for b in spec.blocks)}"
-    return f"record {VERSION} {' '.join(f'{part.dtype}:{part.width}' for part in spec.parts)}{blocks}".encode()
+        return _part_format(spec).encode()
+    parts = [_part_format(part) for part in spec.parts]
+    return json.dumps({"record": VERSION, "parts": parts, "held": spec.held, "optional": spec.optional, "blocks": spec.blocks}).encode()
 
 
-def _ranges(columns: Sequence[int]) -> str:
-    return ",".join(map(str, columns)) if len(columns) < 4 else f"{columns[0]}-{columns[-2]},{columns[-1]}"  # noqa: PLR2004
+def spec_of(name: str, stored: bytes) -> AnySpec:
+    """The table of a meta record; initial rows are zeros.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is no meta record of this version.
+    """
+    if not stored.startswith(b"{"):
+        return _part(name, stored.decode())
+    fields = json.loads(stored)
+    if fields["record"] != VERSION:
+        raise ValueError(f"record version {fields['record']}")
+    return RecordSpec(
+        name=name,
+        parts=tuple(_part(name, text) for text in fields["parts"]),
+        held=fields["held"],
+        optional=fields["optional"],
+        blocks=tuple(tuple(columns) for columns in fields["blocks"]),
+    )
 
 
-__all__ = ["VERSION", "RowCodec", "format_of"]
+def _part_format(spec: TableSpec) -> str:
+    return f"{spec.dtype}:{spec.width}"
+
+
+def _part(name: str, text: str) -> TableSpec:
+    kind, _, width = text.partition(":")
+    dtypes: dict[str, Literal["f4", "f8", "i1"]] = {"f4": "f4", "f8": "f8", "i1": "i1"}
+    return TableSpec(name=name, width=int(width), dtype=dtypes[kind])
+
+
+__all__ = ["VERSION", "RowCodec", "format_of", "spec_of"]

@@ -11,7 +11,7 @@ import rocksdict
 
 from autoemb_pipeline.errors import CheckpointError, StateError
 from autoemb_pipeline.rows import AnySpec
-from autoemb_pipeline.state.codec import format_of
+from autoemb_pipeline.state.codec import format_of, spec_of
 from autoemb_pipeline.state.options import RocksOptions
 from autoemb_pipeline.state.validation import RESERVED_TABLE
 
@@ -90,6 +90,28 @@ def open_database(directory: Path, tables: Iterable[str], options: RocksOptions,
         return rocksdict.Rdict(str(directory), rocks, column_families=dict.fromkeys(tables, rocks), access_type=access)
     except Exception as error:  # rocksdict raises plain Exception
         raise StateError(f"RocksDB cannot open {directory}.", why=str(error)) from error
+
+
+def stored_specs(directory: Path, options: RocksOptions) -> list[AnySpec]:
+    """Specs of the tables in a RocksDB directory that may be changed (a clone), in the order of their names; initial rows are zeros.
+
+    Raises:
+        CheckpointError: a table has no readable meta record.
+    """
+    names = sorted(set(rocksdict.Rdict.list_cf(str(directory))) - {RESERVED_TABLE})
+    database = open_database(directory, names, options, read_only=True)
+    try:
+        formats = database.get([format_key(name) for name in names]) if names else []
+    finally:
+        database.close()
+    specs = []
+    for name, stored in zip(names, formats, strict=True):
+        try:
+            specs.append(spec_of(name, stored or b""))
+        except (ValueError, KeyError, TypeError) as error:
+            why = f"Its meta record is {stored!r}."
+            raise CheckpointError(f"Table {name!r} of {directory} has no row format.", why=why) from error
+    return specs
 
 
 def format_key(table: str) -> bytes:

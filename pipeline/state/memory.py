@@ -30,7 +30,7 @@ class _Table:
         rows[0][known] = self.slabs[0][slots[known]]
         new = np.flatnonzero(~known)
         if len(new):
-            self.codec.fill_new([ids[k] for k in new], rows, new)
+            self.codec.fill_new([ids[k] for k in new.tolist()], rows, new)
         return rows[0]
 
     def scatter(self, ids: Sequence[str], rows: Rows) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from autoemb_pipeline.errors import CheckpointError, StateError
 from autoemb_pipeline.rows import AnySpec, Lent, Record, Rows
 from autoemb_pipeline.state.codec import RowCodec
-from autoemb_pipeline.state.files import clone, open_database, read_counts
+from autoemb_pipeline.state.files import clone, open_database, read_counts, stored_specs
 from autoemb_pipeline.state.options import RocksOptions
 from autoemb_pipeline.state.validation import check_distinct, checked_specs, plain
 
@@ -24,7 +24,7 @@ class ReadOnlyRows:
 
     Args:
         directory: the ``rocksdb`` folder of a checkpoint.
-        specs: the tables.
+        specs: the tables; None: as stored, with zeros for unknown ids.
         options: RocksDB's settings.
 
     Raises:
@@ -32,13 +32,13 @@ class ReadOnlyRows:
         StateError: RocksDB cannot open it.
     """
 
-    def __init__(self, directory: Path, specs: Sequence[AnySpec], *, options: RocksOptions | None = None) -> None:
+    def __init__(self, directory: Path, specs: Sequence[AnySpec] | None = None, *, options: RocksOptions | None = None) -> None:
         options = options or RocksOptions()
         self._folder = tempfile.TemporaryDirectory(prefix="autoemb-rows-")
         try:
             copy = Path(self._folder.name) / "rocksdb"
             clone(directory, copy, symlink=True)
-            self._specs = checked_specs(specs)
+            self._specs = checked_specs(stored_specs(copy, options) if specs is None else specs)
             self._codecs = {name: RowCodec(spec) for name, spec in self._specs.items()}
             self._database: Any = open_database(copy, self._specs, options, read_only=True)
             try:

@@ -181,8 +181,11 @@ def parameters_digest(trainer: Trainer) -> str:
 
 
 def rows_digest(run: Run, store: MemoryRowStore) -> str:
-    tables = sorted(spec.name for spec in trainer_tables(run.config))
-    return _digest(f"{table} {i} ".encode() + row.tobytes() for table in tables for i, row in store.items(table))
+    return _digest(
+        f"{spec.name} {i} ".encode() + b"".join(part.tobytes() for part in row)
+        for spec in sorted(trainer_tables(run.config), key=lambda s: s.name)
+        for i, row in store.records(spec.name)
+    )
 
 
 def metrics_digest(records: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> str:

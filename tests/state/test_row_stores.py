@@ -292,6 +292,25 @@ def test_records_are_neither_gathered_nor_scattered(make: Make) -> None:
             call()
 
 
+def test_no_records_are_no_values() -> None:
+    for spec in (RECORDS, USERS, RecordSpec(name="plain", parts=RECORDS.parts[:2])):
+        codec = RowCodec(spec)
+        assert codec.encode(codec.slabs(0)) == []
+
+
+def test_records_without_optional_columns_survive(tmp_path: Path) -> None:
+    spec = RecordSpec(name="records", parts=RECORDS.parts[:2])
+    store = RocksRowStore(RocksConfig(directory=tmp_path / "live", cache_bytes=2000), [spec])
+    names = [f"u{k}" for k in range(40)]
+    lent = store.lend("records", names)
+    lent.slabs[0][lent.slots] = numbered(40, 2, "f8")
+    store.keep("records", lent)
+    found = dict(store.records("records"))
+    for k, i in enumerate(names):
+        np.testing.assert_array_equal(found[i][0], numbered(40, 2, "f8")[k])
+    store.close()
+
+
 def test_a_record_of_another_version_is_refused() -> None:
     codec = RowCodec(RECORDS)
     slabs, slots = codec.slabs(1), np.zeros(1, dtype=np.int64)

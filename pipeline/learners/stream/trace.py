@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from autoemb_pipeline.columns import OpenBatch
@@ -24,6 +25,7 @@ from autoemb_pipeline.records import FloatArray
 from autoemb_pipeline.rows import RowStore, TableSpec
 
 SMALLEST_USE = 1e-3
+Positions = NDArray[np.int64] | Sequence[int]
 TABLES = ("trace.user", "trace.item")
 
 
@@ -76,7 +78,7 @@ class Trace:
             run(one, interactions, state, model, out)
             self.remember(i, at, self._means(opened, state, at) - before, interactions.uses[:, i])
 
-    def _means(self, opened: OpenBatch, state: State, at: np.ndarray[tuple[int], np.dtype[np.int64]]) -> FloatArray:
+    def _means(self, opened: OpenBatch, state: State, at: Positions) -> FloatArray:
         """[2, D] both embeddings as they stand."""
         rows = [state.rows[field][opened.lent[field].slots[at[field]]] for field in range(2)]
         return np.stack(rows)[:, : self._blocks.dims[-1]].astype(np.float64)
@@ -99,7 +101,7 @@ class Trace:
             error = shifted @ levels / shifted.sum() - levels[interactions.classes[i]]
         return used * (levels @ of_products) / (levels @ levels), float(error)
 
-    def validate(self, i: int, at: Sequence[int], gates: FloatArray, error: float, means: FloatArray) -> None:
+    def validate(self, i: int, at: Positions, gates: FloatArray, error: float, means: FloatArray) -> None:
         """Asks an interaction what its ids' last changes did to its loss.
 
         Args:
@@ -117,7 +119,7 @@ class Trace:
                 self.coefficients[side, i] = along / np.maximum(then[width : width + spaces], SMALLEST_USE)
             self.inputs_then[side, i] = then[width + spaces : -1]
 
-    def remember(self, i: int, at: Sequence[int], changes: FloatArray, uses: FloatArray) -> None:
+    def remember(self, i: int, at: Positions, changes: FloatArray, uses: FloatArray) -> None:
         """Keeps the changes [2, D] that learning an interaction made, with the uses [2, N] of that moment."""
         for side in range(2):
             self._rows[side][at[side]] = np.concatenate([changes[side], uses[side], self._seen[side, i], [self._step + 1.0]])
