@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from autoemb_pipeline.kernels import cache_directory, fingerprint
+from autoemb_pipeline.method import compile_kernels
 
 PACKAGE = Path(__file__).parents[2] / "autoemb_pipeline" / "kernels"
 MISSES = """
@@ -84,3 +86,16 @@ def test_a_directory_that_cannot_be_written_is_not_used(tmp_path):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(blocked / "x"), "XDG_CACHE_HOME": str(tmp_path)}
     found = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True).stdout.strip()
     assert found == str(tmp_path / "autoemb-pipeline" / "kernels")
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_start_that_must_compile_says_so_and_how_far_it_is(monkeypatch, compiled):
+    def compile_all(progress):
+        progress(0, 1, "a kernel")
+        progress(1, 1, "")
+
+    monkeypatch.setattr("autoemb_pipeline.method.is_compiled", lambda: compiled)
+    monkeypatch.setattr("autoemb_pipeline.method.compile_all", compile_all)
+    with capture_logs() as logs:
+        compile_kernels()
+    assert [(line["done"], line["of"], line["now"]) for line in logs] == ([] if compiled else [(0, 1, "a kernel"), (1, 1, "ready")])
