@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from autoemb_pipeline.checkpoint.identity import READER_OF_OLDER_STATE, flatten, read_identity, unflatten
+from autoemb_pipeline.checkpoint.identity import READERS_OF_OLDER_STATE, flatten, read_identity, unflatten
 from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.errors import CheckpointError, ConfigurationError
 from autoemb_pipeline.learners.config import LearnerConfig, from_preset, learner_class, parse_settings
@@ -18,7 +18,7 @@ from autoemb_pipeline.trainer import TrainerConfig
 
 Observer = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
 
-LEARNER_OPTIONS = ("method", "task", "seed", "device", "micro_batch", "memory_budget")
+LEARNER_OPTIONS = ("method", "task", "seed", "device", "memory_budget")
 """Fields of a learner's configuration that are options by their own names; the others are given as settings."""
 
 
@@ -189,7 +189,7 @@ def trainer_of(configuration: Mapping[str, Any], *, device: str) -> TrainerConfi
         raise CheckpointError(
             "The run's configuration cannot be used by this version of autoemb-pipeline",
             why=str(error),
-            remedy=f"use the version that the run was trained with; for a run from before format 2, commit {READER_OF_OLDER_STATE}",
+            remedy=f"use the version that the run was trained with ({READERS_OF_OLDER_STATE})",
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Predictions from a checkpoint: the run's own context and learner, as they stood after its step, over rows that nobody changes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +10,9 @@ import torch
 from autoemb_pipeline.checkpoint.contents import LoadedCheckpoint
 from autoemb_pipeline.checkpoint.reading import OpenCheckpoint
 from autoemb_pipeline.config import trainer_of
-from autoemb_pipeline.context.tracker import ContextTracker
-from autoemb_pipeline.learners.factory import make_learner
-from autoemb_pipeline.records import FloatArray, Interaction, Labels, LearnerInputs, Predictions, SideContext
-from autoemb_pipeline.rows import TableSpec
+from autoemb_pipeline.method import Method
+from autoemb_pipeline.records import FloatArray, Interaction, LearnerInputs, Predictions
+from autoemb_pipeline.rows import AnySpec
 from autoemb_pipeline.trainer import TrainerConfig, trainer_tables
 
 
@@ -39,7 +38,7 @@ class Foreseen:
     item_counts: FloatArray
 
 
-def tables_of(loaded: LoadedCheckpoint) -> Sequence[TableSpec]:
+def tables_of(loaded: LoadedCheckpoint) -> Sequence[AnySpec]:
     """The tables of a checkpoint, with the initial rows of new ids: for `open_newest`."""
     return trainer_tables(checkpoint_trainer(loaded))
 
@@ -67,15 +66,13 @@ class Predictor:
         self._now: int = 0 if frontier is None else frontier[0]
         self._state: dict[str, Any] = loaded.payload["trainer"]["context"]
         torch.set_num_threads(int(loaded.payload["environment"]["threads"]))
-        self._context = ContextTracker(self.config.context, opened.rows)
-        self._learner = make_learner(self.config.learner, opened.rows)
+        self._method = Method(self.config.context, self.config.learner, opened.rows)
         prefix = "learner."
-        self._learner.load_state_dict({n.removeprefix(prefix): t for n, t in loaded.tensors.items() if n.startswith(prefix)})
+        self._tensors = {n.removeprefix(prefix): t for n, t in loaded.tensors.items() if n.startswith(prefix)}
+        self._method.restore(self._tensors, self._state)
 
     def predict(self, pairs: Sequence[Pair], *, consecutive: bool = False) -> Foreseen:
-        """Predictions of B pairs, at least one, made together.
-
-        Together, because a matrix product's last bits depend on how many rows it has.
+        """Predictions of B pairs, at least one.
 
         Args:
             pairs: what to predict.
@@ -83,36 +80,24 @@ class Predictor:
                 False: each is a question of its own, as if it came next.
         """
         records = [Interaction(p.user_id, p.item_id, 0.0, self._now if p.timestamp is None else p.timestamp) for p in pairs]
-        inputs = self._observe(records) if consecutive else _joined([self._observe([record]) for record in records])
-        return Foreseen(predictions=self._learner.predict(inputs), user_counts=inputs.users.count, item_counts=inputs.items.count)
+        parts = [self._foresee(part) for part in ([records] if consecutive else [[record] for record in records])]
+        predictions, inputs = [p for _, p in parts], [i for i, _ in parts]
+        return Foreseen(
+            predictions=Predictions(
+                probabilities=np.concatenate([p.probabilities for p in predictions]),
+                user_weights=_stacked([p.user_weights for p in predictions]),
+                item_weights=_stacked([p.item_weights for p in predictions]),
+            ),
+            user_counts=np.concatenate([i.users.count for i in inputs]),
+            item_counts=np.concatenate([i.items.count for i in inputs]),
+        )
 
-    def _observe(self, records: Sequence[Interaction]) -> LearnerInputs:
-        """What the context would say of them; it forgets them again, and no label enters it, since all are held out."""
-        count = len(records)
-        self._context.load_state(self._state)
-        nothing = Labels(binary=np.zeros(count), classes=np.zeros(count, dtype=np.int64))
-        inputs = self._context.observe(records, nothing, np.ones(count, dtype=np.bool_))
-        return replace(inputs, held_out=None)
-
-
-def _joined(parts: Sequence[LearnerInputs]) -> LearnerInputs:
-    first = parts[0]
-    classes = [p.class_probabilities for p in parts if p.class_probabilities is not None]
-    return replace(
-        first,
-        user_ids=[i for p in parts for i in p.user_ids],
-        item_ids=[i for p in parts for i in p.item_ids],
-        features=np.concatenate([p.features for p in parts]),
-        users=_joined_side([p.users for p in parts]),
-        items=_joined_side([p.items for p in parts]),
-        class_probabilities=np.concatenate(classes) if classes else None,
-    )
+    def _foresee(self, records: Sequence[Interaction]) -> tuple[LearnerInputs, Predictions]:
+        """Predictions of a mini-batch that is forgotten again, and of which no label is learnt, since all are held out."""
+        self._method.context.load_state(self._state)
+        return self._method.foresee(records)
 
 
-def _joined_side(parts: Sequence[SideContext]) -> SideContext:
-    return SideContext(
-        count=np.concatenate([p.count for p in parts]),
-        previous_weights=np.concatenate([p.previous_weights for p in parts]),
-        previous_loss=np.concatenate([p.previous_loss for p in parts]),
-        fading_loss=np.concatenate([p.fading_loss for p in parts]),
-    )
+def _stacked(parts: Sequence[FloatArray | None]) -> FloatArray | None:
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if known else None

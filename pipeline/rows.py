@@ -1,48 +1,119 @@
-"""Rows of embedding tables and of the context, reached only through `gather` and `scatter` (docs/architecture.md, Layers).
+"""Rows of embedding tables and of the context, reached by id alone (docs/architecture.md, Layers).
 
-A table maps ids (strings) to rows of fixed width. A row of an embedding table is ``[weights | optimiser state]``, so that both move
-together. Nothing else in the project holds a tensor with a row per known id; so rows can live in memory or in RocksDB.
+A table maps ids (strings) to rows. A plain table (`TableSpec`) has one array per row, of fixed width; a row of an embedding table is
+``[weights | optimiser state]``, so that both move together; its rows are copied out and in by `gather` and `scatter`. A record table
+(`RecordSpec`) has several arrays per row, which the store lends: whoever asks gets the slots of its ids in the store's own slabs, reads and
+writes there, and says which rows changed by `keep`. Nothing else in the project holds a tensor with a row per known id; so rows can live
+in memory or in RocksDB.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[Any]
+Record = tuple[Rows, ...]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TableSpec:
-    """One table.
+    """One plain table, or one array of a record table.
 
     Attributes:
         name: unique within a store; also the RocksDB column family's name.
         width: numbers per row.
-        dtype: ``f4`` or ``f8``, little-endian as stored.
+        dtype: ``f4``, ``f8`` or ``i1``, little-endian as stored.
         initial: ids -> [n, width] rows of ids never scattered; must be a pure function of the ids. None: zeros.
     """
 
     name: str
     width: int
-    dtype: Literal["f4", "f8"] = "f4"
+    dtype: Literal["f4", "f8", "i1"] = "f4"
     initial: Callable[[Sequence[str]], Rows] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordSpec:
+    """A table of records: several arrays per id that are lent side by side, and one value in the store.
+
+    Of the optional columns a value holds those of the blocks that the id holds; the others are as in a new record.
+
+    Attributes:
+        name: as of `TableSpec`.
+        parts: the arrays, of any names.
+        held: position of the part of int8, [N], that says which blocks an id holds: 0 where it does not. None: nothing is optional.
+        optional: position of the part of which columns are optional.
+        blocks: [N] columns of `optional` that are each block's.
+    """
+
+    name: str
+    parts: tuple[TableSpec, ...]
+    held: int | None = None
+    optional: int = 0
+    blocks: tuple[tuple[int, ...], ...] = ()
+
+
+AnySpec = TableSpec | RecordSpec
+
+
+def joined(specs: Sequence[AnySpec]) -> tuple[AnySpec, ...]:
+    """The same tables, but record tables of one name as one: the parts side by side, in order. At most one of them has optional columns."""
+    tables: dict[str, AnySpec] = {}
+    for spec in specs:
+        before = tables.get(spec.name)
+        if not isinstance(spec, RecordSpec) or not isinstance(before, RecordSpec):
+            tables[spec.name if before is None else f"{spec.name}\0{len(tables)}"] = spec
+            continue
+        shift = len(before.parts)
+        tables[spec.name] = RecordSpec(
+            name=spec.name,
+            parts=before.parts + spec.parts,
+            held=before.held if spec.held is None else spec.held + shift,
+            optional=before.optional if spec.held is None else spec.optional + shift,
+            blocks=before.blocks + spec.blocks,
+        )
+    return tuple(tables.values())
+
+
+class Lent(NamedTuple):
+    """Records of n distinct ids where the store keeps them, until the next call about their table.
+
+    Attributes:
+        slabs: the parts, [slots, width] each.
+        slots: [n] where each id's record lies in every slab.
+        ids: n.
+        own: whether the slabs are the store's; False: copies, because the store cannot hold so many at once or is open for reading only.
+    """
+
+    slabs: Record
+    slots: NDArray[np.int64]
+    ids: Sequence[str]
+    own: bool
 
 
 class RowStore(Protocol):
     """Tables of rows by id. Cost of each call follows the ids named, never the table's size (docs/architecture.md, invariant 5)."""
 
     def gather(self, table: str, ids: Sequence[str]) -> Rows:
-        """Rows of distinct ids, in order: [n, width], a copy. Ids never scattered get their table's initial rows."""
+        """Rows of distinct ids of a plain table, in order: [n, width], a copy. Ids never scattered get their table's initial rows."""
         ...
 
     def scatter(self, table: str, ids: Sequence[str], rows: Rows) -> None:
-        """Replaces the rows of distinct ids. rows: [n, width]."""
+        """Replaces the rows of distinct ids of a plain table. rows: [n, width]."""
+        ...
+
+    def lend(self, table: str, ids: Sequence[str]) -> Lent:
+        """Records of distinct ids; those never kept are new ones. What is changed must be kept before the next call about the table."""
+        ...
+
+    def keep(self, table: str, lent: Lent) -> None:
+        """Says that what the last `lend` of this table lent was changed and shall stay."""
         ...
 
     def remove(self, table: str, ids: Sequence[str]) -> None:
@@ -51,6 +122,10 @@ class RowStore(Protocol):
 
     def items(self, table: str) -> Iterator[tuple[str, Rows]]:
         """Every (id, row) ever scattered, in the byte order of the ids. For export and tests, not for the step."""
+        ...
+
+    def records(self, table: str) -> Iterator[tuple[str, Record]]:
+        """As `items`, of any table: (id, its row of every part), copies."""
         ...
 
     def count(self, table: str) -> int:

@@ -1,25 +1,23 @@
 """One step of prequential training: observe, predict, score, learn, remember. Knows nothing of Kafka, files or checkpoints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from autoemb_pipeline.columns import MiniBatch
-from autoemb_pipeline.context.tracker import ContextConfig, ContextTracker, context_tables
+from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.errors import ConfigurationError
-from autoemb_pipeline.learners.base import MicroBatchLearner
 from autoemb_pipeline.learners.config import LearnerConfig
-from autoemb_pipeline.learners.factory import learner_tables, make_learner
-from autoemb_pipeline.learners.stream.micro_batches import micro_batches
+from autoemb_pipeline.method import Method, method_tables
 from autoemb_pipeline.offsets import offsets_to_text
 from autoemb_pipeline.prequential.balance import LabelBalance
 from autoemb_pipeline.prequential.labels import labels_of
 from autoemb_pipeline.prequential.metrics import Prequential, PrequentialConfig
 from autoemb_pipeline.prequential.references import Logistic, RunningMean
-from autoemb_pipeline.records import CONTEXT_FEATURES, FloatArray, Interaction, Labels, LearnerInputs, OfflineStage, Predictions
-from autoemb_pipeline.rows import RowStore, TableSpec
+from autoemb_pipeline.records import FloatArray, LearnerInputs, OfflineStage, Predictions
+from autoemb_pipeline.rows import AnySpec, RowStore
 
 COUNTERS = ("late", "duplicates", "dead_letters")
 
@@ -88,9 +86,9 @@ class StepResult:
     inputs: LearnerInputs | None = None
 
 
-def trainer_tables(config: TrainerConfig) -> tuple[TableSpec, ...]:
+def trainer_tables(config: TrainerConfig) -> tuple[AnySpec, ...]:
     """Every table a `Trainer` keeps in its store."""
-    return (*context_tables(config.context), *learner_tables(config.learner))
+    return method_tables(config.context, config.learner)
 
 
 class Trainer:
@@ -99,10 +97,9 @@ class Trainer:
     def __init__(self, config: TrainerConfig, store: RowStore) -> None:
         task = config.learner.task
         self._config = config
-        self._context = ContextTracker(config.context, store)
-        self._learner = make_learner(config.learner, store)
+        self._method = Method(config.context, config.learner, store)
         self._running_mean = RunningMean(task)
-        self._logistic = Logistic(task, CONTEXT_FEATURES)
+        self._logistic = Logistic(task)
         self._prequential = self._fresh_metrics()
         self._balance = LabelBalance(task)
         self._online = config.offline is None
@@ -110,9 +107,9 @@ class Trainer:
         self._counters = dict.fromkeys(COUNTERS, 0)
 
     def step(self, batch: MiniBatch) -> StepResult:
-        """Predict, then record, then update: the labels reach the learner last (docs/architecture.md, invariant 1).
+        """Predict, then score, then learn: no prediction knows a label that the context mode forbids (docs/architecture.md, invariant 1).
 
-        A later epoch only updates.
+        A later epoch only learns.
         """
         if batch.epoch > 1:
             return self._step_again(batch)
@@ -127,35 +124,20 @@ class Trainer:
         labels = labels_of(ratings, positive_above=self._config.positive_above)
         self._balance.add(ratings, labels)
         held_out = self._config.learner.held_out(size=len(batch), step=batch.step)
-        inputs = self._context.observe(records, labels, held_out)
-        predictions = self._predict(records, inputs, labels)
+        inputs, predictions = self._method.predict(records, labels, held_out)
         references = {"running_mean": self._running_mean.predict(inputs), "logistic": self._logistic.predict(inputs)}
         scores = self._prequential.add(predictions, references, labels, inputs.users, inputs.items)
         self._examples += len(batch)
-        self._learner.update(labels)
+        self._method.learn(labels, scores["method"][0], predictions, held_out)
         self._logistic.update(inputs, references["logistic"], labels)
-        self._context.record(scores["method"][0], predictions.user_weights, predictions.item_weights, held_out)
         return StepResult(metrics=self._metrics(batch), scores=scores, predictions=predictions, references=references, inputs=inputs)
 
     def _step_again(self, batch: MiniBatch) -> StepResult:
         """Trains the learner on interactions of an earlier epoch. They were predicted, scored and counted then."""
         self._prequential.skip()
         if len(batch):
-            self._learner.predict(self._context.peek(batch.records))
-            self._learner.update(labels_of(batch.block.rating, positive_above=self._config.positive_above))
+            self._method.learn_again(batch.records, labels_of(batch.block.rating, positive_above=self._config.positive_above))
         return StepResult(metrics=self._metrics(batch))
-
-    def _predict(self, records: Sequence[Interaction], inputs: LearnerInputs, labels: Labels) -> Predictions:
-        """Predictions of a mini-batch; a learner whose rows learn inside it gets each part's labels after that part's predictions."""
-        learner = self._learner
-        if not isinstance(learner, MicroBatchLearner):
-            return learner.predict(inputs)
-        learner.begin(inputs)
-        times, mode = [r.timestamp for r in records], self._config.context.mode
-        for rows in micro_batches(inputs.user_ids, inputs.item_ids, times, mode=mode, size=learner.micro_batch):
-            learner.predict_part(rows)
-            learner.learn_part(rows, Labels(binary=labels.binary[rows], classes=labels.classes[rows]))
-        return learner.predictions()
 
     @property
     def examples(self) -> int:
@@ -197,12 +179,12 @@ class Trainer:
         """Everything but the store's rows, as tensors for the checkpoint."""
         parts: dict[str, Mapping[str, FloatArray]] = {"prequential": self._prequential.state(), "logistic": self._logistic.state()}
         arrays = {f"{part}.{name}": torch.from_numpy(array.copy()) for part, state in parts.items() for name, array in state.items()}
-        return {**arrays, **{f"learner.{name}": tensor for name, tensor in self._learner.state_dict().items()}}
+        return {**arrays, **{f"learner.{name}": tensor for name, tensor in self._method.tensors().items()}}
 
     def payload(self) -> dict[str, object]:
         """The JSON-able rest of the state."""
         stage = {"online": self._online, "examples": self._examples}
-        return {"context": self._context.state(), "counters": dict(self._counters), "labels": self._balance.state(), **stage}
+        return {"context": self._method.context.state(), "counters": dict(self._counters), "labels": self._balance.state(), **stage}
 
     def restore(self, tensors: Mapping[str, torch.Tensor], payload: Mapping[str, object]) -> None:
         """Restores what `tensors` and `payload` returned."""
@@ -212,8 +194,7 @@ class Trainer:
             groups.setdefault(part, {})[rest] = tensor
         self._prequential.load_state({n: _array(t) for n, t in groups["prequential"].items()})
         self._logistic.load_state({n: _array(t) for n, t in groups["logistic"].items()})
-        self._learner.load_state_dict(groups.get("learner", {}))
-        self._context.load_state(payload["context"])  # type: ignore[arg-type]
+        self._method.restore(groups.get("learner", {}), payload["context"])  # type: ignore[arg-type]
         self._online, self._examples = bool(payload["online"]), int(payload["examples"])  # type: ignore[call-overload]
         self._counters = dict(payload["counters"])  # type: ignore[call-overload]
         if "labels" in payload:  # an older version did not count them

@@ -5,7 +5,7 @@ Rows are read, converted and written a few thousand at a time, so that memory do
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,17 +18,18 @@ import safetensors.torch
 from numpy.typing import NDArray
 
 from autoemb_pipeline.checkpoint.reading import OpenCheckpoint
-from autoemb_pipeline.context.label_statistics import ITEM_LABEL_WIDTH, USER_LABEL_WIDTH
-from autoemb_pipeline.context.tracker import COUNT, ITEM_TABLE, LABELS_AT, USER_TABLE
 from autoemb_pipeline.errors import StateError
+from autoemb_pipeline.kernels import weights_at
+from autoemb_pipeline.kernels.layout import COUNT
 from autoemb_pipeline.learners.config import LearnerConfig
 from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.learners.stream.factory import blocks_of
+from autoemb_pipeline.learners.stream.rows import ROW
+from autoemb_pipeline.open_batch import SIDES
 from autoemb_pipeline.state.readonly import ReadOnlyRows
 
 CHUNK = 8192
 ROWS_PER_FILE = 500_000
-_SIDES = (("user", USER_TABLE, USER_LABEL_WIDTH), ("item", ITEM_TABLE, ITEM_LABEL_WIDTH))
 Array = NDArray[Any]
 
 
@@ -67,15 +68,15 @@ def export_checkpoint(opened: OpenCheckpoint, learner: LearnerConfig, target: Pa
     Raises:
         StateError: the target is not empty, or cannot be written.
     """
-    columns = embedding_columns(learner)
+    width = embedding_width(learner)
     try:
         target.mkdir(parents=True, exist_ok=True)
         if any(target.iterdir()):
             raise StateError(f"{target} is not empty.", why="Nothing is overwritten.", remedy="Give another --output.")
         counts = {}
-        for side, table, label_width in _SIDES:
-            chunks = _chunks(opened.rows, side, table, LABELS_AT + label_width, columns, learner)
-            counts[side] = opened.rows.count(table)
+        for field, side in enumerate(SIDES):
+            chunks = _chunks(opened.rows, side, weights_at(field), width, learner)
+            counts[side] = opened.rows.count(side)
             _write_side(target, f"{side}s", chunks, counts[side], rows_per_file)
         dense = {n.removeprefix("learner."): t for n, t in opened.loaded.tensors.items() if n.startswith("learner.")}
         (target / "model.safetensors").write_bytes(safetensors.torch.save(dense))
@@ -84,30 +85,29 @@ def export_checkpoint(opened: OpenCheckpoint, learner: LearnerConfig, target: Pa
             f"The export to {target} failed.", why=str(error), remedy="Free space, remove the directory, try again."
         ) from error
     files = tuple(sorted(p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file()))
-    return Exported(users=counts["user"], items=counts["item"], width=sum(size for _, size in columns), files=files)
+    return Exported(users=counts["user"], items=counts["item"], width=width, files=files)
 
 
-def embedding_columns(learner: LearnerConfig) -> Sequence[tuple[str, int]]:
-    """(suffix of the table's name, leading columns of its rows) that make an embedding, in order."""
+def embedding_width(learner: LearnerConfig) -> int:
+    """Numbers of an embedding over all spaces."""
     if not isinstance(learner, StreamConfig):
-        return [("", learner.width)]
-    if learner.method == "context-only":
-        return []
-    return [(f".{block + 1}", int(size)) for block, size in enumerate(blocks_of(learner).sizes)]
+        return learner.width
+    return 0 if learner.method == "context-only" else blocks_of(learner).dims[-1]
 
 
-def _chunks(
-    rows: ReadOnlyRows, side: str, table: str, weights_at: int, columns: Sequence[tuple[str, int]], learner: LearnerConfig
-) -> Iterator[_Chunk]:
-    known = rows.items(table)
+def _chunks(rows: ReadOnlyRows, side: str, weights_at: int, width: int, learner: LearnerConfig) -> Iterator[_Chunk]:
+    known = rows.records(side)
     spaces = len(learner.dims) if learner.method not in ("fse", "context-only") else 0
     while part := list(islice(known, CHUNK)):
         ids = [i for i, _ in part]
-        context = np.stack([row for _, row in part])
-        parts = [rows.gather(f"embedding.{side}{suffix}", ids)[:, :width] for suffix, width in columns]
+        context = np.stack([record[0] for _, record in part])
+        if isinstance(learner, StreamConfig):
+            embedding = np.stack([record[ROW][:width] for _, record in part])
+        else:
+            embedding = rows.gather(f"embedding.{side}", ids)[:, :width]
         yield _Chunk(
             ids=ids,
-            embedding=np.concatenate(parts, axis=1) if parts else np.zeros((len(ids), 0), dtype=np.float32),
+            embedding=embedding,
             weights=context[:, weights_at : weights_at + spaces] if spaces else None,
             count=context[:, COUNT].astype(np.int64),
         )

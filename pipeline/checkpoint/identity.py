@@ -23,8 +23,8 @@ IDENTITY_FILE = "run.json"
 ARCHIVE = "old-runs"
 CHECKPOINTS = "checkpoints"
 _OF_A_RUN = (CHECKPOINTS, "predictions", "outputs.json")
-FORMAT = 2  # 2: a learner's configuration holds the fields of its own class only
-READER_OF_OLDER_STATE = "605c1f6"  # the last commit that reads format 1
+FORMAT = 3  # 2: a learner's configuration holds the fields of its own class only; 3: records, one value per user and item
+READERS_OF_OLDER_STATE = "format 1: go on with commit 605c1f6; format 2: with commit 6c2d772"  # the last ones that read them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +97,7 @@ def read_identity(state_dir: Path) -> RunIdentity | None:
     raise CheckpointError(
         f"{path} is of format {version}; this program reads format {FORMAT}",
         why="the run was begun by another version of this program",
-        remedy=f"format 1: go on with commit {READER_OF_OLDER_STATE}; or begin anew with --new-run, or use another --state-dir",
+        remedy=f"{READERS_OF_OLDER_STATE}; or begin anew with --new-run, or use another --state-dir",
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from autoemb_pipeline.checkpoint.contents import LoadedCheckpoint
 from autoemb_pipeline.checkpoint.store import CheckpointStore, Refused
 from autoemb_pipeline.errors import CheckpointError, StateError
-from autoemb_pipeline.rows import TableSpec
+from autoemb_pipeline.rows import AnySpec
 from autoemb_pipeline.state.readonly import ReadOnlyRows
 
 _ATTEMPTS = 20
@@ -34,7 +34,7 @@ def _as_stored(_: LoadedCheckpoint) -> None:
 
 @contextmanager
 def open_step(
-    store: CheckpointStore, step: int, specs_for: Callable[[LoadedCheckpoint], Sequence[TableSpec] | None] = _as_stored
+    store: CheckpointStore, step: int, specs_for: Callable[[LoadedCheckpoint], Sequence[AnySpec] | None] = _as_stored
 ) -> Iterator[OpenCheckpoint]:
     """The checkpoint of one step, as `open_newest`.
 
@@ -56,7 +56,7 @@ def open_step(
 
 @contextmanager
 def open_newest(
-    store: CheckpointStore, specs_for: Callable[[LoadedCheckpoint], Sequence[TableSpec] | None] = _as_stored
+    store: CheckpointStore, specs_for: Callable[[LoadedCheckpoint], Sequence[AnySpec] | None] = _as_stored
 ) -> Iterator[OpenCheckpoint]:
     """The newest valid checkpoint, open until the block ends, even if the trainer prunes it meanwhile.
 
@@ -74,7 +74,7 @@ def open_newest(
         opened.rows.close()
 
 
-def _open(store: CheckpointStore, specs_for: Callable[[LoadedCheckpoint], Sequence[TableSpec] | None]) -> OpenCheckpoint:
+def _open(store: CheckpointStore, specs_for: Callable[[LoadedCheckpoint], Sequence[AnySpec] | None]) -> OpenCheckpoint:
     for attempt in range(1, _ATTEMPTS + 1):
         newest = store.newest_valid()
         if newest.step is None:

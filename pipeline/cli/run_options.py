@@ -49,7 +49,6 @@ train_options = together(
     field_option(StreamConfig, "seed"),
     device_option,
     field_option(TrainerConfig, "positive_above"),
-    field_option(StreamConfig, "micro_batch", least=1, unset=True),
     field_option(StreamConfig, "memory_budget", least=0, unset=True, metavar="BYTES"),
     settings_option,
     field_option(PrequentialConfig, "window", least=1),

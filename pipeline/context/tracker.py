@@ -1,22 +1,38 @@
 """What the stream has told so far of every user and item: the controllers' inputs and the context features x0..x15.
 
-Per id one row in a RowStore; per batch one gather, one pass in merged order, one scatter. Which labels a feature may know is the
-context mode's: `batch` those of earlier mini-batches, `event` also those of earlier events of the same batch, `strict` as `event`, but
-only labels with an earlier timestamp. Counts and times hold no label and are always fresh. Previous loss and previous weights are of
-earlier mini-batches in every mode (docs/architecture.md, Honesty). Late interactions in `strict`: what was learnt
-before cannot be unlearnt.
+Per id one row, the first part of its record in the row store, changed there by the compiled kernels (`autoemb_pipeline.kernels`), whose
+docstring has its columns. Which labels a feature may know is the context mode's: `batch` those of earlier mini-batches, `event` also those
+of earlier events of the same batch, `strict` as `event`, but only labels with an earlier timestamp. Counts and times hold no label and are
+always fresh. Previous loss and previous weights are of earlier mini-batches in every mode (docs/architecture.md, Honesty). Late
+interactions in `strict`: what was learnt before cannot be unlearnt.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoemb_pipeline.context.label_statistics import ITEM_LABEL_WIDTH, USER_LABEL_WIDTH, Globals, features_of, learn
 from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.kernels import (
+    PREDICT,
+    Interactions,
+    Model,
+    Operations,
+    Predicted,
+    State,
+    blank_context,
+    blank_totals,
+    observe,
+    operations,
+    remember,
+    remember_run,
+    weights_at,
+)
+from autoemb_pipeline.kernels.layout import COUNT, FADING_LOSS, PREVIOUS_LOSS, RUN_LOSS
+from autoemb_pipeline.open_batch import SIDES, Columns, OpenBatch, columns_of
 from autoemb_pipeline.records import (
     CONTEXT_FEATURES,
     RATING_CLASSES,
@@ -27,19 +43,7 @@ from autoemb_pipeline.records import (
     LearnerInputs,
     SideContext,
 )
-from autoemb_pipeline.rows import Rows, RowStore, TableSpec
-
-USER_TABLE = "context.user"
-ITEM_TABLE = "context.item"
-
-# Fixed columns of both sides' rows; the label statistics of `label_statistics` follow, then weights, then class counts.
-COUNT, LAST_TIME, PREVIOUS_LOSS, FADING_LOSS = range(4)
-LABELS_AT = 4
-ID_FADING = 0.9
-GLOBAL_FADING = 0.99
-DIRICHLET_USER, DIRICHLET_ITEM = 8.0, 3.0
-
-Pending = tuple[int, str, str, float, int]
+from autoemb_pipeline.rows import Lent, RecordSpec, Rows, RowStore, TableSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,71 +73,95 @@ class ContextConfig:
         return RATING_CLASSES if self.with_classes else 0
 
 
-def context_tables(config: ContextConfig) -> tuple[TableSpec, ...]:
-    """The two tables a `ContextTracker` needs in its store."""
-    return (_table(USER_TABLE, USER_LABEL_WIDTH, config), _table(ITEM_TABLE, ITEM_LABEL_WIDTH, config))
+def context_tables(config: ContextConfig) -> tuple[RecordSpec, ...]:
+    """The record tables a `ContextTracker` needs in its store, one per side; a learner may add parts behind the context's."""
+    return tuple(RecordSpec(name=side, parts=(_part(field, config),)) for field, side in enumerate(SIDES))
 
 
-def _table(name: str, label_width: int, config: ContextConfig) -> TableSpec:
-    blank = np.zeros(LABELS_AT + label_width + config.spaces + config.class_width)
-    blank[[LAST_TIME, PREVIOUS_LOSS, FADING_LOSS]] = np.nan
-    blank[LABELS_AT + label_width : LABELS_AT + label_width + config.spaces] = 1.0 / config.spaces
-    return TableSpec(name=name, width=len(blank), dtype="f8", initial=lambda ids: np.tile(blank, (len(ids), 1)))
+def _part(field: int, config: ContextConfig) -> TableSpec:
+    initial = partial(_blank, field=field, config=config)
+    return TableSpec(name="context", width=initial(("",)).shape[1], dtype="f8", initial=initial)
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """One side's rows of the batch at hand: `rows[index[i]]` is the row of interaction i."""
+def _blank(ids: Sequence[str], *, field: int, config: ContextConfig) -> Rows:
+    return blank_context(field, len(ids), config.spaces, config.class_width)
 
-    ids: list[str]
-    index: NDArray[np.int64]
-    rows: list[list[float]]
-    positions: dict[str, int]
+
+class _Waiting(NamedTuple):
+    """An interaction whose label may not be known yet."""
+
+    timestamp: int
+    user_id: str
+    item_id: str
+    binary: float
+    klass: int
+
+    @property
+    def ids(self) -> tuple[str, str]:
+        """User and item."""
+        return self.user_id, self.item_id
 
 
 class ContextTracker:
-    """Turns mini-batches into learner inputs and remembers what came of them.
+    """Turns mini-batches into what learners take and remembers what came of them.
 
-    For every batch call `observe`, then, when its predictions are recorded and scored, `record`.
+    For every mini-batch call `observe`, or `open` and let a learner run the operations; then, when its predictions are recorded and
+    scored, `record`.
     """
 
     def __init__(self, config: ContextConfig, store: RowStore) -> None:
         self._config = config
         self._store = store
-        self._globals = Globals()
-        self._class_counts = [0.0] * RATING_CLASSES
-        self._global_loss = float("nan")
-        self._pending: list[Pending] = []
-        self._earliest = inf  # timestamp among the pending
-        self._open: tuple[_Side, _Side] | None = None
+        self._totals = blank_totals()
+        self._waiting: list[_Waiting] = []
+        self._open: OpenBatch | None = None
 
-    def observe(self, records: Sequence[Interaction], labels: Labels, held_out: NDArray[np.bool_] | None = None) -> LearnerInputs:
-        """Inputs for predicting `records`; counts them, and learns their labels as the mode allows.
+    def open(self, records: Sequence[Interaction], labels: Labels, held_out: NDArray[np.bool_] | None = None) -> OpenBatch:
+        """Lends the records of a mini-batch's ids, and orders what is to be predicted and learnt. Counts and learns nothing yet.
 
         Args:
             records: B interactions in merged order.
             labels: their targets; no feature of an event knows its own label or a later one.
             held_out: [B] True where the label must enter no statistic.
         """
-        newest = max((r.timestamp for r in records), default=0)
-        waiting = [p for p in self._pending if p[0] < newest]  # the rest will not be learnt in this mini-batch
-        users = self._gather(USER_TABLE, [r.user_id for r in records], [p[1] for p in waiting])
-        items = self._gather(ITEM_TABLE, [r.item_id for r in records], [p[2] for p in waiting])
-        features, classes = self._pass(records, labels, held_out, users, items)
-        inputs = LearnerInputs(
-            user_ids=[r.user_id for r in records],
-            item_ids=[r.item_id for r in records],
-            features=features,
-            users=_with_earlier_in_batch(self._side_context(users, USER_LABEL_WIDTH), users.index),
-            items=_with_earlier_in_batch(self._side_context(items, ITEM_LABEL_WIDTH), items.index),
-            global_loss=self._global_loss,
-            class_probabilities=classes,
-            held_out=held_out,
+        columns = columns_of(records, labels)
+        newest = int(columns.times.max()) if len(columns.times) else 0
+        due = np.array([k for k, w in enumerate(self._waiting) if w.timestamp < newest], dtype=np.int64)
+        interactions, ids = _with_waiting(columns, [self._waiting[k] for k in due])
+        ordered, waiting = operations(interactions.times, self._config.mode, len(due))
+        if held_out is not None:
+            ordered, waiting = _without(held_out, len(due), ordered, waiting)
+        lent = self._lend(ids)
+        opened = OpenBatch(
+            interactions=interactions._replace(slots=(lent[0].slots, lent[1].slots)),
+            carried=len(due),
+            operations=ordered,
+            due=due,
+            waiting=waiting,
+            waits=(frozenset(w.user_id for w in self._waiting), frozenset(w.item_id for w in self._waiting)),
+            ids=ids,
+            new=(len(columns.ids[0]), len(columns.ids[1])),
+            lent=lent,
+            totals=self._totals,
+            inputs=self._inputs(records, columns.local, lent, held_out),
         )
-        self._count(users, records)
-        self._count(items, records)
-        self._open = (users, items)
-        return inputs
+        self._open = opened
+        return opened
+
+    def observe(self, records: Sequence[Interaction], labels: Labels, held_out: NDArray[np.bool_] | None = None) -> LearnerInputs:
+        """Inputs for predicting `records`; counts them, and learns their labels as the mode allows. Arguments as of `open`."""
+        opened = self.open(records, labels, held_out)
+        count = len(opened.interactions.times)
+        out = Predicted(
+            inputs=np.zeros((count, CONTEXT_FEATURES)),
+            products=np.zeros((0, 0, 0)),
+            base=np.zeros((0, 0)),
+            probabilities=np.zeros((0, 0)),
+            classes=np.zeros((count, self._config.class_width)),
+        )
+        observe(opened.operations, opened.interactions, State(_NO_ROWS, _NOTHING_HELD, opened.contexts, self._totals), _NO_MODEL, out)
+        classes = out.classes[opened.carried :] if self._config.with_classes else None
+        return replace(opened.inputs, features=out.inputs[opened.carried :], class_probabilities=classes)
 
     def record(
         self,
@@ -142,19 +170,19 @@ class ContextTracker:
         item_weights: FloatArray | None,
         held_out: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Stores what the controllers see next time: losses [B] and weights [B, N] of the observed batch, and writes its rows back."""
-        if self._open is None:
+        """Stores what the controllers see next time: losses [B] and weights [B, N] of the mini-batch at hand; keeps its records."""
+        opened = self._open
+        if opened is None:
             raise RuntimeError("record() without observe()")
-        counted = np.ones(len(losses), dtype=bool) if held_out is None else ~held_out
-        for table, side, weights, width in zip(
-            (USER_TABLE, ITEM_TABLE), self._open, (user_weights, item_weights), (USER_LABEL_WIDTH, ITEM_LABEL_WIDTH), strict=True
-        ):
-            rows = np.array(side.rows, dtype=np.float64).reshape(len(side.ids), -1)
-            self._remember(rows, side.index, losses, weights, counted, LABELS_AT + width)
-            self._store.scatter(table, side.ids, rows)
-        if counted.any():
-            mean = float(losses[counted].mean())
-            self._global_loss = mean if np.isnan(self._global_loss) else GLOBAL_FADING * self._global_loss + (1 - GLOBAL_FADING) * mean
+        counted = np.arange(len(losses)) if held_out is None else np.flatnonzero(~held_out)
+        for field, weights in enumerate((user_weights, item_weights)):
+            known = np.zeros((len(losses), 0)) if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
+            local = np.ascontiguousarray(opened.interactions.local[field, opened.carried :])
+            remember(local, opened.lent[field].slots, losses, known, counted, weights_at(field), opened.contexts[field])
+            self._store.keep(SIDES[field], opened.lent[field])
+        remember_run(losses, counted, self._totals)
+        rest = [w for k, w in enumerate(self._waiting) if k not in set(opened.due.tolist())]
+        self._waiting = rest + [_waiting_at(opened, int(i)) for i in opened.waiting]
         self._open = None
 
     def peek(self, records: Sequence[Interaction]) -> LearnerInputs:
@@ -162,153 +190,97 @@ class ContextTracker:
 
         Features and class probabilities would hold the interactions' own labels: the features are NaN, so that whatever uses them shows.
         """
-        users = self._gather(USER_TABLE, [r.user_id for r in records], [])
-        items = self._gather(ITEM_TABLE, [r.item_id for r in records], [])
-        return LearnerInputs(
-            user_ids=[r.user_id for r in records],
-            item_ids=[r.item_id for r in records],
-            features=np.full((len(records), CONTEXT_FEATURES), np.nan),
-            users=self._side_context(users, USER_LABEL_WIDTH),
-            items=self._side_context(items, ITEM_LABEL_WIDTH),
-            global_loss=self._global_loss,
-            reread=True,
+        nothing = np.zeros(len(records))
+        columns = columns_of(records, Labels(binary=nothing, classes=nothing.astype(np.int64)))
+        known = self._inputs(records, columns.local, self._lend(columns.ids), None)
+        users, items = (
+            replace(side, count=side.count - earlier_in_batch(local))
+            for side, local in zip((known.users, known.items), columns.local, strict=True)
         )
+        return replace(known, users=users, items=items, reread=True)
 
     def state(self) -> Mapping[str, object]:
         """All that is not in the store, as JSON-able values (floats survive the round trip bit for bit)."""
-        loss = self._global_loss
-        return {
-            "globals": [self._globals.count, self._globals.positives],
-            "class_counts": list(self._class_counts),
-            "global_loss": None if np.isnan(loss) else loss,
-            "pending": [list(p) for p in self._pending],
-        }
+        totals = self._totals.tolist()
+        totals[RUN_LOSS] = None if np.isnan(totals[RUN_LOSS]) else totals[RUN_LOSS]
+        return {"totals": totals, "waiting": [list(w) for w in self._waiting]}
 
     def load_state(self, state: Mapping[str, object]) -> None:
         """Restores what `state` returned."""
         saved: dict[str, Any] = dict(state)
-        count, positives = saved["globals"]
-        self._globals = Globals(count=count, positives=positives)
-        self._class_counts = list(saved["class_counts"])
-        self._global_loss = float("nan") if saved["global_loss"] is None else saved["global_loss"]
-        self._pending = [(t, user, item, label, klass) for t, user, item, label, klass in saved["pending"]]
-        self._earliest = min((p[0] for p in self._pending), default=inf)
+        self._totals = np.array([np.nan if value is None else value for value in saved["totals"]], dtype=np.float64)
+        self._waiting = [_Waiting(*w) for w in saved["waiting"]]
 
-    def _gather(self, table: str, ids: list[str], extra: list[str]) -> _Side:
-        positions: dict[str, int] = {}
-        index = np.fromiter((positions.setdefault(i, len(positions)) for i in ids), dtype=np.int64, count=len(ids))
-        for i in extra:
-            positions.setdefault(i, len(positions))
-        unique = list(positions)
-        rows = self._store.gather(table, unique)
-        return _Side(unique, index, rows.tolist(), positions)
+    def _lend(self, ids: Sequence[Sequence[str]]) -> tuple[Lent, Lent]:
+        return self._store.lend(SIDES[0], ids[0]), self._store.lend(SIDES[1], ids[1])
 
-    def _pass(
-        self, records: Sequence[Interaction], labels: Labels, held_out: NDArray[np.bool_] | None, users: _Side, items: _Side
-    ) -> tuple[FloatArray, FloatArray | None]:
-        """One pass in merged order: [B, F] features, and [B, C] class probabilities for the rating task."""
-        event = self._config.mode == "event"
-        features: list[list[float]] = []
-        classes: list[list[float]] = []
-        seen: dict[str, list[float]] = {}  # fresh (count, last time) of ids that occurred earlier in this batch
-        for i, record in enumerate(records):
-            user, item = users.rows[users.index[i]], items.rows[items.index[i]]
-            if self._pending:
-                self._learn_before(record.timestamp, users, items)
-            user_seen = seen.setdefault("u" + record.user_id, user[:2])
-            item_seen = seen.setdefault("i" + record.item_id, item[:2])
-            features.append(features_of(user, item, user_seen, item_seen, record.timestamp, self._globals))
-            if self._config.with_classes:
-                classes.append(self._dirichlet(user, item))
-            user_seen[COUNT] += 1.0
-            item_seen[COUNT] += 1.0
-            user_seen[LAST_TIME] = item_seen[LAST_TIME] = record.timestamp / 1000.0
-            if held_out is not None and held_out[i]:
-                continue
-            if event:
-                self._learn(user, item, float(labels.binary[i]), int(labels.classes[i]))
-            else:
-                self._earliest = min(self._earliest, record.timestamp)
-                self._pending.append((record.timestamp, record.user_id, record.item_id, float(labels.binary[i]), int(labels.classes[i])))
-        if self._config.mode == "batch":
-            self._learn_before(None, users, items)
-        array = np.array(features, dtype=np.float64).reshape(len(records), CONTEXT_FEATURES)
-        return array, (np.array(classes, dtype=np.float64).reshape(len(records), -1) if self._config.with_classes else None)
+    def _inputs(
+        self, records: Sequence[Interaction], local: NDArray[np.int64], lent: tuple[Lent, Lent], held_out: NDArray[np.bool_] | None
+    ) -> LearnerInputs:
+        users, items = (self._side(field, lent[field], local[field]) for field in range(2))
+        return LearnerInputs(
+            user_ids=[r.user_id for r in records],
+            item_ids=[r.item_id for r in records],
+            features=np.full((len(records), CONTEXT_FEATURES), np.nan),
+            users=users,
+            items=items,
+            global_loss=float(self._totals[RUN_LOSS]),
+            held_out=held_out,
+        )
 
-    def _learn_before(self, timestamp: int | None, users: _Side, items: _Side) -> None:
-        """Learns the waiting labels whose timestamp is earlier (all, if None; none in batch mode until the batch has ended)."""
-        if timestamp is not None and (self._config.mode == "batch" or timestamp <= self._earliest):
-            return
-        ready = [p for p in self._pending if timestamp is None or p[0] < timestamp]
-        if not ready:
-            return
-        for _, user_id, item_id, label, klass in ready:
-            self._learn(users.rows[users.positions[user_id]], items.rows[items.positions[item_id]], label, klass)
-        self._pending = [p for p in self._pending if timestamp is not None and p[0] >= timestamp]
-        self._earliest = min((p[0] for p in self._pending), default=inf)
-
-    def _learn(self, user: list[float], item: list[float], label: float, klass: int) -> None:
-        learn(user, item, label, self._globals)
-        if self._config.with_classes:
-            user[klass - RATING_CLASSES] += 1.0
-            item[klass - RATING_CLASSES] += 1.0
-            self._class_counts[klass] += 1.0
-
-    def _dirichlet(self, user: list[float], item: list[float]) -> list[float]:
-        """Class distribution p ∝ p_u · p_i / p with Dirichlet pseudo-counts 8 (user) and 3 (item), both centred on the prior."""
-        total = sum(self._class_counts) + RATING_CLASSES
-        prior = [(c + 1.0) / total for c in self._class_counts]
-        u, v = user[-RATING_CLASSES:], item[-RATING_CLASSES:]
-        nu, nv = sum(u) + DIRICHLET_USER, sum(v) + DIRICHLET_ITEM
-        joint = [(a + DIRICHLET_USER * p) / nu * (b + DIRICHLET_ITEM * p) / nv / p for a, b, p in zip(u, v, prior, strict=True)]
-        norm = sum(joint)
-        return [j / norm for j in joint]
-
-    def _side_context(self, side: _Side, label_width: int) -> SideContext:
-        rows = np.array(side.rows, dtype=np.float64).reshape(len(side.ids), -1)[side.index]
-        weights_at = LABELS_AT + label_width
+    def _side(self, field: int, lent: Lent, local: NDArray[np.int64]) -> SideContext:
+        rows, first = lent.slabs[0][lent.slots[local]], weights_at(field)
         return SideContext(
-            count=rows[:, COUNT],
-            previous_weights=rows[:, weights_at : weights_at + self._config.spaces],
+            count=rows[:, COUNT] + earlier_in_batch(local),
+            previous_weights=rows[:, first : first + self._config.spaces],
             previous_loss=rows[:, PREVIOUS_LOSS],
             fading_loss=rows[:, FADING_LOSS],
         )
 
-    @staticmethod
-    def _count(side: _Side, records: Sequence[Interaction]) -> None:
-        for position, record in zip(side.index.tolist(), records, strict=True):
-            row = side.rows[position]
-            row[COUNT] += 1.0
-            row[LAST_TIME] = record.timestamp / 1000.0
 
-    def _remember(
-        self,
-        rows: Rows,
-        index: NDArray[np.int64],
-        losses: FloatArray,
-        weights: FloatArray | None,
-        counted: NDArray[np.bool_],
-        weights_at: int,
-    ) -> None:
-        index, losses = index[counted], losses[counted]
-        if len(index) == 0:
-            return
-        touched, inverse, occurrences = np.unique(index, return_inverse=True, return_counts=True)
-        mean = np.bincount(inverse, weights=losses) / occurrences
-        previous = rows[touched, FADING_LOSS]
-        rows[touched, PREVIOUS_LOSS] = mean
-        rows[touched, FADING_LOSS] = np.where(np.isnan(previous), mean, ID_FADING * previous + (1 - ID_FADING) * mean)
-        if weights is not None:
-            last = np.zeros(len(touched), dtype=np.int64)
-            last[inverse] = np.arange(len(index))  # later occurrences overwrite earlier ones
-            rows[touched, weights_at : weights_at + self._config.spaces] = weights[counted][last]
+# What `observe` of the kernels asks for and does not read.
+_NO_ROWS = (np.zeros((0, 0), dtype=np.float32),) * 2
+_NOTHING_HELD = (np.zeros((0, 0), dtype=np.int8),) * 2
+_NO_MODEL = Model(
+    np.zeros((0, 0)), np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros((0, 0)), 0.0, 0
+)  # fmt: skip
 
 
-def _with_earlier_in_batch(context: SideContext, index: NDArray[np.int64]) -> SideContext:
-    return replace(context, count=context.count + _earlier_in_batch(index))
+def _with_waiting(columns: Columns, waiting: Sequence[_Waiting]) -> tuple[Interactions, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The interactions that waited, then those of the mini-batch, and both sides' distinct ids; slots and uses are still empty."""
+    ids, local = [], []
+    for field in range(2):
+        positions = {identifier: k for k, identifier in enumerate(columns.ids[field])}
+        carried = [positions.setdefault(w.ids[field], len(positions)) for w in waiting]
+        ids.append(tuple(positions))
+        local.append(np.concatenate([np.array(carried, dtype=np.int64), columns.local[field]]))
+    interactions = Interactions(
+        local=np.stack(local),
+        slots=(np.zeros(0, dtype=np.int64),) * 2,
+        times=np.concatenate([np.array([w.timestamp for w in waiting], dtype=np.int64), columns.times]),
+        binary=np.concatenate([np.array([w.binary for w in waiting], dtype=np.float64), columns.labels.binary]),
+        classes=np.concatenate([np.array([w.klass for w in waiting], dtype=np.int64), columns.labels.classes]),
+        uses=np.zeros((2, 0, 0)),
+    )
+    return interactions, (ids[0], ids[1])
 
 
-def _earlier_in_batch(index: NDArray[np.int64]) -> FloatArray:
+def _without(
+    held_out: NDArray[np.bool_], carried: int, ordered: Operations, waiting: NDArray[np.int64]
+) -> tuple[Operations, NDArray[np.int64]]:
+    """The same without learning what is held out."""
+    hidden = np.concatenate([np.zeros(carried, dtype=np.bool_), held_out])
+    kept = (ordered.kinds == PREDICT) | ~hidden[ordered.events]
+    return Operations(ordered.kinds[kept], ordered.events[kept]), waiting[~hidden[waiting]]
+
+
+def _waiting_at(opened: OpenBatch, i: int) -> _Waiting:
+    of = opened.interactions
+    users, items = (opened.ids[field][of.local[field, i]] for field in range(2))
+    return _Waiting(int(of.times[i]), users, items, float(of.binary[i]), int(of.classes[i]))
+
+
+def earlier_in_batch(index: NDArray[np.int64]) -> FloatArray:
     """[B] how often the same id stood earlier in the batch."""
     order = np.argsort(index, kind="stable")
     grouped = index[order]

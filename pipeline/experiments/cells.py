@@ -19,7 +19,7 @@ from autoemb_pipeline.checkpoint.identity import RunIdentity, flatten, read_iden
 from autoemb_pipeline.columns import Block, MiniBatch
 from autoemb_pipeline.epochs import Epochs
 from autoemb_pipeline.records import Interaction, OfflineStage, RunPosition
-from autoemb_pipeline.rows import RowStore, TableSpec
+from autoemb_pipeline.rows import AnySpec, RowStore
 from autoemb_pipeline.sink.prediction_log import PredictionLog, read_predictions
 from autoemb_pipeline.source.memory import IterableLog, MemorySource
 from autoemb_pipeline.state.memory import MemoryRowStore
@@ -82,7 +82,7 @@ def run_cell(
     stream: Stream,
     *,
     batch_size: int,
-    store: Callable[[tuple[TableSpec, ...]], RowStore] = MemoryRowStore,
+    store: Callable[[tuple[AnySpec, ...]], RowStore] = MemoryRowStore,
     progress: Progress = lambda _: None,
 ) -> dict[str, Any]:
     """Trains the cell unless it is finished; returns the last metrics record with ``seconds``.

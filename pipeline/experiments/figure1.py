@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from autoemb_pipeline.context.tracker import ContextConfig, ContextTracker, context_tables
+from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.errors import ConfigurationError, DatasetError
 from autoemb_pipeline.experiments.cells import Stream
-from autoemb_pipeline.learners.base import Learner
 from autoemb_pipeline.learners.config import LearnerConfig
-from autoemb_pipeline.learners.factory import learner_tables, make_learner
+from autoemb_pipeline.method import Method, method_tables
 from autoemb_pipeline.prequential.labels import labels_of
 from autoemb_pipeline.prequential.metrics import losses_and_hits
 from autoemb_pipeline.records import FloatArray, Interaction
@@ -123,28 +122,26 @@ def _train_and_test(
     training: list[Interaction], test: list[Interaction], learner: LearnerConfig, config: Figure1Config
 ) -> tuple[float, float]:
     context = ContextConfig(mode="batch", spaces=1, with_classes=learner.task == "rating")
-    store = MemoryRowStore((*context_tables(context), *learner_tables(learner)))
-    tracker, model = ContextTracker(context, store), make_learner(learner, store)
+    method = Method(context, learner, MemoryRowStore(method_tables(context, learner)))
     rng = np.random.Generator(np.random.Philox(key=[learner.seed, 2]))
     for _ in range(config.epochs):
         order = rng.permutation(len(training))
         for start in range(0, len(order), config.batch_size):
             batch = [training[i] for i in order[start : start + config.batch_size]]
             labels = labels_of(np.array([interaction.rating for interaction in batch]))
-            predictions = model.predict(tracker.observe(batch, labels))
+            _, predictions = method.predict(batch, labels)
             losses, _ = losses_and_hits(predictions.probabilities, labels, learner.task)
-            model.update(labels)
-            tracker.record(losses, None, None)
-    scores = [_score(test[s : s + config.batch_size], tracker, model, learner) for s in range(0, len(test), config.batch_size)]
+            method.learn(labels, losses, predictions)
+    scores = [_score(test[s : s + config.batch_size], method, learner) for s in range(0, len(test), config.batch_size)]
     losses, hits = np.concatenate(scores, axis=1)
     return float(losses.mean()), float(hits.mean())
 
 
-def _score(batch: list[Interaction], tracker: ContextTracker, model: Learner, learner: LearnerConfig) -> FloatArray:
+def _score(batch: list[Interaction], method: Method, learner: LearnerConfig) -> FloatArray:
     """[2, B] loss and hit of test ratings; every one is held out, so nothing is learnt of them."""
     held_out = np.ones(len(batch), dtype=bool)
     labels = labels_of(np.array([interaction.rating for interaction in batch]))
-    predictions = model.predict(tracker.observe(batch, labels, held_out))
+    _, predictions = method.predict(batch, labels, held_out)
     losses, hits = losses_and_hits(predictions.probabilities, labels, learner.task)
-    tracker.record(losses, None, None, held_out)
+    method.context.record(losses, None, None, held_out)
     return np.stack([losses, hits])

@@ -133,7 +133,7 @@ def remember(
     local: Integers,
     slots: Integers,
     losses: Floats,
-    weights: NDArray[np.float32],
+    weights: Floats,
     which: Integers,
     first: int,
     context: Floats,

@@ -95,7 +95,7 @@ def _jobs(fields: int) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "controllers", networks
     yield "uses of blocks", lambda: uses_of(alpha, True, base)
     yield "controllers' slopes", lambda: mixture_slopes(events, model, out, several, base, one, 1.0, 0.0, True, several.copy())
-    yield "losses of ids", lambda: remember(local, slots, one, alpha, which, weights_at(0), context)
+    yield "losses of ids", lambda: remember(local, slots, one, np.ones((1, 1)), which, weights_at(0), context)
     yield "loss of the run", lambda: remember_run(one, which, state.totals)
 
 

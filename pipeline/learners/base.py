@@ -1,12 +1,11 @@
 """The interface every method implements."""
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from autoemb_pipeline.open_batch import OpenBatch
 from autoemb_pipeline.records import FloatArray, Labels, LearnerInputs, Predictions
 from autoemb_pipeline.rows import TableSpec
 
@@ -38,34 +37,36 @@ class Learner(Protocol):
         ...
 
 
-@runtime_checkable
-class MicroBatchLearner(Learner, Protocol):
-    """A learner whose rows learn inside the mini-batch: `begin`, then per part `predict_part` and `learn_part`, then `update`.
+class EventLearner(Protocol):
+    """A learner whose rows learn inside the mini-batch, event by event: `run`, `update`, and when the records are kept, `end`.
 
-    Who calls decides the parts (`autoemb_pipeline.learners.stream.micro_batches`) and gives a part's labels only after its predictions.
-    `predict` followed by `update` is the same with the whole mini-batch as one part.
+    No prediction is given a label that the context mode forbids: `OpenBatch.operations` orders what is predicted and learnt, by event times
+    alone, and compiled code performs it, reading a label when its operation comes.
     """
 
-    @property
-    def micro_batch(self) -> int:
-        """Interactions of a part, at least; 1: rows are updated after each."""
+    def run(self, opened: OpenBatch) -> tuple[LearnerInputs, Predictions]:
+        """Predicts the new interactions and learns rows and context in the order of the operations; the mini-batch stays open.
+
+        Returns:
+            The inputs with their features, and every prediction as it was made.
+        """
         ...
 
-    def begin(self, inputs: LearnerInputs) -> None:
-        """Opens a mini-batch. Changes no parameter and no stored row."""
+    def update(self) -> None:
+        """Learns what is learnt once per mini-batch, from the labels of the new interactions."""
         ...
 
-    def predict_part(self, rows: NDArray[np.int64]) -> FloatArray:
-        """Predicts the interactions at the positions `rows`: [m] or [m, C] probabilities."""
+    def end(self) -> None:
+        """Work between mini-batches, when the context has kept the records."""
         ...
 
-    def learn_part(self, rows: NDArray[np.int64], labels: Labels) -> None:
-        """Learns interactions that were predicted. labels: of these m, in the order of `rows`."""
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
+        """As of `Learner`."""
         ...
 
-    def predictions(self) -> Predictions:
-        """Every prediction of the open mini-batch, as it was made."""
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """As of `Learner`."""
         ...
 
 
-__all__ = ["Learner", "MicroBatchLearner", "TableSpec"]
+__all__ = ["EventLearner", "Learner", "TableSpec"]

@@ -8,15 +8,16 @@ from autoemb_pipeline.learners.config import LearnerConfig
 from autoemb_pipeline.learners.paper.factory import make_paper_learner, paper_tables
 from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.learners.stream.factory import make_stream_learner, stream_tables
-from autoemb_pipeline.rows import RowStore, TableSpec
+from autoemb_pipeline.learners.stream.learner import StreamLearner
+from autoemb_pipeline.rows import AnySpec, RowStore
 
 
-def learner_tables(config: LearnerConfig) -> tuple[TableSpec, ...]:
-    """The tables the learner of this configuration keeps its rows in: its row store must be made with them."""
+def learner_tables(config: LearnerConfig) -> tuple[AnySpec, ...]:
+    """The tables the learner of this configuration keeps its rows in: its store is made with them, joined with the context's."""
     return stream_tables(config) if isinstance(config, StreamConfig) else paper_tables(config)
 
 
-def make_learner(config: LearnerConfig, store: RowStore) -> Learner:
+def make_learner(config: LearnerConfig, store: RowStore) -> Learner | StreamLearner:
     """A new learner with its initial parameters.
 
     Args:
@@ -28,7 +29,7 @@ def make_learner(config: LearnerConfig, store: RowStore) -> Learner:
     """
     device = resolve_device(config.device)
     if isinstance(config, StreamConfig):
-        return make_stream_learner(config, store, device)
+        return make_stream_learner(config, store)
     return make_paper_learner(config, store, device)
 
 

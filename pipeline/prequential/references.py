@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from autoemb_pipeline.newton import OnlineNewton
-from autoemb_pipeline.records import RATING_CLASSES, FloatArray, Labels, LearnerInputs, Task
+from autoemb_pipeline.kernels import features_of, newton_descend, newton_observe, predict_references
+from autoemb_pipeline.records import CONTEXT_FEATURES, RATING_CLASSES, FloatArray, Labels, LearnerInputs, Task
 
 NEWTON_EVERY = 500
 RIDGE = 10.0
@@ -36,58 +36,52 @@ class RunningMean:
 
 
 class Logistic:
-    """Logistic (rating: softmax) regression on x0..x15, with the running mean as offset, by online Newton steps.
+    """Logistic (rating: softmax) regression on x0..x15, with the running mean as offset, by online Newton steps in compiled code.
 
     w = 0 and H = 10·I at the start; a step once per 500 events. The rating task's offset is log p of the Dirichlet estimate. Steps happen
     between mini-batches only, so a larger mini-batch makes fewer.
     """
 
-    def __init__(self, task: Task, features: int) -> None:
+    def __init__(self, task: Task) -> None:
         self._task = task
-        start = np.zeros((1 if task == "binary" else RATING_CLASSES, features))
-        self._newton = OnlineNewton(start, np.full(features, RIDGE))
-        self._gradient = np.zeros_like(start)
+        self._weights = np.zeros((1 if task == "binary" else RATING_CLASSES, CONTEXT_FEATURES))
+        self._precision = RIDGE * np.eye(self._weights.size)
+        self._gradient = np.zeros_like(self._weights)
         self._events = 0
 
     def predict(self, inputs: LearnerInputs) -> FloatArray:
-        """[B] probabilities, or [B, C] for the rating task."""
-        scores = self._newton.scores(inputs.features)
-        if self._task == "binary":
-            return sigmoid(inputs.features[:, 0] + scores[:, 0])
-        if inputs.class_probabilities is None:
+        """[B] probabilities, or [B, C] for the rating task. inputs: the first 16 features count."""
+        count, outputs = len(inputs.features), len(self._weights)
+        classes = np.zeros((count, 0)) if self._task == "binary" else inputs.class_probabilities
+        if classes is None:
             raise ValueError("the rating task needs class probabilities from the context")
-        scores += np.log(inputs.class_probabilities)
-        scores -= scores.max(axis=1, keepdims=True)
-        exponentials = np.exp(scores)
-        distribution: FloatArray = exponentials / exponentials.sum(axis=1, keepdims=True)
-        return distribution
+        mean, predicted = np.empty((count, outputs)), np.empty((count, outputs))
+        predict_references(inputs.features, classes, self._weights, mean, predicted)
+        return predicted[:, 0] if self._task == "binary" else predicted
 
     def update(self, inputs: LearnerInputs, predicted: FloatArray, labels: Labels) -> None:
         """Takes the labels of a batch after `predicted` was recorded; held-out ones are passed over."""
-        keep = slice(None) if inputs.held_out is None else ~inputs.held_out
-        x, p = inputs.features[keep], predicted[keep]
-        if self._task == "binary":
-            self._gradient += self._newton.observe(x, p[:, None], labels.binary[keep, None])
-        else:
-            self._gradient += self._newton.observe(x, p, np.eye(RATING_CLASSES)[labels.classes[keep]])
-        self._events += len(x)
+        which = np.arange(len(predicted)) if inputs.held_out is None else np.flatnonzero(~inputs.held_out)
+        probabilities = predicted.reshape(len(predicted), -1)
+        newton_observe(
+            features_of(inputs.features), which, probabilities, labels.binary, labels.classes, self._precision, self._gradient
+        )  # fmt: skip
+        self._events += len(which)
         if self._events >= NEWTON_EVERY:
-            self._newton.descend(self._gradient)
-            self._gradient[:] = 0.0
+            newton_descend(self._weights, self._precision, self._gradient)
             self._events = 0
 
     def state(self) -> Mapping[str, FloatArray]:
-        """Arrays for the checkpoint: [C·F] weights and gradient, [C·F, C·F] H, [1] events since the last step."""
-        newton = self._newton.state()
+        """Arrays for the checkpoint: [C·16] weights and gradient, [C·16, C·16] H, [1] events since the last step."""
         return {
-            "weights": newton["weights"].ravel(),
-            "hessian": newton["precision"],
-            "gradient": self._gradient.ravel().copy(),
+            "weights": self._weights.flatten(),
+            "hessian": self._precision.copy(),
+            "gradient": self._gradient.flatten(),
             "events": np.array([float(self._events)]),
         }
 
     def load_state(self, state: Mapping[str, FloatArray]) -> None:
         """Restores what `state` returned."""
-        shape = self._gradient.shape
-        self._newton.load_state({"weights": state["weights"].reshape(shape), "precision": state["hessian"]})
-        self._gradient, self._events = state["gradient"].reshape(shape).copy(), int(state["events"][0])
+        shape = self._weights.shape
+        self._weights, self._gradient = state["weights"].reshape(shape).copy(), state["gradient"].reshape(shape).copy()
+        self._precision, self._events = state["hessian"].copy(), int(state["events"][0])

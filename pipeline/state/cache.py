@@ -1,4 +1,4 @@
-"""A bounded slab of one table's rows, with the least recently used ones leaving in bulk.
+"""Bounded slabs of one table's rows, with the least recently used ones leaving in bulk.
 
 Slots are places in the slab. All work is per mini-batch and vectorised; only the id index is a Python dict.
 """
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from autoemb_pipeline.rows import Rows
+from autoemb_pipeline.rows import Record
 
 Slots = NDArray[np.int64]
 
@@ -22,24 +22,22 @@ CAPTURED = np.uint8(2)  # taken by a checkpoint, not yet in the database
 
 
 class Leaving(NamedTuple):
-    """Rows that were removed from the cache and exist nowhere else."""
+    """Copies of rows that the database does not hold: [n, width] for each part."""
 
     ids: list[str]
-    rows: Rows
+    rows: Record
 
 
 class RowCache:
     """Cached rows of one table.
 
     Args:
-        capacity: rows, at least 1.
-        width: numbers per row.
-        dtype: of the rows.
+        slabs: [capacity, width] for each part of a row, at least one row.
     """
 
-    def __init__(self, *, capacity: int, width: int, dtype: np.dtype[np.floating]) -> None:
-        self.capacity = capacity
-        self.slab: Rows = np.empty((capacity, width), dtype=dtype)  # pages are touched as slots are first used
+    def __init__(self, slabs: Record) -> None:
+        self.capacity = capacity = len(slabs[0])
+        self.slabs = slabs
         self.state = np.zeros(capacity, dtype=np.uint8)
         self.scattered = np.zeros(capacity, dtype=np.bool_)  # False: an initial row that no scatter has touched
         self.dirty = 0
@@ -69,14 +67,14 @@ class RowCache:
         """
         missing = wanted - len(self._free) - (self.capacity - len(self._id_of))
         if missing <= 0:
-            return Leaving([], self.slab[:0])
+            return Leaving([], self._rows(slice(0, 0)))
         self._used_at[protected] = self._tick + 1
         leaving = min(max(missing, self.capacity // 16), len(self._slot_of) - len(protected))
         used_at = self._used_at[: len(self._id_of)].copy()
         used_at[self._free] = np.iinfo(np.int64).max
         oldest = np.argpartition(used_at, leaving - 1)[:leaving]
         unsaved = oldest[self.state[oldest] != CLEAN]
-        result = Leaving([self._id_of[k] for k in unsaved], self.slab[unsaved])
+        result = Leaving([self._id_of[k] for k in unsaved], self._rows(unsaved))
         self.dirty -= int(np.count_nonzero(self.state[oldest] == DIRTY))
         self.state[oldest] = CLEAN
         self.scattered[oldest] = False
@@ -125,7 +123,10 @@ class RowCache:
         slots = np.flatnonzero(self.state == DIRTY)[:limit]
         self.state[slots] = becomes
         self.dirty -= len(slots)
-        return slots, Leaving([self._id_of[k] for k in slots], self.slab[slots])
+        return slots, Leaving([self._id_of[k] for k in slots], self._rows(slots))
+
+    def _rows(self, slots: Slots | slice) -> Record:
+        return tuple(slab[slots] for slab in self.slabs)
 
     def settle(self, slots: Slots) -> None:
         """Rows of a capture that are unchanged since it are clean now: the database holds them."""

@@ -10,7 +10,8 @@ from typing import Any
 import rocksdict
 
 from autoemb_pipeline.errors import CheckpointError, StateError
-from autoemb_pipeline.rows import TableSpec
+from autoemb_pipeline.rows import AnySpec
+from autoemb_pipeline.state.codec import format_of, spec_of
 from autoemb_pipeline.state.options import RocksOptions
 from autoemb_pipeline.state.validation import RESERVED_TABLE
 
@@ -91,7 +92,7 @@ def open_database(directory: Path, tables: Iterable[str], options: RocksOptions,
         raise StateError(f"RocksDB cannot open {directory}.", why=str(error)) from error
 
 
-def stored_specs(directory: Path, options: RocksOptions) -> list[TableSpec]:
+def stored_specs(directory: Path, options: RocksOptions) -> list[AnySpec]:
     """Specs of the tables in a RocksDB directory that may be changed (a clone), in the order of their names; initial rows are zeros.
 
     Raises:
@@ -105,16 +106,12 @@ def stored_specs(directory: Path, options: RocksOptions) -> list[TableSpec]:
         database.close()
     specs = []
     for name, stored in zip(names, formats, strict=True):
-        dtype, _, width = (stored or b"").decode(errors="replace").partition(":")
-        if dtype not in ("f4", "f8") or not width.isdecimal():
-            raise CheckpointError(f"Table {name!r} of {directory} has no row format.", why=f"Its meta record is {stored!r}.")
-        specs.append(TableSpec(name=name, width=int(width), dtype="f4" if dtype == "f4" else "f8"))
+        try:
+            specs.append(spec_of(name, stored or b""))
+        except (ValueError, KeyError, TypeError) as error:
+            why = f"Its meta record is {stored!r}."
+            raise CheckpointError(f"Table {name!r} of {directory} has no row format.", why=why) from error
     return specs
-
-
-def format_of(spec: TableSpec) -> bytes:
-    """The meta record of a table's row format, e.g. ``f4:146``."""
-    return f"{spec.dtype}:{spec.width}".encode()
 
 
 def format_key(table: str) -> bytes:
@@ -127,7 +124,7 @@ def count_key(table: str) -> bytes:
     return f"count/{table}".encode()
 
 
-def read_counts(database: Any, specs: Mapping[str, TableSpec]) -> dict[str, int]:
+def read_counts(database: Any, specs: Mapping[str, AnySpec]) -> dict[str, int]:
     """Row counts as stored with the checkpoint; zero in a new database.
 
     Raises:

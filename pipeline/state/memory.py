@@ -4,46 +4,73 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from autoemb_pipeline.rows import Rows, TableSpec
-from autoemb_pipeline.state.validation import check_distinct, checked_rows, checked_specs, initial_rows, stored_dtype
+from autoemb_pipeline.rows import AnySpec, Lent, Record, Rows
+from autoemb_pipeline.state.codec import RowCodec
+from autoemb_pipeline.state.validation import check_distinct, checked_rows, checked_specs, plain
 
 _FIRST_CAPACITY = 1024
 
 
 class _Table:
-    """One table: a slab that doubles, and the slot of each id."""
+    """One table: slabs that double, and the slot of each id. `fresh` are ids that were lent and not kept yet."""
 
-    def __init__(self, spec: TableSpec) -> None:
+    def __init__(self, spec: AnySpec) -> None:
         self.spec = spec
+        self.codec = RowCodec(spec)
         self.slots: dict[str, int] = {}
+        self.fresh: dict[str, int] = {}
         self.free: list[int] = []
-        self.slab: Rows = np.empty((_FIRST_CAPACITY, spec.width), dtype=stored_dtype(spec))
+        self.used = 0
+        self.slabs = self.codec.slabs(_FIRST_CAPACITY)
 
     def gather(self, ids: Sequence[str]) -> Rows:
         slots = np.array([self.slots.get(i, -1) for i in ids], dtype=np.int64)
-        rows = np.empty((len(ids), self.spec.width), dtype=self.slab.dtype)
+        rows = self.codec.slabs(len(ids))
         known = slots >= 0
-        rows[known] = self.slab[slots[known]]
-        new = np.flatnonzero(~known).tolist()
-        if new:
-            rows[new] = initial_rows(self.spec, [ids[k] for k in new])
-        return rows
+        rows[0][known] = self.slabs[0][slots[known]]
+        new = np.flatnonzero(~known)
+        if len(new):
+            self.codec.fill_new([ids[k] for k in new.tolist()], rows, new)
+        return rows[0]
 
     def scatter(self, ids: Sequence[str], rows: Rows) -> None:
-        slots = [self._slot(i) for i in ids]
-        used = len(self.slots) + len(self.free)
-        if used > len(self.slab):
-            grown = np.empty((max(2 * len(self.slab), used), self.spec.width), dtype=self.slab.dtype)
-            grown[: len(self.slab)] = self.slab
-            self.slab = grown
-        self.slab[slots] = rows
+        slots = [self._slot(i, self.slots) for i in ids]
+        self.slabs[0][slots] = rows
 
-    def _slot(self, identifier: str) -> int:
-        slot = self.slots.get(identifier)
+    def lend(self, ids: Sequence[str]) -> Lent:
+        self.free += self.fresh.values()
+        self.fresh.clear()
+        new = [i for i in ids if i not in self.slots]
+        if new:
+            taken = np.array([self._slot(i, self.fresh) for i in new], dtype=np.int64)
+            self.codec.fill_new(new, self.slabs, taken)
+        slots = np.array([self.slots[i] if i in self.slots else self.fresh[i] for i in ids], dtype=np.int64)
+        return Lent(self.slabs, slots, ids, own=True)
+
+    def keep(self) -> None:
+        self.slots.update(self.fresh)
+        self.fresh.clear()
+
+    def record(self, identifier: str) -> Record:
+        return tuple(slab[self.slots[identifier]].copy() for slab in self.slabs)
+
+    def _slot(self, identifier: str, known: dict[str, int]) -> int:
+        """The id's slot; a free one if `known` has none."""
+        slot = known.get(identifier)
         if slot is None:
-            slot = self.free.pop() if self.free else len(self.slots)
-            self.slots[identifier] = slot
+            if not self.free:
+                self._grow()
+            slot = known[identifier] = self.free.pop()
         return slot
+
+    def _grow(self) -> None:
+        if self.used == len(self.slabs[0]):
+            grown = self.codec.slabs(2 * self.used)
+            for new, old in zip(grown, self.slabs, strict=True):
+                new[: self.used] = old
+            self.slabs = grown
+        self.free.append(self.used)
+        self.used += 1
 
     def remove(self, ids: Sequence[str]) -> None:
         self.free += [self.slots.pop(i) for i in ids if i in self.slots]
@@ -59,19 +86,30 @@ class MemoryRowStore:
         ConfigurationError: see `autoemb_pipeline.state.validation.checked_specs`.
     """
 
-    def __init__(self, specs: Sequence[TableSpec]) -> None:
+    def __init__(self, specs: Sequence[AnySpec]) -> None:
         self._tables = {name: _Table(spec) for name, spec in checked_specs(specs).items()}
 
     def gather(self, table: str, ids: Sequence[str]) -> Rows:
-        """See `RowStore.gather`. ValueError when ids repeat, KeyError on an unknown table."""
-        check_distinct(table, ids)
-        return self._tables[table].gather(ids)
-
-    def scatter(self, table: str, ids: Sequence[str], rows: Rows) -> None:
-        """See `RowStore.scatter`. ValueError when ids repeat or the shape is wrong, KeyError on an unknown table."""
+        """See `RowStore.gather`. ValueError when ids repeat, KeyError on an unknown table, TypeError on one of records."""
         check_distinct(table, ids)
         of = self._tables[table]
-        of.scatter(ids, checked_rows(of.spec, ids, rows))
+        plain(of.spec)
+        return of.gather(ids)
+
+    def scatter(self, table: str, ids: Sequence[str], rows: Rows) -> None:
+        """See `RowStore.scatter`. Raises as gather does, and ValueError when the shape is wrong."""
+        check_distinct(table, ids)
+        of = self._tables[table]
+        of.scatter(ids, checked_rows(plain(of.spec), ids, rows))
+
+    def lend(self, table: str, ids: Sequence[str]) -> Lent:
+        """See `RowStore.lend`. ValueError when ids repeat, KeyError on an unknown table."""
+        check_distinct(table, ids)
+        return self._tables[table].lend(ids)
+
+    def keep(self, table: str, lent: Lent) -> None:  # noqa: ARG002 - the slabs are the store's own
+        """See `RowStore.keep`."""
+        self._tables[table].keep()
 
     def remove(self, table: str, ids: Sequence[str]) -> None:
         """See `RowStore.remove`. ValueError when ids repeat, KeyError on an unknown table."""
@@ -81,7 +119,13 @@ class MemoryRowStore:
     def items(self, table: str) -> Iterator[tuple[str, Rows]]:
         """See `RowStore.items`. Rows are copies."""
         of = self._tables[table]
-        return ((i, of.slab[of.slots[i]].copy()) for i in sorted(of.slots))
+        plain(of.spec)
+        return ((i, row[0]) for i, row in self.records(table))
+
+    def records(self, table: str) -> Iterator[tuple[str, Record]]:
+        """See `RowStore.records`."""
+        of = self._tables[table]
+        return ((i, of.record(i)) for i in sorted(of.slots))
 
     def count(self, table: str) -> int:
         """Ids that have a row, exact."""

@@ -9,10 +9,11 @@ from typing import Any, NoReturn, Self
 import numpy as np
 
 from autoemb_pipeline.errors import CheckpointError, StateError
-from autoemb_pipeline.rows import Rows, TableSpec
+from autoemb_pipeline.rows import AnySpec, Lent, Record, Rows
+from autoemb_pipeline.state.codec import RowCodec
 from autoemb_pipeline.state.files import clone, open_database, read_counts, stored_specs
 from autoemb_pipeline.state.options import RocksOptions
-from autoemb_pipeline.state.validation import check_distinct, checked_specs, initial_rows, stored_dtype
+from autoemb_pipeline.state.validation import check_distinct, checked_specs, plain
 
 
 class ReadOnlyRows:
@@ -23,7 +24,7 @@ class ReadOnlyRows:
 
     Args:
         directory: the ``rocksdb`` folder of a checkpoint.
-        specs: the tables; None: as stored, with zeros for unknown ids (for export, which asks for none).
+        specs: the tables; None: as stored, with zeros for unknown ids.
         options: RocksDB's settings.
 
     Raises:
@@ -31,13 +32,14 @@ class ReadOnlyRows:
         StateError: RocksDB cannot open it.
     """
 
-    def __init__(self, directory: Path, specs: Sequence[TableSpec] | None = None, *, options: RocksOptions | None = None) -> None:
+    def __init__(self, directory: Path, specs: Sequence[AnySpec] | None = None, *, options: RocksOptions | None = None) -> None:
         options = options or RocksOptions()
         self._folder = tempfile.TemporaryDirectory(prefix="autoemb-rows-")
         try:
             copy = Path(self._folder.name) / "rocksdb"
             clone(directory, copy, symlink=True)
             self._specs = checked_specs(stored_specs(copy, options) if specs is None else specs)
+            self._codecs = {name: RowCodec(spec) for name, spec in self._specs.items()}
             self._database: Any = open_database(copy, self._specs, options, read_only=True)
             try:
                 self._counts = read_counts(self._database, self._specs)
@@ -50,24 +52,34 @@ class ReadOnlyRows:
             raise
 
     @property
-    def specs(self) -> tuple[TableSpec, ...]:
+    def specs(self) -> tuple[AnySpec, ...]:
         """The tables."""
         return tuple(self._specs.values())
 
     def gather(self, table: str, ids: Sequence[str]) -> Rows:
         """See `RowStore.gather`. ValueError when ids repeat, KeyError on an unknown table, StateError once closed."""
         check_distinct(table, ids)
+        plain(self._specs[table])
+        return self.lend(table, ids).slabs[0]
+
+    def lend(self, table: str, ids: Sequence[str]) -> Lent:
+        """See `RowStore.lend`: copies, which nobody keeps. Raises as `gather`."""
+        check_distinct(table, ids)
         self._check_open()
-        spec = self._specs[table]
-        rows = np.empty((len(ids), spec.width), dtype=stored_dtype(spec))
+        codec = self._codecs[table]
+        slabs = codec.slabs(len(ids))
         values = self._families[table].get([i.encode() for i in ids]) if ids else []
         found = [k for k, value in enumerate(values) if value is not None]
         new = [k for k, value in enumerate(values) if value is None]
         if found:
-            rows[found] = self._decode(spec, b"".join(values[k] for k in found))
+            codec.decode([ids[k] for k in found], [values[k] for k in found], slabs, np.array(found))
         if new:
-            rows[new] = initial_rows(spec, [ids[k] for k in new])
-        return rows
+            codec.fill_new([ids[k] for k in new], slabs, np.array(new))
+        return Lent(slabs, np.arange(len(ids)), ids, own=False)
+
+    def keep(self, table: str, lent: Lent) -> NoReturn:
+        """Refused, as `scatter`."""
+        self.scatter(table, lent.ids, lent.slabs[0])
 
     def scatter(self, table: str, ids: Sequence[str], rows: Rows) -> NoReturn:
         """Refused.
@@ -84,9 +96,14 @@ class ReadOnlyRows:
 
     def items(self, table: str) -> Iterator[tuple[str, Rows]]:
         """See `RowStore.items`."""
+        plain(self._specs[table])
+        return ((i, row[0]) for i, row in self.records(table))
+
+    def records(self, table: str) -> Iterator[tuple[str, Record]]:
+        """See `RowStore.records`."""
         self._check_open()
-        spec = self._specs[table]
-        return ((key.decode(), self._decode(spec, value)[0].copy()) for key, value in self._families[table].items())
+        codec = self._codecs[table]
+        return ((key.decode(), codec.one(key.decode(), value)) for key, value in self._families[table].items())
 
     def count(self, table: str) -> int:
         """Ids ever scattered, as counted by the trainer at the checkpoint."""
@@ -109,7 +126,3 @@ class ReadOnlyRows:
     def _check_open(self) -> None:
         if self._database is None:
             raise StateError("The rows of the checkpoint are closed.")
-
-    @staticmethod
-    def _decode(spec: TableSpec, data: bytes) -> Rows:
-        return np.frombuffer(data, dtype=stored_dtype(spec)).reshape(-1, spec.width)

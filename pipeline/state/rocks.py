@@ -20,35 +20,31 @@ import rocksdict
 
 from autoemb_pipeline.errors import CheckpointError, StateError
 from autoemb_pipeline.failpoints import failpoint
-from autoemb_pipeline.rows import Rows, TableSpec
+from autoemb_pipeline.rows import AnySpec, Lent, Record, Rows
 from autoemb_pipeline.state.cache import CAPTURED, CLEAN, INDEX_BYTES, Leaving, RowCache, Slots
-from autoemb_pipeline.state.files import clear_scratch, clone, count_key, format_key, format_of, open_database, read_counts
+from autoemb_pipeline.state.codec import RowCodec, format_of
+from autoemb_pipeline.state.files import clear_scratch, clone, count_key, format_key, open_database, read_counts
 from autoemb_pipeline.state.options import RocksConfig
-from autoemb_pipeline.state.validation import check_distinct, checked_rows, checked_specs, initial_rows, stored_dtype
+from autoemb_pipeline.state.validation import check_distinct, checked_rows, checked_specs, plain
 
 
 class _Table:
     """One table: its cache, its column family, and the rows that wait for a checkpoint under way."""
 
-    def __init__(self, spec: TableSpec, *, capacity: int, count: int, database: Any) -> None:
+    def __init__(self, spec: AnySpec, *, capacity: int, count: int, database: Any) -> None:
         self.spec = spec
-        self.dtype = stored_dtype(spec)
-        self.row_bytes = spec.width * self.dtype.itemsize
-        self.cache = RowCache(capacity=capacity, width=spec.width, dtype=self.dtype)
-        self.pending: dict[str, Rows] = {}
+        self.codec = RowCodec(spec)
+        self.row_bytes = self.codec.row_bytes
+        self.cache = RowCache(self.codec.slabs(capacity))
+        self.pending: dict[str, bytes] = {}
         self.count = count
         self.family = database.get_column_family(spec.name)
         self.handle = database.get_column_family_handle(spec.name)
 
-    def decode(self, values: Sequence[bytes]) -> Rows:
-        """[n, width] rows, read-only."""
-        return np.frombuffer(b"".join(values), dtype=self.dtype).reshape(len(values), self.spec.width)
-
     def put(self, batch: Any, leaving: Leaving) -> None:
         """Adds rows to a write batch."""
-        data, size, handle = leaving.rows.tobytes(), self.row_bytes, self.handle
-        for k, i in enumerate(leaving.ids):
-            batch.put(i.encode(), data[k * size : (k + 1) * size], handle)
+        for identifier, value in zip(leaving.ids, self.codec.encode(leaving.rows), strict=True):
+            batch.put(identifier.encode(), value, self.handle)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +71,7 @@ class RocksRowStore:
         StateError: the live directory holds foreign files, or RocksDB cannot open it.
     """
 
-    def __init__(self, config: RocksConfig, specs: Sequence[TableSpec]) -> None:
+    def __init__(self, config: RocksConfig, specs: Sequence[AnySpec]) -> None:
         by_name = checked_specs(specs)
         clear_scratch(config.directory)
         if config.source is None:
@@ -87,7 +83,7 @@ class RocksRowStore:
         self._no_log.disable_wal = True
         # Equal rows for every table. Half of the memory is the slabs' and the index's; an eighth each goes to a capture, its write
         # batch, the pending rows, and theirs.
-        row_bytes = sum(spec.width * stored_dtype(spec).itemsize + INDEX_BYTES for spec in specs)
+        row_bytes = sum(RowCodec(spec).row_bytes + INDEX_BYTES for spec in specs)
         capacity = max(1, config.cache_bytes // 2 // max(1, row_bytes))
         self._buffer_bytes = config.cache_bytes // 8
         counts = read_counts(self._database, by_name)
@@ -106,28 +102,57 @@ class RocksRowStore:
         check_distinct(table, ids)
         self._settle()
         of = self._tables[table]
-        if len(ids) <= of.cache.capacity:
-            slots = self._resident(of, ids, fill=True)
-            return of.cache.slab[slots]
-        rows = np.empty((len(ids), of.spec.width), dtype=of.dtype)
-        for start in range(0, len(ids), of.cache.capacity):
-            part = ids[start : start + of.cache.capacity]
-            rows[start : start + len(part)] = of.cache.slab[self._resident(of, part, fill=True)]
-        return rows
+        plain(of.spec)
+        return self._copies(of, ids)[0]
 
     def scatter(self, table: str, ids: Sequence[str], rows: Rows) -> None:
         """See `RowStore.scatter`. Raises as gather does, and ValueError when the shape is wrong."""
         check_distinct(table, ids)
         of = self._tables[table]
-        rows = checked_rows(of.spec, ids, rows)
+        rows = checked_rows(plain(of.spec), ids, rows)
         self._settle()
+        self._replace(of, ids, (rows,))
+
+    def lend(self, table: str, ids: Sequence[str]) -> Lent:
+        """See `RowStore.lend`: slots of the cache, or copies if it cannot hold so many ids. Raises as gather does."""
+        check_distinct(table, ids)
+        self._settle()
+        of = self._tables[table]
+        if len(ids) <= of.cache.capacity:
+            return Lent(of.cache.slabs, self._resident(of, ids, fill=True), ids, own=True)
+        return Lent(self._copies(of, ids), np.arange(len(ids)), ids, own=False)
+
+    def keep(self, table: str, lent: Lent) -> None:
+        """See `RowStore.keep`. Raises as gather does."""
+        self._settle()
+        of = self._tables[table]
+        if not lent.own:
+            self._replace(of, lent.ids, lent.slabs)
+            return
+        self._changed(of, lent.slots)
+
+    def _copies(self, of: _Table, ids: Sequence[str]) -> Record:
+        """Rows of distinct ids, as many at a time as the cache holds."""
+        copies = of.codec.slabs(len(ids))
+        for start in range(0, len(ids), of.cache.capacity):
+            part = ids[start : start + of.cache.capacity]
+            slots = self._resident(of, part, fill=True)
+            for copy, slab in zip(copies, of.cache.slabs, strict=True):
+                copy[start : start + len(part)] = slab[slots]
+        return copies
+
+    def _replace(self, of: _Table, ids: Sequence[str], rows: Record) -> None:
         for start in range(0, len(ids), of.cache.capacity):
             part = ids[start : start + of.cache.capacity]
             slots = self._resident(of, part, fill=False)
-            of.cache.slab[slots] = rows[start : start + len(part)]
-            of.count += of.cache.mark_dirty(slots)
-            if self._flight is None and self._dirty_bytes() > self._buffer_bytes:
-                self._write_dirty()  # bounds what a capture has to copy
+            for row, slab in zip(rows, of.cache.slabs, strict=True):
+                slab[slots] = row[start : start + len(part)]
+            self._changed(of, slots)
+
+    def _changed(self, of: _Table, slots: Slots) -> None:
+        of.count += of.cache.mark_dirty(slots)
+        if self._flight is None and self._dirty_bytes() > self._buffer_bytes:
+            self._write_dirty()  # bounds what a capture has to copy
 
     def remove(self, table: str, ids: Sequence[str]) -> None:
         """See `RowStore.remove`. Waits for a checkpoint under way, whose rows must not be touched. Raises as gather does."""
@@ -145,10 +170,15 @@ class RocksRowStore:
 
     def items(self, table: str) -> Iterator[tuple[str, Rows]]:
         """See `RowStore.items`. Writes changed rows to the live database first, then reads a moment's view of it."""
+        plain(self._tables[table].spec)
+        return ((i, row[0]) for i, row in self.records(table))
+
+    def records(self, table: str) -> Iterator[tuple[str, Record]]:
+        """See `RowStore.records`; as `items`."""
         of = self._tables[table]
         self._wait_for_flight()
         self._write_dirty()
-        return ((key.decode(), of.decode([value])[0].copy()) for key, value in of.family.items())
+        return ((key.decode(), of.codec.one(key.decode(), value)) for key, value in of.family.items())
 
     def count(self, table: str) -> int:
         """Ids that have a row: exact, O(1)."""
@@ -234,14 +264,15 @@ class RocksRowStore:
         values = of.family.get([ids[k].encode() for k in sought]) if sought else []
         found = [k for k, value in zip(sought, values, strict=True) if value is not None]
         if found:
-            of.cache.slab[slots[found]] = of.decode([value for value in values if value is not None])
+            of.codec.decode([ids[k] for k in found], [value for value in values if value is not None], of.cache.slabs, slots[found])
         of.cache.scattered[slots[found]] = True
         new = [k for k, value in zip(sought, values, strict=True) if value is None]
         if new and fill:
-            of.cache.slab[slots[new]] = initial_rows(of.spec, [ids[k] for k in new])
+            of.codec.fill_new([ids[k] for k in new], of.cache.slabs, slots[new])
         if len(sought) < len(ids):
             waiting = [k for k, i in enumerate(ids) if i in of.pending]
-            of.cache.slab[slots[waiting]] = np.stack([of.pending.pop(ids[k]) for k in waiting])
+            back = [ids[k] for k in waiting]
+            of.codec.decode(back, [of.pending.pop(i) for i in back], of.cache.slabs, slots[waiting])
             self._pending_bytes -= len(waiting) * (of.row_bytes + INDEX_BYTES)
             of.cache.mark_dirty(slots[waiting])
         return slots
@@ -251,7 +282,7 @@ class RocksRowStore:
         if not leaving.ids:
             return
         if self._flight is not None:
-            of.pending.update((i, row.copy()) for i, row in zip(leaving.ids, leaving.rows, strict=True))
+            of.pending.update(zip(leaving.ids, of.codec.encode(leaving.rows), strict=True))
             self._pending_bytes += len(leaving.ids) * (of.row_bytes + INDEX_BYTES)
             if self._pending_bytes > self._buffer_bytes:
                 self._wait_for_flight()
@@ -301,7 +332,8 @@ class RocksRowStore:
         for name, of in self._tables.items():
             of.cache.settle(flight.slots[name])
             if of.pending:
-                of.put(batch, Leaving(list(of.pending), np.stack(list(of.pending.values()))))
+                for identifier, value in of.pending.items():
+                    batch.put(identifier.encode(), value, of.handle)
                 of.pending.clear()
         self._pending_bytes = 0
         if len(batch):

@@ -1,21 +1,21 @@
 """What both row stores check of their arguments, so that neither accepts what the other refuses."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autoemb_pipeline.errors import ConfigurationError
-from autoemb_pipeline.rows import Rows, TableSpec
+from autoemb_pipeline.rows import AnySpec, RecordSpec, Rows, TableSpec
 
 RESERVED_TABLE = "default"  # RocksDB's own column family; it holds the store's counters
 
 
-def checked_specs(specs: Sequence[TableSpec]) -> dict[str, TableSpec]:
+def checked_specs(specs: Sequence[AnySpec]) -> dict[str, AnySpec]:
     """Specs by name.
 
     Raises:
-        ConfigurationError: on a doubled or reserved name, a width below 1, or a dtype other than ``f4`` and ``f8``.
+        ConfigurationError: on a doubled or reserved name, a width below 1, or a dtype other than ``f4``, ``f8`` and ``i1``.
     """
     by_name = {spec.name: spec for spec in specs}
     if len(by_name) != len(specs):
@@ -23,14 +23,27 @@ def checked_specs(specs: Sequence[TableSpec]) -> dict[str, TableSpec]:
     for spec in specs:
         if not spec.name or spec.name == RESERVED_TABLE:
             raise ConfigurationError(f"A table may not be named {spec.name!r}.", why="RocksDB keeps that column family for itself.")
-        if spec.width < 1 or spec.dtype not in ("f4", "f8"):
-            raise ConfigurationError(
-                f"Table {spec.name!r} has width {spec.width} and dtype {spec.dtype!r}.", remedy="Width >= 1, f4 or f8."
-            )
+        for part in parts_of(spec):
+            if part.width < 1 or part.dtype not in ("f4", "f8", "i1"):
+                raise ConfigurationError(
+                    f"Table {spec.name!r} has width {part.width} and dtype {part.dtype!r}.", remedy="Width >= 1, f4, f8 or i1."
+                )
     return by_name
 
 
-def stored_dtype(spec: TableSpec) -> np.dtype[np.floating]:
+def parts_of(spec: AnySpec) -> tuple[TableSpec, ...]:
+    """The arrays of a table's rows: a plain table has one."""
+    return spec.parts if isinstance(spec, RecordSpec) else (spec,)
+
+
+def plain(spec: AnySpec) -> TableSpec:
+    """The spec of a plain table; TypeError for one of records, whose rows are lent."""
+    if isinstance(spec, RecordSpec):
+        raise TypeError(f"table {spec.name!r} holds records: lend and keep them")
+    return spec
+
+
+def stored_dtype(spec: TableSpec) -> np.dtype[Any]:
     """The table's dtype as stored: little-endian whatever the machine."""
     return np.dtype("<" + spec.dtype)
 
@@ -48,7 +61,7 @@ def checked_rows(spec: TableSpec, ids: Sequence[str], rows: Rows) -> Rows:
     return rows.astype(stored_dtype(spec), casting="same_kind", copy=False)
 
 
-def initial_rows(spec: TableSpec, ids: Sequence[str]) -> NDArray[np.floating]:
+def initial_rows(spec: TableSpec, ids: Sequence[str]) -> Rows:
     """[n, width] rows of ids never scattered."""
     if spec.initial is None:
         return np.zeros((len(ids), spec.width), dtype=stored_dtype(spec))

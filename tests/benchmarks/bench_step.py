@@ -14,9 +14,10 @@ import torch
 
 from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.context.tracker import ContextConfig
+from autoemb_pipeline.kernels import HELD
 from autoemb_pipeline.learners.config import from_preset
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
-from autoemb_pipeline.rows import hashed_uniform
+from autoemb_pipeline.rows import RecordSpec, hashed_uniform
 from autoemb_pipeline.state.options import RocksConfig
 from autoemb_pipeline.state.rocks import RocksRowStore
 from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
@@ -34,6 +35,12 @@ def trainer_over(preset: str, rows: int, directory: Path) -> Trainer:
     for spec in specs:
         for start in range(0, rows, CHUNK):
             ids = [f"other-{k}" for k in range(start, start + CHUNK)]
+            if isinstance(spec, RecordSpec):
+                lent = store.lend(spec.name, ids)
+                if spec.held is not None:
+                    lent.slabs[spec.held][lent.slots] = HELD
+                store.keep(spec.name, lent)
+                continue
             values = hashed_uniform(ids, seed=1, table=spec.name, width=spec.width, std=0.02)
             store.scatter(spec.name, ids, values.astype(np.float32 if spec.dtype == "f4" else np.float64))
     return Trainer(config, store)

@@ -73,7 +73,6 @@ PAPER_OPTIONS: Sequence[Mapping[str, Any]] = (
     *({f"{part}_optimiser": o} for part in ("dense", "controller") for o in ("sgd", "adagrad")),
 )
 STREAM_OPTIONS: Sequence[Mapping[str, Any]] = (
-    {"micro_batch": 5},
     {"nested": False},
     {"quadratic": False},
     {"precision": "float64"},
@@ -151,7 +150,7 @@ def stream_runs(task: Task) -> Iterator[Run]:
         yield Run(preset="stream", method=method, task=task, context=context)
     for method, options in product(SEARCHING, STREAM_OPTIONS):
         yield Run(preset="stream", method=method, task=task, options=options)
-    for context, options in product(CONTEXTS, ({}, {"nested": False}, {"micro_batch": 5}, {"memory_budget": 4000})):
+    for context, options in product(CONTEXTS, ({}, {"nested": False}, {"memory_budget": 4000})):
         yield Run(preset="stream", task=task, context=context, options={"validation": "trace", **options})
 
 
@@ -183,8 +182,11 @@ def parameters_digest(trainer: Trainer) -> str:
 
 
 def rows_digest(run: Run, store: MemoryRowStore) -> str:
-    tables = sorted(spec.name for spec in trainer_tables(run.config))
-    return _digest(f"{table} {i} ".encode() + row.tobytes() for table in tables for i, row in store.items(table))
+    return _digest(
+        f"{spec.name} {i} ".encode() + b"".join(part.tobytes() for part in row)
+        for spec in sorted(trainer_tables(run.config), key=lambda s: s.name)
+        for i, row in store.records(spec.name)
+    )
 
 
 def metrics_digest(records: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> str:

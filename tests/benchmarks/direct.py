@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autoemb_pipeline.context.tracker import ContextConfig, ContextTracker, context_tables
+from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.learners.common.losses import prediction_losses
 from autoemb_pipeline.learners.config import LearnerConfig, from_preset, parse_settings
-from autoemb_pipeline.learners.factory import learner_tables, make_learner
+from autoemb_pipeline.method import Method, method_tables
 from autoemb_pipeline.prequential.labels import labels_of
 from autoemb_pipeline.prequential.references import RunningMean
 from autoemb_pipeline.records import FloatArray, Interaction
@@ -40,17 +40,16 @@ def read_ratings(path: Path) -> list[Interaction]:
 def run(records: Sequence[Interaction], config: LearnerConfig, *, mode: str, batch_size: int) -> dict[str, FloatArray]:
     """Prequential pass. Returns losses and hits per interaction of the learner, losses of the running mean, weights and counts."""
     context_config = ContextConfig(mode=mode, spaces=len(config.dims), with_classes=config.task == "rating")
-    store = MemoryRowStore((*context_tables(context_config), *learner_tables(config)))
-    context, learner, reference = ContextTracker(context_config, store), make_learner(config, store), RunningMean(config.task)
+    method = Method(context_config, config, MemoryRowStore(method_tables(context_config, config)))
+    reference = RunningMean(config.task)
     out: dict[str, list[FloatArray]] = {"loss": [], "hit": [], "reference": [], "dimension": [], "count": []}
     for step, start in enumerate(range(0, len(records), batch_size)):
         batch = records[start : start + batch_size]
         labels = labels_of(ratings_of(batch))
         held_out = config.held_out(size=len(batch), step=step)
-        inputs = context.observe(batch, labels, held_out)
-        predictions = learner.predict(inputs)
-        losses = learner.update(labels)
-        context.record(losses, predictions.user_weights, predictions.item_weights, held_out)
+        inputs, predictions = method.predict(batch, labels, held_out)
+        losses = prediction_losses(predictions.probabilities, labels)
+        method.learn(labels, losses, predictions, held_out)
         p = predictions.probabilities
         hits = (p > 0.5) == (labels.binary > 0.5) if config.task == "binary" else p.argmax(axis=1) == labels.classes
         out["loss"].append(losses)

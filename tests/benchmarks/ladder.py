@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,12 @@ from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.experiments.statistics import Interval, clustered_interval, holm
 from autoemb_pipeline.learners.config import from_preset, parse_settings
 from autoemb_pipeline.learners.stream.budget import INDEX_ENTRY_BYTES
+from autoemb_pipeline.learners.stream.config import StreamConfig
+from autoemb_pipeline.learners.stream.factory import side_plans
+from autoemb_pipeline.learners.stream.rows import HOLDS
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.producers.datasets.synthetic import PRESETS, SyntheticConfig, SyntheticModel
-from autoemb_pipeline.records import FloatArray, Interaction, LearnerInputs, SideContext
+from autoemb_pipeline.records import FloatArray, Interaction
 from autoemb_pipeline.state.memory import MemoryRowStore
 from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
 
@@ -39,7 +42,6 @@ RUNGS: Mapping[str, Mapping[str, Any]] = {
     **{f"fse-{d}": {"method": "fse", "dims": (d,)} for d in FIXED},
     "equal": {"method": "fse-uniform"},
     "count-thresholds": {"method": "count-thresholds"},
-    "shuffled": {"method": "autoemb"},
     "sam": {"method": "sam"},
     "darts": {"method": "darts"},
     "autoemb": {"method": "autoemb"},
@@ -81,29 +83,6 @@ def load(name: str, limit: int | None) -> list[Interaction]:
         "ml-100k": Path(os.environ.get("AUTOEMB_ML100K", cache / "ml-100k" / "ml-100k.inter")),
     }
     return movielens(files[name])[:limit]
-
-
-class ShuffledPopularity:
-    """A context whose controllers see what is known of another id: inputs are permuted among the interactions of each mini-batch.
-
-    Permuting the counts alone would leave the previous losses and weights, from which popularity can be read.
-    """
-
-    def __init__(self, inner: Any, seed: int) -> None:
-        self._inner = inner
-        self._random = np.random.Generator(np.random.Philox(seed))
-
-    def observe(self, *arguments: Any) -> LearnerInputs:
-        inputs: LearnerInputs = self._inner.observe(*arguments)
-        self.true_counts = (inputs.users.count, inputs.items.count)
-        return replace(inputs, users=self._permuted(inputs.users), items=self._permuted(inputs.items))
-
-    def _permuted(self, side: SideContext) -> SideContext:
-        order = self._random.permutation(len(side.count))
-        return SideContext(**{f.name: getattr(side, f.name)[order] for f in fields(SideContext)})
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
 
 
 class Popularity:
@@ -166,8 +145,6 @@ def train(stream: Sequence[Interaction], rung: str, seed: int, options: Mapping[
     )
     store = MemoryRowStore(trainer_tables(trained))
     trainer = Trainer(trained, store)
-    if rung == "shuffled":
-        trainer._context = ShuffledPopularity(trainer._context, seed)  # type: ignore[assignment]
     popularity, losses, references = Popularity(config.dims), [], []
     for start in range(0, len(stream), BATCH):
         records = stream[start : start + BATCH]
@@ -178,9 +155,8 @@ def train(stream: Sequence[Interaction], rung: str, seed: int, options: Mapping[
         references.append(result.scores["logistic"][0])
         if start >= 0.7 * len(stream):
             predictions, inputs = result.predictions, result.inputs
-            counts = getattr(trainer._context, "true_counts", (inputs.users.count, inputs.items.count))
+            counts = (inputs.users.count, inputs.items.count)
             popularity.add((predictions.user_weights, predictions.item_weights), counts)
-    trace = trainer._learner._components.trace if config.validation == "trace" else None  # type: ignore[attr-defined]
     summary = {
         "rung": rung,
         "seed": seed,
@@ -188,7 +164,6 @@ def train(stream: Sequence[Interaction], rung: str, seed: int, options: Mapping[
         "seconds": round(time.monotonic() - began, 1),
         "popularity": popularity.summary(),
         "bytes": embedding_bytes(trained, store),
-        "second_to_first_order": trace.ratio.tolist() if trace else None,
     }
     return Trained(losses=np.concatenate(losses), references=np.concatenate(references), summary=summary)
 
@@ -203,9 +178,14 @@ def run_cell(folder: Path, stream: Sequence[Interaction], rung: str, seed: int, 
 
 
 def embedding_bytes(of: TrainerConfig, store: MemoryRowStore) -> int:
-    """Rows of the embedding tables (means, variances, bookkeeping) and an index entry with the id for each."""
-    specs = [spec for spec in trainer_tables(of) if spec.name.startswith("embedding")]
-    return sum(4 * spec.width + INDEX_ENTRY_BYTES + len(i.encode()) for spec in specs for i, _ in store.items(spec.name))
+    """Of every block that an id holds (means, variances, bookkeeping), with an index entry and the id for each."""
+    assert isinstance(of.learner, StreamConfig)
+    total = 0
+    for plan in side_plans(of.learner):
+        costs = [plan.row_bytes(block) + INDEX_ENTRY_BYTES for block in range(plan.spaces)]
+        for identifier, record in store.records(plan.name):
+            total += sum(cost + len(identifier.encode()) for cost, holds in zip(costs, record[HOLDS], strict=True) if holds)
+    return total
 
 
 def cells(out: Path, stream: str, rungs: Iterable[str], seeds: int, once: Iterable[str] = ()) -> Iterator[tuple[Path, str, int]]:

@@ -172,8 +172,8 @@ def buckets(out: Path, streams: Sequence[str], seeds: int, rungs: Sequence[str],
 
 
 def popularity(out: Path, streams: Sequence[str], seeds: int, rungs: Sequence[str]) -> None:
-    """Spearman's rank correlations between count and Σ α_n d_n, and the second-order term's ratio, seed by seed."""
-    print("| stream | rung | buckets, users | items | interactions, users | items | second / first order |\n|---|---|---|---|---|---|---|")
+    """Spearman's rank correlations between count and Σ α_n d_n, seed by seed."""
+    print("| stream | rung | buckets, users | items | interactions, users | items |\n|---|---|---|---|---|---|")
     for name in streams:
         for rung in rungs:
             found = [json.loads((f / "cell.json").read_text()) for f, _, _ in cells(out, name, [rung], seeds) if (f / "cell.json").exists()]
@@ -185,8 +185,7 @@ def popularity(out: Path, streams: Sequence[str], seeds: int, rungs: Sequence[st
                 for of in ("spearman_of_buckets", "spearman_of_interactions")
                 for side in (0, 1)
             ]
-            ratio = measured[0]["second_to_first_order"]
-            print(f"| {name} | {rung} | {' | '.join(', '.join(c) for c in columns)} | {ratio and [round(r, 3) for r in ratio]} |")
+            print(f"| {name} | {rung} | {' | '.join(', '.join(c) for c in columns)} |")
 
 
 def main() -> None:

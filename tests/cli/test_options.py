@@ -103,7 +103,7 @@ def test_an_option_of_its_own_goes_before_a_setting_and_needs_a_preset_that_has_
     def command(**options: object) -> None:
         made.append(run_config(options))
 
-    CliRunner().invoke(command, ["--micro-batch", "7", "--set", "micro_batch=9"])
-    assert made[0].trainer.learner.micro_batch == 7
-    refused = CliRunner().invoke(command, ["--preset", "paper", "--micro-batch", "7"])
-    assert "micro_batch" in str(refused.exception)
+    CliRunner().invoke(command, ["--memory-budget", "7000000", "--set", "memory_budget=9000000"])
+    assert made[0].trainer.learner.memory_budget == 7_000_000
+    refused = CliRunner().invoke(command, ["--preset", "paper", "--memory-budget", "7000000"])
+    assert "memory_budget" in str(refused.exception)

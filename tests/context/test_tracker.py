@@ -13,7 +13,7 @@ from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.prequential.labels import labels_of
 from autoemb_pipeline.prequential.references import sigmoid
 from autoemb_pipeline.records import Interaction, LearnerInputs
-from autoemb_pipeline.rows import Rows
+from autoemb_pipeline.rows import Lent
 from autoemb_pipeline.state.memory import MemoryRowStore
 from tests.streams import ratings_of, synthetic_stream
 
@@ -106,9 +106,9 @@ def test_labels_that_wait_cost_nothing_until_they_are_due() -> None:
     asked: list[int] = []
 
     class Counting(MemoryRowStore):
-        def gather(self, table: str, ids: Sequence[str]) -> Rows:
+        def lend(self, table: str, ids: Sequence[str]) -> Lent:
             asked.append(len(ids))
-            return super().gather(table, ids)
+            return super().lend(table, ids)
 
     config = ContextConfig(mode="strict")
     context = ContextTracker(config, Counting(context_tables(config)))

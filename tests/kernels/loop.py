@@ -40,6 +40,7 @@ from autoemb_pipeline.kernels import (
     uses_of,
     weights_at,
 )
+from autoemb_pipeline.learners.common.layers import seeded_generator
 from autoemb_pipeline.learners.search.controller import Controller
 from autoemb_pipeline.rows import hashed_uniform
 
@@ -147,8 +148,8 @@ class Loop:
 
     def _network(self, name: str) -> np.ndarray:
         """The product's own initial parameters, so that figures can be compared."""
-        made = Controller(name=name, spaces=self.spaces, hidden=self.settings.hidden, start=self.settings.start).initial(self.settings.seed)
-        vector = np.concatenate([tensor.numpy().ravel() for tensor in made.values()]).astype(np.float32)
+        made = Controller(self.spaces, self.settings.hidden, seeded_generator(self.settings.seed, name), start=self.settings.start)
+        vector = np.concatenate([tensor.detach().numpy().ravel() for tensor in made.parameters()]).astype(np.float32)
         assert len(vector) == parameter_count(self.sizes)
         return vector
 

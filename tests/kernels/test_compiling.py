@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from autoemb_pipeline.kernels import cache_directory, fingerprint
+from autoemb_pipeline.method import compile_kernels
 
-PACKAGE = Path(__file__).parents[2] / "pipeline" / "kernels"
+PACKAGE = Path(__file__).parents[2] / "autoemb_pipeline" / "kernels"
 MISSES = """
 import numpy as np
 from numba.core.dispatcher import Dispatcher
@@ -45,9 +47,9 @@ def python(code: str, root: Path, cache: Path) -> str:
 def test_an_edited_callee_of_another_module_is_compiled_anew(tmp_path):
     """`newton_descend` calls `dot` of sums.py, which adds what is left over one by one; numba alone would go on with the old one."""
     root, cache = tmp_path / "copy", tmp_path / "cache"
-    shutil.copytree(PACKAGE, root / "pipeline" / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
-    (root / "pipeline" / "__init__.py").touch()
-    (root / "pipeline" / "kernels" / "__init__.py").write_text("")
+    shutil.copytree(PACKAGE, root / "autoemb_pipeline" / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "autoemb_pipeline" / "__init__.py").touch()
+    (root / "autoemb_pipeline" / "kernels" / "__init__.py").write_text("")
     code = """
 import numpy as np
 from autoemb_pipeline.kernels.newton import newton_descend
@@ -57,7 +59,7 @@ print(weights.tolist(), sum(newton_descend.stats.cache_hits.values()))
 """
     assert python(code, root, cache) == "[[-0.25, -1.5]] 0"
     assert python(code, root, cache) == "[[-0.25, -1.5]] 1"
-    sums = root / "pipeline" / "kernels" / "sums.py"
+    sums = root / "autoemb_pipeline" / "kernels" / "sums.py"
     source = sums.read_text()
     edited = source.replace("total += np.float64(x[k]) * np.float64(y[k])", "total += 0.0")
     assert edited != source
@@ -84,3 +86,16 @@ def test_a_directory_that_cannot_be_written_is_not_used(tmp_path):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(blocked / "x"), "XDG_CACHE_HOME": str(tmp_path)}
     found = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True).stdout.strip()
     assert found == str(tmp_path / "autoemb-pipeline" / "kernels")
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_start_that_must_compile_says_so_and_how_far_it_is(monkeypatch, compiled):
+    def compile_all(progress):
+        progress(0, 1, "a kernel")
+        progress(1, 1, "")
+
+    monkeypatch.setattr("autoemb_pipeline.method.is_compiled", lambda: compiled)
+    monkeypatch.setattr("autoemb_pipeline.method.compile_all", compile_all)
+    with capture_logs() as logs:
+        compile_kernels()
+    assert [(line["done"], line["of"], line["now"]) for line in logs] == ([] if compiled else [(0, 1, "a kernel"), (1, 1, "ready")])

@@ -24,6 +24,7 @@ from autoemb_pipeline.kernels import (
     weights_at,
 )
 from autoemb_pipeline.learners.common.dense import DenseParameters
+from autoemb_pipeline.learners.common.layers import seeded_generator
 from autoemb_pipeline.learners.common.optimisers import make_optimiser
 from autoemb_pipeline.learners.search.controller import Controller
 from tests.kernels import twins
@@ -120,17 +121,19 @@ def test_slopes_of_the_mixture(task, nested):
 def test_controllers_are_those_of_the_product(activation, hidden, optimiser):
     """Torch's autograd and the product's optimisers are the twin."""
     rng = np.random.default_rng(len(hidden))
-    made = Controller(name="c", spaces=3, hidden=hidden, activation=activation)
-    values = {k: v + torch.from_numpy(rng.normal(size=v.shape) * 0.3) for k, v in made.initial(0).items()}
-    parameters = DenseParameters("c", values, make_optimiser(optimiser, 1e-2), dtype=torch.float64, device=torch.device("cpu"))
+    made = Controller(3, hidden, seeded_generator(0, "c"), activation=activation)
+    with torch.no_grad():
+        for value in made.parameters():
+            value.add_(torch.from_numpy(rng.normal(size=value.shape) * 0.3))
+    own = np.concatenate([v.detach().numpy().ravel() for v in made.parameters()])
+    parameters = DenseParameters("c", made, make_optimiser(optimiser, 1e-2), dtype=torch.float64, device=torch.device("cpu"))
     sizes = (38, *hidden, 3)
-    own = np.concatenate([v.detach().numpy().ravel() for v in values.values()])
     state = np.zeros((2, parameter_count(sizes)))
     for step in range(1, 4):
         inputs, slopes = rng.normal(size=(BATCH, 38)), rng.normal(size=(BATCH, 3))
         slopes[:, 1] *= step > 1  # nothing exactly zero later
         weights, taken = forward(own, sizes, inputs, activation)
-        expected = made(parameters.values, torch.from_numpy(inputs))
+        expected = parameters.call(parameters.values, torch.from_numpy(inputs))
         np.testing.assert_allclose(weights, expected.detach().numpy(), **CLOSE)
         gradients = torch.autograd.grad((expected * torch.from_numpy(slopes)).sum(), list(parameters.values.values()))
         gradient = backward(own, sizes, taken, weights, slopes, activation)

@@ -46,7 +46,6 @@ def test_impossible_configurations_are_refused(wrong):
         {"thresholds": (9, 3)},
         {"memory_budget": 1000, "nested": False},
         {"memory_budget": -1},
-        {"micro_batch": 0},
         {"rank": 0.5},
         {"half_life": 0.0},
         {"cost": float("inf")},

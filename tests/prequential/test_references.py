@@ -16,6 +16,7 @@ from tests.streams import movielens_stream, ratings_of, synthetic_stream
 
 def inputs_of(features: np.ndarray, classes: np.ndarray | None = None, held_out: np.ndarray | None = None) -> LearnerInputs:
     size = len(features)
+    features = np.pad(features, ((0, 0), (0, 16 - features.shape[1])))  # further features that are always 0
     blank = SideContext(
         count=np.zeros(size), previous_weights=np.zeros((size, 3)), previous_loss=np.zeros(size), fading_loss=np.zeros(size)
     )
@@ -35,7 +36,7 @@ def inputs_of(features: np.ndarray, classes: np.ndarray | None = None, held_out:
 def test_first_newton_step_by_hand() -> None:
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(500, 4)), (rng.random(500) > 0.4).astype(float)
-    logistic, inputs = Logistic("binary", 4), inputs_of(x)
+    logistic, inputs = Logistic("binary"), inputs_of(x)
     p = logistic.predict(inputs)
     np.testing.assert_allclose(p, sigmoid(x[:, 0]))
     logistic.update(inputs, p, Labels(binary=y, classes=np.zeros(500, dtype=np.int64)))
@@ -47,7 +48,7 @@ def test_first_newton_step_by_hand() -> None:
 def test_small_batches_step_once_per_500_events() -> None:
     rng = np.random.default_rng(2)
     x, y = rng.normal(size=(500, 4)), (rng.random(500) > 0.4).astype(float)
-    whole, parts = Logistic("binary", 4), Logistic("binary", 4)
+    whole, parts = Logistic("binary"), Logistic("binary")
     whole.update(inputs_of(x), whole.predict(inputs_of(x)), Labels(binary=y, classes=np.zeros(500, dtype=np.int64)))
     for k in range(0, 500, 100):
         part = inputs_of(x[k : k + 100])
@@ -59,7 +60,7 @@ def test_softmax_gradient_and_curvature_against_differences() -> None:
     rng = np.random.default_rng(3)
     x, classes = rng.normal(size=(500, 3)), rng.integers(0, 5, 500)
     prior = rng.dirichlet(np.ones(5), 500)
-    logistic, inputs = Logistic("rating", 3), inputs_of(x, prior)
+    logistic, inputs = Logistic("rating"), inputs_of(x, prior)
     p = logistic.predict(inputs)
     np.testing.assert_allclose(p, prior)
 
@@ -83,7 +84,7 @@ def test_held_out_labels_do_not_move_the_weights() -> None:
     held = rng.random(600) < 0.1
     inputs, results = inputs_of(x, held_out=held), []
     for labels in (y, np.where(held, 1 - y, y)):
-        logistic = Logistic("binary", 4)
+        logistic = Logistic("binary")
         logistic.update(inputs, logistic.predict(inputs), Labels(binary=labels, classes=np.zeros(600, dtype=np.int64)))
         results.append(logistic.predict(inputs))
     np.testing.assert_array_equal(*results)
@@ -94,13 +95,13 @@ def test_restored_logistic_goes_on_to_the_same_bits() -> None:
     stream = synthetic_stream(1600, seed=1)
     config = ContextConfig()
     context = ContextTracker(config, MemoryRowStore(context_tables(config)))
-    whole, resumed = Logistic("binary", 16), Logistic("binary", 16)
+    whole, resumed = Logistic("binary"), Logistic("binary")
     for k in range(0, 1600, 200):
         batch = stream[k : k + 200]
         labels = labels_of(ratings_of(batch))
         inputs = context.observe(batch, labels)
         state = resumed.state()
-        resumed = Logistic("binary", 16)
+        resumed = Logistic("binary")
         resumed.load_state(state)
         p, q = whole.predict(inputs), resumed.predict(inputs)
         np.testing.assert_array_equal(p, q)
@@ -110,12 +111,12 @@ def test_restored_logistic_goes_on_to_the_same_bits() -> None:
 
 
 def test_checkpoints_keep_their_names_and_shapes() -> None:
-    shapes = {name: array.shape for name, array in Logistic("rating", 4).state().items()}
-    assert shapes == {"weights": (20,), "hessian": (20, 20), "gradient": (20,), "events": (1,)}
+    shapes = {name: array.shape for name, array in Logistic("rating").state().items()}
+    assert shapes == {"weights": (80,), "hessian": (80, 80), "gradient": (80,), "events": (1,)}
 
 
 def test_rating_task_needs_class_probabilities() -> None:
-    for model in (RunningMean("rating"), Logistic("rating", 4)):
+    for model in (RunningMean("rating"), Logistic("rating")):
         with pytest.raises(ValueError, match="class probabilities"):
             model.predict(inputs_of(np.zeros((2, 4))))
 
@@ -133,7 +134,7 @@ def test_published_figures_on_ml_latest_small(ml_latest_small: Path, mode: str) 
     stream = movielens_stream(ml_latest_small)
     config = ContextConfig(mode=mode)
     context = ContextTracker(config, MemoryRowStore(context_tables(config)))
-    models, losses = (RunningMean("binary"), Logistic("binary", 16)), ([], [])
+    models, losses = (RunningMean("binary"), Logistic("binary")), ([], [])
     for k in range(0, len(stream), 500):
         batch = stream[k : k + 500]
         labels = labels_of(ratings_of(batch))

@@ -136,7 +136,6 @@ STREAM_PRESET = {
     "rating": {"task": "rating"},
     "trace": {"validation": "trace"},
     "budget": {"memory_budget": 9_000},
-    "micro-batch": {"micro_batch": 7},
     "separate": {"nested": False},
 }
 

@@ -10,12 +10,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from autoemb_pipeline.checkpoint.reading import open_newest
+from autoemb_pipeline.checkpoint.store import CheckpointStore
 from autoemb_pipeline.errors import CheckpointError, StateError
 from autoemb_pipeline.learners.config import METHODS, STREAM_METHODS
+from autoemb_pipeline.predict import tables_of
 from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, load_dataset
 from autoemb_pipeline.producers.replay import ReplayConfig, replay
 from autoemb_pipeline.sink.prediction_log import read_predictions
-from autoemb_pipeline.state.readonly import ReadOnlyRows
 from tests.run.conftest import Stream, trainer_config
 from tests.run.kafka_reading import metrics_of, read_all
 from tests.streams import synthetic_stream
@@ -115,9 +117,8 @@ def test_a_run_in_pieces_is_the_run_in_one(make_stream: MakeStream, preset: str,
     assert logs[0].equals(logs[1])
     rows = []
     for config in (whole, pieces):
-        newest = max((config.state_dir / "checkpoints").iterdir())
-        with ReadOnlyRows(newest / "rocksdb") as opened:
-            rows.append({t: [(i, r.tobytes()) for i, r in opened.items(t)] for t in ("context.user", "context.item")})
+        with open_newest(CheckpointStore(config.state_dir), tables_of) as opened:
+            rows.append({t: [(i, [part.tobytes() for part in r]) for i, r in opened.rows.records(t)] for t in ("user", "item")})
     assert rows[0] == rows[1]
 
 

@@ -15,6 +15,7 @@ import pytest
 from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.learners.config import from_preset
+from autoemb_pipeline.open_batch import SIDES
 from autoemb_pipeline.ops.topics import ensure_interactions_topic, ensure_metrics_topics
 from autoemb_pipeline.records import OfflineStage
 from autoemb_pipeline.schemas.metrics import PREQUENTIAL
@@ -52,9 +53,13 @@ def after_first_pass(config: TrainerConfig) -> tuple[Trainer, MemoryRowStore]:
 
 def rows_of(store: MemoryRowStore, config: TrainerConfig, *, context: bool) -> dict[str, bytes]:
     """Table -> bytes of all its rows; of the context's tables, or of the learner's."""
-    tables = [spec.name for spec in trainer_tables(config) if spec.name.startswith("context.") == context]
+    tables = [spec.name for spec in trainer_tables(config) if (spec.name in SIDES) == context]
     users, items = sorted({r.user_id for r in STREAM}), sorted({r.item_id for r in STREAM})
-    return {name: np.asarray(store.gather(name, users if "user" in name else items)).tobytes() for name in tables}
+    found = {}
+    for name in tables:
+        lent = store.lend(name, users if "user" in name else items)
+        found[name] = b"".join(slab[lent.slots].tobytes() for slab in lent.slabs)
+    return found
 
 
 @pytest.mark.parametrize("context", ["batch", "event", "strict"])

@@ -7,6 +7,7 @@ import threading
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from autoemb_pipeline.errors import CheckpointError, StateError
-from autoemb_pipeline.rows import RowStore, TableSpec, hashed_uniform
+from autoemb_pipeline.rows import RecordSpec, RowStore, TableSpec, hashed_uniform
 from autoemb_pipeline.state import files
 from autoemb_pipeline.state.memory import MemoryRowStore
 from autoemb_pipeline.state.options import RocksConfig
@@ -357,6 +358,26 @@ def test_the_stored_format_is_enough_to_read_rows(checkpoint: Path) -> None:
     with ReadOnlyRows(checkpoint) as rows:
         assert [(s.name, s.width, s.dtype) for s in rows.specs] == [("items", 2, "f8"), ("users", 3, "f4")]
         np.testing.assert_array_equal(rows.gather("users", ["7"]), [[21, 22, 23]])
+
+
+def test_the_stored_format_is_enough_to_read_records(tmp_path: Path) -> None:
+    parts = (TableSpec(name="context", width=2, dtype="f8"), TableSpec(name="row", width=3), TableSpec(name="held", width=2, dtype="i1"))
+    spec = RecordSpec(name="user", parts=parts, held=2, optional=1, blocks=((0,), (1, 2)))
+    store = RocksRowStore(RocksConfig(directory=tmp_path / "live"), [spec])
+    lent = store.lend("user", ["a"])
+    for slab, values in zip(lent.slabs, ([1.0, 2.0], [3.0, 4.0, 5.0], [0, 1]), strict=True):
+        slab[lent.slots] = values
+    store.keep("user", lent)
+    store.persist(store.capture(), tmp_path / "checkpoint")
+    store.close()
+    for specs in (None, [spec]):
+        with ReadOnlyRows(tmp_path / "checkpoint", specs) as rows:
+            assert [(s.held, s.optional, s.blocks) for s in rows.specs] == [(2, 1, ((0,), (1, 2)))]
+            assert [part.tolist() for part in dict(rows.records("user"))["a"]] == [[1.0, 2.0], [0.0, 4.0, 5.0], [0, 1]]
+            with pytest.raises(StateError, match="reading only"):
+                rows.keep("user", rows.lend("user", ["a"]))
+    with pytest.raises(CheckpointError, match="stored as"):
+        ReadOnlyRows(tmp_path / "checkpoint", [replace(spec, blocks=((1,), (0, 2)))])
 
 
 def test_a_reader_outlives_the_checkpoint_it_reads(checkpoint: Path) -> None:

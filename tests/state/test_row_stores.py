@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from autoemb_pipeline.errors import ConfigurationError
-from autoemb_pipeline.rows import RowStore, TableSpec, hashed_uniform
+from autoemb_pipeline.errors import CheckpointError, ConfigurationError
+from autoemb_pipeline.rows import RecordSpec, RowStore, TableSpec, hashed_uniform
+from autoemb_pipeline.state.codec import RowCodec
 from autoemb_pipeline.state.memory import MemoryRowStore
 from autoemb_pipeline.state.options import RocksConfig, RocksOptions
 from autoemb_pipeline.state.rocks import RocksRowStore
@@ -203,3 +204,119 @@ def test_removed_ids_are_as_never_scattered(store: RowStore) -> None:
     assert store.count("users") == 45
     np.testing.assert_array_equal(store.gather("users", ids[5:10]), numbered(5, 3))
     assert store.count("items") == 0
+
+
+def bytes_of(ids: Sequence[str]) -> NDArray[np.int8]:
+    return np.zeros((len(ids), 2), dtype="i1")
+
+
+RECORDS = RecordSpec(
+    name="records",
+    parts=(
+        TableSpec(name="context", width=2, dtype="f8", initial=lambda ids: np.full((len(ids), 2), np.nan)),
+        TableSpec(name="row", width=5, initial=lambda ids: hashed_uniform(ids, seed=7, table="row", width=5, std=1.0)),
+        TableSpec(name="held", width=2, dtype="i1", initial=bytes_of),
+    ),
+    held=2,
+    optional=1,
+    blocks=((0, 3), (1, 2, 4)),
+)
+
+
+@pytest.mark.parametrize("ids", [3, 700], ids=["few", "more than a cache holds"])
+def test_records_are_changed_where_they_lie(make: Make, ids: int) -> None:
+    store, names = make([RECORDS, USERS]), [f"u{k}" for k in range(ids)]
+    lent = store.lend("records", names)
+    np.testing.assert_array_equal(lent.slabs[1][lent.slots], hashed_uniform(names, seed=7, table="row", width=5, std=1.0))
+    assert np.isnan(lent.slabs[0][lent.slots]).all()
+    lent.slabs[0][lent.slots] = numbered(ids, 2, "f8")
+    lent.slabs[2][lent.slots] = 2
+    lent.slabs[1][lent.slots] = numbered(ids, 5)
+    store.keep("records", lent)
+    store.lend("records", [f"other{k}" for k in range(500)])  # pushes the small caches out
+    assert store.count("records") == ids
+    back = store.lend("records", names[::-1])
+    np.testing.assert_array_equal(back.slabs[0][back.slots], numbered(ids, 2, "f8")[::-1])
+    np.testing.assert_array_equal(back.slabs[1][back.slots], numbered(ids, 5)[::-1])
+    assert [i for i, _ in store.records("records")] == sorted(names)
+
+
+def test_records_that_were_not_kept_are_new_ones(make: Make) -> None:
+    store = make([RECORDS])
+    for _ in range(3):
+        store.lend("records", ["a", "b"])
+    assert store.count("records") == 0
+    lent = store.lend("records", ["a"])
+    store.keep("records", lent)
+    store.keep("records", lent)
+    assert (store.count("records"), [i for i, _ in store.records("records")]) == (1, ["a"])
+
+
+@pytest.mark.parametrize("held", [(0, 0), (1, 0), (0, 2), (1, 1)])
+def test_of_the_optional_columns_only_held_ones_outlive_the_cache(tmp_path: Path, held: tuple[int, int]) -> None:
+    store = RocksRowStore(RocksConfig(directory=tmp_path / "live", cache_bytes=2000), [RECORDS])
+    lent = store.lend("records", ["a"])
+    lent.slabs[2][lent.slots], lent.slabs[1][lent.slots] = held, 3.5
+    lent.slabs[0][lent.slots] = 1.0
+    store.keep("records", lent)
+    store.lend("records", [f"other{k}" for k in range(500)])
+    (_, (context, row, flags)), *rest = store.records("records")
+    assert not rest
+    expected = hashed_uniform(["a"], seed=7, table="row", width=5, std=1.0)[0]
+    for block, columns in zip(held, ([0, 3], [1, 2, 4]), strict=True):
+        expected[columns] = 3.5 if block else expected[columns]
+    np.testing.assert_array_equal(row, expected)
+    assert (context.tolist(), flags.tolist()) == ([1.0, 1.0], list(held))
+    store.close()
+
+
+def test_removed_records_are_new_ones(make: Make) -> None:
+    store = make([RECORDS])
+    lent = store.lend("records", ["a", "b"])
+    lent.slabs[0][lent.slots] = 5.0
+    store.keep("records", lent)
+    store.remove("records", ["a"])
+    again = store.lend("records", ["a", "b"])
+    assert np.isnan(again.slabs[0][again.slots]).tolist() == [[True, True], [False, False]]
+    assert store.count("records") == 1
+
+
+def test_records_are_neither_gathered_nor_scattered(make: Make) -> None:
+    store = make([RECORDS])
+    for call in (
+        lambda: store.gather("records", ["a"]),
+        lambda: store.scatter("records", ["a"], np.zeros((1, 2))),
+        lambda: store.items("records"),
+    ):
+        with pytest.raises(TypeError, match="records"):
+            call()
+
+
+def test_no_records_are_no_values() -> None:
+    for spec in (RECORDS, USERS, RecordSpec(name="plain", parts=RECORDS.parts[:2])):
+        codec = RowCodec(spec)
+        assert codec.encode(codec.slabs(0)) == []
+
+
+def test_records_without_optional_columns_survive(tmp_path: Path) -> None:
+    spec = RecordSpec(name="records", parts=RECORDS.parts[:2])
+    store = RocksRowStore(RocksConfig(directory=tmp_path / "live", cache_bytes=2000), [spec])
+    names = [f"u{k}" for k in range(40)]
+    lent = store.lend("records", names)
+    lent.slabs[0][lent.slots] = numbered(40, 2, "f8")
+    store.keep("records", lent)
+    found = dict(store.records("records"))
+    for k, i in enumerate(names):
+        np.testing.assert_array_equal(found[i][0], numbered(40, 2, "f8")[k])
+    store.close()
+
+
+def test_a_record_of_another_version_is_refused() -> None:
+    codec = RowCodec(RECORDS)
+    slabs, slots = codec.slabs(1), np.zeros(1, dtype=np.int64)
+    codec.fill_new(["a"], slabs, slots)
+    (value,) = codec.encode(slabs)
+    codec.decode(["a"], [value], slabs, slots)
+    for broken in (b"\x07" + value[1:], value + b"\x00", b""):
+        with pytest.raises(CheckpointError, match="format"):
+            codec.decode(["a"], [broken], slabs, slots)

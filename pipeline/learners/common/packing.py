@@ -1,9 +1,11 @@
 """Strings as tensors and back, for checkpoints that hold tensors only."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from autoemb_pipeline.errors import CheckpointError
@@ -45,3 +47,19 @@ def read(state: Mapping[str, Tensor], name: str) -> Tensor:
 def copied(tensor: Tensor) -> Tensor:
     """A contiguous copy on the CPU without gradient."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def restored(state: Mapping[str, Tensor], name: str, like: NDArray[Any]) -> NDArray[Any]:
+    """The tensor of that name as an array.
+
+    Raises:
+        CheckpointError: it is missing, or of another shape or type than `like`.
+    """
+    found = read(state, name).numpy()
+    if found.shape != like.shape or found.dtype != like.dtype:
+        raise CheckpointError(
+            f"the checkpoint's tensor {name} is {found.shape} {found.dtype}, not {like.shape} {like.dtype}",
+            why="it is of another configuration",
+            remedy="start with its own options",
+        )
+    return found

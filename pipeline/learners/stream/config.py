@@ -19,12 +19,11 @@ class StreamConfig(SearchConfig):
         method: also `context-only` (no embeddings) and `count-thresholds` (an id's space follows from its count).
         validation: what Θ learns from: the `next` predictions before their labels are learnt; `trace`: also each id's next occurrence.
         nested: one table whose prefixes are the spaces; false: a table per space, each multiplied with the other side's same space.
-        micro_batch: interactions after which embeddings are updated inside a mini-batch (preset stream).
         user_variance, item_variance: of a new row's numbers; the larger, the faster a new row learns.
         user_std, item_std: standard deviation of a new row's initial numbers.
         user_bias_variance, item_bias_variance: of a new row's bias.
         drift: added to the variance of a row's block at each occurrence that uses it.
-        rank: directions over which a block's variance falls, see `autoemb_pipeline.learners.stream.kalman`.
+        rank: directions over which a block's variance falls, see `autoemb_pipeline.kernels`.
         ridge, quadratic_ridge, gain_ridge: precision of the dense weights' prior: context features, their products, embedding products.
         quadratic: whether products of context features are inputs (binary task).
         start: logit of the largest space in the controllers' output layer before the first step; 0 makes the first weights 1/N.
@@ -44,7 +43,6 @@ class StreamConfig(SearchConfig):
     controller_rate: float = 1e-3
     validation: Literal["next", "trace"] = "next"
     nested: bool = True
-    micro_batch: int = 1
     user_variance: float = 1.0
     item_variance: float = 0.2
     user_std: float = 0.06
@@ -69,7 +67,7 @@ class StreamConfig(SearchConfig):
         SearchConfig.__post_init__(self)
         check_numbers(self, "user_variance item_variance ridge quadratic_ridge gain_ridge half_life", above=0.0)
         check_numbers(self, "user_std item_std user_bias_variance item_bias_variance drift cost amortised admission", least=0.0)
-        check_numbers(self, "rank micro_batch", least=1.0)
+        check_numbers(self, "rank", least=1.0)
         check_numbers(self, "memory_budget", least=0.0)
         if any(a >= b for a, b in pairwise(self.thresholds)):
             raise ConfigurationError(f"thresholds {self.thresholds} do not increase", remedy="give them as in 8,64")

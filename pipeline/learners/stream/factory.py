@@ -8,17 +8,12 @@ from autoemb_pipeline.learners.search.factory import make_selector, selector_tab
 from autoemb_pipeline.learners.stream.blocks import Blocks
 from autoemb_pipeline.learners.stream.budget import MemoryBudget
 from autoemb_pipeline.learners.stream.config import StreamConfig
-from autoemb_pipeline.learners.stream.gates import FixedGate, Gate, SearchedGate, same_use, threshold_use
-from autoemb_pipeline.learners.stream.kalman import KalmanConfig
+from autoemb_pipeline.learners.stream.gates import ControllerGate, FixedGate, Gate, LogitGate, same_use, threshold_use
 from autoemb_pipeline.learners.stream.learner import StreamComponents, StreamLearner
-from autoemb_pipeline.learners.stream.link import Link, dense_width
-from autoemb_pipeline.learners.stream.rows import SidePlan, SideRows
+from autoemb_pipeline.learners.stream.rows import SidePlan
 from autoemb_pipeline.learners.stream.trace import Trace, trace_tables
-from autoemb_pipeline.newton import OnlineNewton
-from autoemb_pipeline.records import CONTEXT_FEATURES
-from autoemb_pipeline.rows import RowStore, TableSpec
-
-TABLE_PREFIXES = ("embedding.user", "embedding.item")
+from autoemb_pipeline.open_batch import SIDES
+from autoemb_pipeline.rows import AnySpec, RowStore
 
 
 def blocks_of(config: StreamConfig) -> Blocks:
@@ -33,43 +28,33 @@ def blocks_of(config: StreamConfig) -> Blocks:
     return Blocks.of_spaces(config.dims, nested=config.nested)
 
 
-def stream_tables(config: StreamConfig) -> tuple[TableSpec, ...]:
-    """Tables of `make_stream_learner`."""
-    specs = [spec for plan in _plans(config) for spec in plan.specs()]
+def stream_tables(config: StreamConfig) -> tuple[AnySpec, ...]:
+    """Tables of `make_stream_learner`; the records' parts stand behind the context's of the same name (`joined`)."""
+    specs: list[AnySpec] = [plan.spec() for plan in side_plans(config)]
     specs += selector_tables(config)
     if config.validation == "trace":
         specs += trace_tables(blocks_of(config), controller_width(len(config.dims)))
     return tuple(specs)
 
 
-def make_stream_learner(config: StreamConfig, store: RowStore, device: torch.device) -> StreamLearner:
-    """A new learner with its initial parameters. store: holds `stream_tables`."""
-    users, items = (SideRows(plan, store) for plan in _plans(config))
-    blocks, link = blocks_of(config), Link(task=config.task)
-    quadratic = config.quadratic and config.task == "binary"
-    trace = None
-    if config.validation == "trace":
-        trace = Trace(store, blocks, controller_width(len(config.dims)))
-    budget = None
+def make_stream_learner(config: StreamConfig, store: RowStore) -> StreamLearner:
+    """A new learner with its initial parameters, on the CPU: event by event there is nothing for a GPU to do.
+
+    Args:
+        config: what to build.
+        store: holds `stream_tables`, joined with the context's.
+    """
+    gate, plans = _gate(config, store), side_plans(config)
+    trace, budget = None, None
+    if config.validation == "trace" and isinstance(gate, ControllerGate):
+        trace = Trace(store, blocks_of(config), controller_width(len(config.dims)), gate)
     if config.memory_budget:
-        budget = MemoryBudget(config.memory_budget, config.admission, config.half_life, _plans(config), store)
-    return StreamLearner(
-        StreamComponents(
-            users=users,
-            items=items,
-            kalman=KalmanConfig(blocks=blocks, rank=config.rank, drift=config.drift),
-            gate=_gate(config, store, device),
-            newton=_newton(config, link, len(blocks.dims), quadratic=quadratic),
-            link=link,
-            micro_batch=config.micro_batch,
-            quadratic=quadratic,
-            trace=trace,
-            budget=budget,
-        )
-    )
+        budget = MemoryBudget(config.memory_budget, config.admission, config.half_life, plans, store)
+    return StreamLearner(config, StreamComponents(plans=plans, gate=gate, trace=trace, budget=budget))
 
 
-def _plans(config: StreamConfig) -> tuple[SidePlan, SidePlan]:
+def side_plans(config: StreamConfig) -> tuple[SidePlan, SidePlan]:
+    """What users' and items' rows are."""
     sides = (
         (config.user_std, config.user_variance, config.user_bias_variance),
         (config.item_std, config.item_variance, config.item_bias_variance),
@@ -85,22 +70,12 @@ def _plans(config: StreamConfig) -> tuple[SidePlan, SidePlan]:
             dtype=config.row_dtype,
             budgeted=config.memory_budget > 0,
         )
-        for name, (std, variance, bias_variance) in zip(TABLE_PREFIXES, sides, strict=True)
+        for name, (std, variance, bias_variance) in zip(SIDES, sides, strict=True)
     )
     return users, items
 
 
-def _newton(config: StreamConfig, link: Link, blocks: int, *, quadratic: bool) -> OnlineNewton:
-    """Weights 0 for the features and their products; for each block's product the levels, so that its gain starts at 1."""
-    width = dense_width(CONTEXT_FEATURES, quadratic=quadratic)
-    start = np.concatenate([np.zeros((len(link.levels), width)), np.outer(link.levels, np.ones(blocks))], axis=1)
-    ridge = np.full(width + blocks, config.ridge)
-    ridge[CONTEXT_FEATURES:width] = config.quadratic_ridge
-    ridge[width:] = config.gain_ridge
-    return OnlineNewton(start, ridge)
-
-
-def _gate(config: StreamConfig, store: RowStore, device: torch.device) -> Gate:
+def _gate(config: StreamConfig, store: RowStore) -> Gate:
     if config.method == "context-only":
         return FixedGate(same_use(np.zeros(1)))
     if config.method == "fse":
@@ -110,12 +85,6 @@ def _gate(config: StreamConfig, store: RowStore, device: torch.device) -> Gate:
         return FixedGate(same_use(blocks_of(config).use_of(equal)[0]))
     if config.method == "count-thresholds":
         return FixedGate(threshold_use(config.thresholds, blocks_of(config)))
-    return SearchedGate(
-        make_selector(config, store, device, start=config.start),
-        dims=config.dims,
-        blocks=blocks_of(config),
-        cost=config.cost,
-        amortised=config.amortised,
-        dtype=config.dtype,
-        device=device,
-    )
+    if config.method == "darts":
+        return LogitGate(make_selector(config, store, torch.device("cpu")), blocks_of(config), config.dtype)
+    return ControllerGate(config)

@@ -5,22 +5,27 @@ constants). When it comes again its loss L, of a prediction made before its labe
 ∂L/∂A_j = ⟨∂L/∂e_j, Δe_j⟩ / A_j. So the controllers' loss gains Σ_j stopgrad(⟨∂L/∂e_j, Δe_j⟩ / max(A_j, ε)) · A_j(Θ; x), x being the
 controller's input of that moment.
 
-Shape legend: m interactions of a part, B of the mini-batch, n rows, N blocks, D numbers of a row, K controller inputs.
+The kernel is called once per operation, to see every row before and after it: a slow way, for research.
+
+Shape legend: E interactions of the open mini-batch, n rows, N blocks, D numbers of a row, K controller inputs.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from autoemb_pipeline.kernels import LEARN, Interactions, Model, Operations, Predicted, State, run
 from autoemb_pipeline.learners.stream.blocks import Blocks
-from autoemb_pipeline.learners.stream.gates import Gate, SearchedGate, SideArrays
-from autoemb_pipeline.learners.stream.kalman import Index
+from autoemb_pipeline.learners.stream.gates import ControllerGate
+from autoemb_pipeline.open_batch import OpenBatch
 from autoemb_pipeline.records import FloatArray
 from autoemb_pipeline.rows import RowStore, TableSpec
 
 SMALLEST_USE = 1e-3
+Positions = NDArray[np.int64] | Sequence[int]
 TABLES = ("trace.user", "trace.item")
 
 
@@ -37,82 +42,109 @@ class Trace:
         store: made with `trace_tables`.
         blocks: of a row.
         inputs: K.
+        gate: the controllers that learn from it.
     """
 
-    def __init__(self, store: RowStore, blocks: Blocks, inputs: int) -> None:
-        self._store, self._blocks, self._inputs = store, blocks, inputs
+    def __init__(self, store: RowStore, blocks: Blocks, inputs: int, gate: ControllerGate) -> None:
+        self._store, self._blocks, self._inputs, self._gate = store, blocks, inputs, gate
         self._step = 0
         self._ids: tuple[Sequence[str], Sequence[str]] = ((), ())
         self._rows: list[FloatArray] = []
-        self._coefficients: list[FloatArray] = []
-        self._inputs_then: list[FloatArray] = []
-        self.first_order = np.zeros(2)
-        self.second_order = np.zeros(2)
+        self._waiting_inputs = np.zeros((2, 0, inputs))
+        self._seen = np.zeros((2, 0, inputs))
+        self.coefficients = np.zeros((2, 0, len(blocks.dims)))
+        self.inputs_then = np.zeros((2, 0, inputs))
+        self._opened: OpenBatch | None = None
 
-    def begin(self, user_ids: Sequence[str], item_ids: Sequence[str], count: int) -> None:
-        """Opens a mini-batch of `count` interactions."""
-        self._ids = (user_ids, item_ids)
-        self._rows = [self._store.gather(t, ids).astype(np.float64) for t, ids in zip(TABLES, self._ids, strict=True)]
-        self._coefficients = [np.zeros((count, len(self._blocks.dims))) for _ in TABLES]
-        self._inputs_then = [np.zeros((count, self._inputs)) for _ in TABLES]
+    def begin(self, ids: tuple[Sequence[str], Sequence[str]], seen: FloatArray) -> None:
+        """Opens a mini-batch. ids: of both sides, distinct; seen: [2, E, K] the controllers' inputs."""
+        self._ids, self._seen = ids, seen
+        self._rows = [self._store.gather(t, i).astype(np.float64) for t, i in zip(TABLES, ids, strict=True)]
+        self.coefficients = np.zeros((2, seen.shape[1], len(self._blocks.dims)))
+        self.inputs_then = np.zeros_like(seen)
 
-    def validate(self, rows: Index, index: tuple[Index, Index], gates: FloatArray, error: FloatArray, means: SideArrays) -> None:
-        """Asks each interaction what its ids' last changes did to its loss.
+    def run(self, opened: OpenBatch, interactions: Interactions, state: State, model: Model, out: Predicted) -> None:
+        """The operations of a mini-batch one by one; validates and remembers what each does to the rows."""
+        self._opened = opened
+        self.begin(opened.ids, np.concatenate([self._waiting_inputs[:, opened.due], np.stack(self._gate.inputs)], axis=1))
+        for k, (kind, i) in enumerate(zip(opened.operations.kinds.tolist(), opened.operations.events.tolist(), strict=True)):
+            one = Operations(opened.operations.kinds[k : k + 1], opened.operations.events[k : k + 1])
+            if kind != LEARN:
+                run(one, interactions, state, model, out)
+                continue
+            at = interactions.local[:, i]
+            before = self._means(opened, state, at)
+            self.validate(i, at, *self._slope(i, interactions, state, model, out, before), before)
+            run(one, interactions, state, model, out)
+            self.remember(i, at, self._means(opened, state, at) - before, interactions.uses[:, i])
+
+    def _means(self, opened: OpenBatch, state: State, at: Positions) -> FloatArray:
+        """[2, D] both embeddings as they stand."""
+        rows = [state.rows[field][opened.lent[field].slots[at[field]]] for field in range(2)]
+        return np.stack(rows)[:, : self._blocks.dims[-1]].astype(np.float64)
+
+    def _slope(
+        self, i: int, interactions: Interactions, state: State, model: Model, out: Predicted, means: FloatArray
+    ) -> tuple[FloatArray, float]:
+        """[N] γ·A·B of the blocks that both ids hold, and ∂L/∂s of the score as the rows stand."""
+        assert self._opened is not None  # noqa: S101
+        at = [self._opened.lent[field].slots[interactions.local[field, i]] for field in range(2)]
+        both = (state.held[0][at[0]] != 0) & (state.held[1][at[1]] != 0)
+        used = interactions.uses[0, i] * interactions.uses[1, i] * both
+        levels, of_products = model.levels, model.weights[:, -len(used) :]
+        biases = sum(float(state.rows[field][at[field], self._blocks.dims[-1]]) for field in range(2))
+        logits = out.base[i] + biases * levels + of_products @ (used * self._blocks.sums(means[0] * means[1]))
+        if len(levels) == 1:
+            error = 1.0 / (1.0 + np.exp(-logits[0])) - interactions.binary[i]
+        else:
+            shifted = np.exp(logits - logits.max())
+            error = shifted @ levels / shifted.sum() - levels[interactions.classes[i]]
+        return used * (levels @ of_products) / (levels @ levels), float(error)
+
+    def validate(self, i: int, at: Positions, gates: FloatArray, error: float, means: FloatArray) -> None:
+        """Asks an interaction what its ids' last changes did to its loss.
 
         Args:
-            rows: [m] positions in the mini-batch.
-            index: [m] of the users' and items' rows.
-            gates: [m, N] what each block's product was multiplied by.
-            error: [m] ∂L/∂s.
-            means: [m, D] users' and items' embeddings at the prediction.
+            i: its position in the mini-batch.
+            at: both ids' positions among the distinct ones.
+            gates: [N] what each block's product is multiplied by.
+            error: ∂L/∂s.
+            means: [2, D] both embeddings before its label is learnt.
         """
         width, spaces = self._blocks.dims[-1], len(self._blocks.dims)
-        for side, other in enumerate(reversed(means)):
-            then = self._rows[side][index[side]]
-            known = then[:, -1] > 0
-            along = error[:, None] * gates * self._blocks.sums(other * then[:, :width])
-            along /= np.maximum(then[:, width : width + spaces], SMALLEST_USE)
-            self._coefficients[side][rows] = np.where(known[:, None], along, 0.0)
-            self._inputs_then[side][rows] = then[:, width + spaces : -1]
-
-    def remember(self, rows: Index, index: tuple[Index, Index], changes: SideArrays, gate: Gate) -> None:
-        """Keeps the changes that learning these interactions made. changes: [m, D] per side, the whole part's for a row."""
-        if not isinstance(gate, SearchedGate) or gate.batch is None:
-            raise TypeError("trace needs a searched gate that was opened")
-        inputs = (gate.batch.user_inputs, gate.batch.item_inputs)
-        stamp = np.full((len(rows), 1), float(self._step + 1))
         for side in range(2):
-            seen = inputs[side][torch.as_tensor(rows)].cpu().numpy().astype(np.float64)
-            self._rows[side][index[side]] = np.concatenate([changes[side], gate.uses[side][rows], seen, stamp], axis=1)
+            then = self._rows[side][at[side]]
+            if then[-1] > 0:
+                along = error * gates * self._blocks.sums(means[1 - side] * then[:width])
+                self.coefficients[side, i] = along / np.maximum(then[width : width + spaces], SMALLEST_USE)
+            self.inputs_then[side, i] = then[width + spaces : -1]
 
-    def learn(self, gradient: FloatArray, gate: Gate) -> None:
-        """One step of the gate with both terms; scatters the changes kept. gradient: [B, N] ∂L/∂R of the first-order term."""
-        if not isinstance(gate, SearchedGate):
-            raise TypeError("trace needs a searched gate")
+    def remember(self, i: int, at: Positions, changes: FloatArray, uses: FloatArray) -> None:
+        """Keeps the changes [2, D] that learning an interaction made, with the uses [2, N] of that moment."""
+        for side in range(2):
+            self._rows[side][at[side]] = np.concatenate([changes[side], uses[side], self._seen[side, i], [self._step + 1.0]])
+
+    def learn(self, slopes: FloatArray | None, gate: ControllerGate) -> None:
+        """One step of the gate with both terms; scatters the changes kept. slopes: [2, B, N] ∂L/∂α of the first-order term."""
+        if slopes is None or self._opened is None:
+            raise RuntimeError("learn() without run()")
         self._step += 1
-        weights = gate.weights_at(self._inputs_then[0], self._inputs_then[1])
-        slopes = [self._blocks.weights_gradient(c) for c in self._coefficients]
-        terms = [(w * torch.as_tensor(s, dtype=w.dtype, device=w.device)).sum() for w, s in zip(weights, slopes, strict=True)]
-        for side, use in enumerate(reversed(gate.uses)):
-            self.first_order[side] += np.square(gradient * use).sum()
-            self.second_order[side] += np.square(self._coefficients[side]).sum()
-        gate.learn(gradient, extra=torch.stack(terms).sum())
+        again = [(self.inputs_then[side], self._blocks.weights_gradient(self.coefficients[side])) for side in range(2)]
+        gate.learn(slopes, again)
         for table, ids, rows in zip(TABLES, self._ids, self._rows, strict=True):
             self._store.scatter(table, ids, rows.astype(np.float32))
-
-    @property
-    def ratio(self) -> FloatArray:
-        """[2] root mean square of the second-order term over that of the first, users and items; 0 before any."""
-        return np.sqrt(np.divide(self.second_order, self.first_order, out=np.zeros(2), where=self.first_order > 0))
+        rest = np.setdiff1d(np.arange(self._waiting_inputs.shape[1]), self._opened.due)
+        self._waiting_inputs = np.concatenate([self._waiting_inputs[:, rest], self._seen[:, self._opened.waiting]], axis=1)
+        self._opened = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The step and the sums behind `ratio`."""
+        """The step, and the controllers' inputs of interactions that wait for their labels."""
         return {
             "trace/step": torch.tensor(self._step, dtype=torch.int64),
-            "trace/orders": torch.from_numpy(np.stack([self.first_order, self.second_order])),
+            "trace/waiting": torch.from_numpy(self._waiting_inputs.copy()),
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores what `state_dict` gave."""
         self._step = int(state["trace/step"].item())
-        self.first_order, self.second_order = (row.copy() for row in state["trace/orders"].numpy())
+        self._waiting_inputs = state["trace/waiting"].numpy().copy()

@@ -11,6 +11,7 @@ from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.learners.config import METHODS, STREAM_METHODS, from_preset
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.records import Interaction
+from autoemb_pipeline.rows import RecordSpec
 from autoemb_pipeline.state.memory import MemoryRowStore
 from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
 
@@ -48,5 +49,8 @@ def everything(by: Trainer, store: MemoryRowStore, of: TrainerConfig) -> dict[st
     """Every tensor and row, by name."""
     state = {name: tensor.numpy().copy() for name, tensor in by.tensors().items() if isinstance(tensor, torch.Tensor)}
     for spec in trainer_tables(of):
-        state.update({f"{spec.name}/{identifier}": row for identifier, row in store.items(spec.name)})
+        if isinstance(spec, RecordSpec):
+            state.update({f"{spec.name}/{i}/{k}": part for i, row in store.records(spec.name) for k, part in enumerate(row)})
+        else:
+            state.update({f"{spec.name}/{identifier}": row for identifier, row in store.items(spec.name)})
     return state

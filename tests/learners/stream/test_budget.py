@@ -7,15 +7,16 @@ from hypothesis import strategies as st
 
 from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.learners.config import LearnerConfig
-from autoemb_pipeline.trainer import trainer_tables
+from autoemb_pipeline.learners.stream.rows import HOLDS
 from tests.learners.stream.running import config, steps, trainer
 from tests.streams import synthetic_stream
 
 STREAM = synthetic_stream(400, seed=3, users=60, items=80)
 
 
-def held(by, store, of) -> dict[str, list[str]]:
-    return {spec.name: [i for i, _ in store.items(spec.name)] for spec in trainer_tables(of) if spec.name.startswith("embedding")}
+def held(store) -> dict[str, list[str]]:
+    records = {side: list(store.records(side)) for side in ("user", "item")}
+    return {f"{side}.{b + 1}": [i for i, row in found if row[HOLDS][b]] for side, found in records.items() for b in range(3)}
 
 
 def true_bytes(tables, of: LearnerConfig) -> int:
@@ -31,20 +32,20 @@ def test_the_bound_holds_at_every_step_and_bytes_are_what_is_held(budget, admiss
     by, store = trainer(of)
     for start in range(0, len(STREAM), 40):
         by.step(MiniBatch.of(step=start // 40 + 1, records=STREAM[start : start + 40], next_offsets={0: start}))
-        tables = held(by, store, of)
-        counted = by._learner._components.budget.bytes
+        tables = held(store)
+        counted = by._method._learner._components.budget.bytes
         assert counted == true_bytes(tables, of.learner) <= budget + 1
         later = {name: ids for name, ids in tables.items() if name[-1] != "1"}
         assert true_bytes(later, of.learner) <= 0.9 * (budget + 1)
         for side in ("user", "item"):
-            assert set(tables[f"embedding.{side}.3"]) <= set(tables[f"embedding.{side}.2"]) <= set(tables[f"embedding.{side}.1"])
+            assert set(tables[f"{side}.3"]) <= set(tables[f"{side}.2"]) <= set(tables[f"{side}.1"])
 
 
 def test_without_room_ids_are_predicted_from_their_context():
     by, _ = trainer(config(memory_budget=1))
     alone, _ = trainer(config("context-only", user_bias_variance=0.0, item_bias_variance=0.0))
     np.testing.assert_allclose(steps(by, STREAM[:40], 40), steps(alone, STREAM[:40], 40), atol=0.2)
-    assert by._learner._components.budget.bytes == 0
+    assert by._method._learner._components.budget.bytes == 0
 
 
 def test_a_large_budget_changes_nothing_once_everything_is_admitted():
@@ -56,10 +57,10 @@ def test_popular_ids_hold_more_than_rare_ones():
     of = config(memory_budget=12_000, admission=3.0)
     by, store = trainer(of)
     steps(by, STREAM, 40)
-    tables = held(by, store, of)
+    tables = held(store)
     counts = {f"u{k}": sum(r.user_id == f"u{k}" for r in STREAM) for k in range(60)}
-    large = [counts[i] for i in tables["embedding.user.3"]]
-    small = [c for i, c in counts.items() if i not in tables["embedding.user.3"]]
+    large = [counts[i] for i in tables["user.3"]]
+    small = [c for i, c in counts.items() if i not in tables["user.3"]]
     assert large
     assert np.mean(large) > np.mean(small)
 
@@ -68,9 +69,9 @@ def test_stale_ids_are_evicted_when_the_budget_is_nearly_full():
     of = config(memory_budget=4000, admission=0.5, half_life=0.5)
     by, store = trainer(of)
     steps(by, STREAM, 40)
-    budget = by._learner._components.budget
+    budget = by._method._learner._components.budget
     assert budget.evicted > 0
-    assert budget.bytes == true_bytes(held(by, store, of), of.learner)
+    assert budget.bytes == true_bytes(held(store), of.learner)
 
 
 def test_the_clock_hands_survive_a_restart_whatever_the_ids_are(monkeypatch):
@@ -81,7 +82,7 @@ def test_the_clock_hands_survive_a_restart_whatever_the_ids_are(monkeypatch):
     whole = steps(straight, stream, 40)
     first, store = trainer(of)
     steps(first, stream[:280], 40)
-    assert any("\0" in hand for hand in first._learner._components.budget._cursor.values())
+    assert any("\0" in hand for hand in first._method._learner._components.budget._cursor.values())
     second = type(first)(of, store)
     second.restore(first.tensors(), first.payload())
     np.testing.assert_array_equal(steps(second, stream, 40, first=280), whole[280:])

@@ -36,7 +36,6 @@ def test_a_flipped_label_is_seen_by_later_events_only(method: str, task: str, mo
 @pytest.mark.parametrize(
     "options",
     [
-        {"micro_batch": 7},
         {"nested": False},
         {"validation": "trace"},
         {"cost": 0.1},
@@ -48,7 +47,7 @@ def test_every_option_is_honest(options: dict[str, Any], mode: str) -> None:
     check_honest(mode, **options)
 
 
-@pytest.mark.parametrize("options", [{}, {"micro_batch": 5}, {"nested": False}, {"validation": "trace"}, {"cost": 0.1}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"nested": False}, {"validation": "trace"}, {"cost": 0.1}], ids=str)
 @pytest.mark.parametrize("mode", MODES)
 def test_no_prediction_depends_on_later_ids(mode: str, options: dict[str, Any]) -> None:
     of = config(context=mode, **options)
@@ -75,6 +74,6 @@ def test_under_a_memory_budget_no_prediction_depends_on_later_ids_either(budget:
 
 
 def test_fresh_rows_make_a_difference() -> None:
-    """Otherwise micro-batches would be tested on nothing."""
-    event, late = (steps(trainer(config(micro_batch=size))[0], STREAM, SIZE) for size in (1, SIZE))
+    """Otherwise the order of operations would be tested on nothing."""
+    event, late = (steps(trainer(config(context=mode))[0], STREAM, SIZE) for mode in ("event", "batch"))
     assert np.abs(event - late)[SIZE:].max() > 1e-3
