@@ -97,12 +97,12 @@ class Texts:
     def concat(columns: Sequence["Texts"]) -> "Texts":
         """All values, one column behind the other."""
         bounds = np.zeros(sum(map(len, columns)) + 1, np.int64)
-        at, pieces = 0, []
+        spot, pieces = 0, []
         for column in columns:
             first, length = column.bounds[0], len(column)
-            np.add(column.bounds[1:], bounds[at] - first, out=bounds[at + 1 : at + 1 + length])
+            np.add(column.bounds[1:], bounds[spot] - first, out=bounds[spot + 1 : spot + 1 + length])
             pieces.append(column.data[first : column.bounds[-1]])
-            at += length
+            spot += length
         return Texts(np.concatenate(pieces) if pieces else np.zeros(0, np.uint8), bounds)
 
 
@@ -264,7 +264,7 @@ def common_datasets(blocks: Sequence[Block]) -> tuple[tuple[str, ...], list[Inte
     if all(block.datasets == first for block in blocks):
         return first, [block.dataset for block in blocks]
     names = tuple(sorted(set[str]().union(*(block.datasets for block in blocks))))
-    place = {name: at for at, name in enumerate(names)}
+    place = {name: spot for spot, name in enumerate(names)}
     # The last entry stands for NONE, which is the index -1.
     tables = (np.array([*(place[name] for name in block.datasets), NONE], np.int64) for block in blocks)
     return names, [table[block.dataset] for table, block in zip(tables, blocks, strict=True)]

@@ -24,7 +24,7 @@ ARCHIVE = "old-runs"
 CHECKPOINTS = "checkpoints"
 _OF_A_RUN = (CHECKPOINTS, "predictions", "outputs.json")
 FORMAT = 3  # 2: a learner's configuration holds the fields of its own class only; 3: records, one value per user and item
-READERS_OF_OLDER_STATE = "format 1: go on with commit 605c1f6; format 2: with commit 6c2d772"  # the last ones that read them
+READERS_OF_OLDER_STATE = "format 1: go on with commit 605c1f6; format 2: with commit 7e4f470"  # the last ones that read them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -275,9 +275,9 @@ def _without(
 
 
 def _waiting_at(opened: OpenBatch, i: int) -> _Waiting:
-    of = opened.interactions
-    users, items = (opened.ids[field][of.local[field, i]] for field in range(2))
-    return _Waiting(int(of.times[i]), users, items, float(of.binary[i]), int(of.classes[i]))
+    table = opened.interactions
+    users, items = (opened.ids[field][table.local[field, i]] for field in range(2))
+    return _Waiting(int(table.times[i]), users, items, float(table.binary[i]), int(table.classes[i]))
 
 
 def earlier_in_batch(index: NDArray[np.int64]) -> FloatArray:

@@ -28,32 +28,32 @@ _NULL, _VALUE = np.uint64(0), np.uint64(2)  # zig-zag branches 0 and 1 of a null
 
 
 @helper
-def _read(data: Bytes, at: int, stop: int) -> tuple[Any, int]:
+def _read(data: Bytes, place: int, stop: int) -> tuple[Any, int]:
     """(the zig-zag number, unsigned; the place behind it, -1 where it is cut off or over 64 bits)."""
     value = np.uint64(0)
     shift = np.uint64(0)
-    while at < stop:
-        byte = np.uint64(data[at])
-        at += 1
+    while place < stop:
+        byte = np.uint64(data[place])
+        place += 1
         if shift == _MOST_SHIFT and byte > _ONE:
             return value, -1
         value |= (byte & _LOW_SEVEN) << shift
         if byte <= _LOW_SEVEN:
-            return value, at
+            return value, place
         shift += _SEVEN
     return value, -1
 
 
 @helper
-def _read_text(data: Bytes, at: int, stop: int, most: int) -> tuple[int, Any]:
+def _read_text(data: Bytes, place: int, stop: int, most: int) -> tuple[int, Any]:
     """(start, stop) of a string of at most ``most`` bytes of UTF-8; stop is -1 where there is none."""
-    raw, at = _read(data, at, stop)
-    if at < 0 or raw & _ONE or raw >> _ONE > np.uint64(most):
-        return at, -1
-    end: Any = at + np.int64(raw >> _ONE)
-    if end > stop or not is_utf8(data, at, end):
-        return at, -1
-    return at, end
+    raw, place = _read(data, place, stop)
+    if place < 0 or raw & _ONE or raw >> _ONE > np.uint64(most):
+        return place, -1
+    end: Any = place + np.int64(raw >> _ONE)
+    if end > stop or not is_utf8(data, place, end):
+        return place, -1
+    return place, end
 
 
 @helper
@@ -79,40 +79,40 @@ def _dataset_code(data: Bytes, start: int, length: int, starts: Integers, length
 
 
 @helper
-def _read_nullable_text(data: Bytes, at: int, stop: int, most: int) -> tuple[int, int, int]:
+def _read_nullable_text(data: Bytes, place: int, stop: int, most: int) -> tuple[int, int, int]:
     """(start, stop, place behind) of a nullable string: stop is -1 for null, the place behind is -1 for no such thing."""
-    branch, at = _read(data, at, stop)
-    if at < 0 or branch == _NULL:
-        return at, -1, at
+    branch, place = _read(data, place, stop)
+    if place < 0 or branch == _NULL:
+        return place, -1, place
     if branch != _VALUE:
-        return at, -1, -1
-    start, end = _read_text(data, at, stop, most)
+        return place, -1, -1
+    start, end = _read_text(data, place, stop, most)
     return start, end, end
 
 
 @helper
-def _read_nullable_position(data: Bytes, at: int, stop: int) -> tuple[Any, int]:
+def _read_nullable_position(data: Bytes, place: int, stop: int) -> tuple[Any, int]:
     """(a nullable long of at least 0, -1 for null; place behind or -1)."""
-    branch, at = _read(data, at, stop)
-    if at < 0 or branch == _NULL:
-        return -1, at
-    number, at = _read(data, at, stop)
+    branch, place = _read(data, place, stop)
+    if place < 0 or branch == _NULL:
+        return -1, place
+    number, place = _read(data, place, stop)
     if branch != _VALUE or number & _ONE:
         return -1, -1
-    return np.int64(number >> _ONE), at
+    return np.int64(number >> _ONE), place
 
 
 @helper
-def _read_rating(data: Bytes, at: int, stop: int) -> tuple[Any, int]:
+def _read_rating(data: Bytes, place: int, stop: int) -> tuple[Any, int]:
     """(the bits of a finite double; place behind or -1)."""
     bits = np.uint64(0)
-    if at + 8 > stop:
+    if place + 8 > stop:
         return bits, -1
     for k in range(8):
-        bits |= np.uint64(data[at + k]) << (_BYTE * np.uint64(k))
+        bits |= np.uint64(data[place + k]) << (_BYTE * np.uint64(k))
     if bits >> _FRACTION_BITS & _EXPONENT == _EXPONENT:
         return bits, -1
-    return bits, at + 8
+    return bits, place + 8
 
 
 @kernel
@@ -146,39 +146,39 @@ def decode_interactions(
     known, code, rows = 0, -1, 0
     for row in range(count):
         stop = bounds[row + 1]
-        at = _body(data, bounds, row, headers, header_bounds)
-        if at < 0:
+        place = _body(data, bounds, row, headers, header_bounds)
+        if place < 0:
             continue
-        user, user_end = _read_text(data, at, stop, max_id_bytes)
+        user, user_end = _read_text(data, place, stop, max_id_bytes)
         if user_end <= user:
             continue
         item, item_end = _read_text(data, user_end, stop, max_id_bytes)
         if item_end <= item:
             continue
-        rating[rows], at = _read_rating(data, item_end, stop)
-        if at < 0:
+        rating[rows], place = _read_rating(data, item_end, stop)
+        if place < 0:
             continue
-        raw, at = _read(data, at, stop)
-        if at < 0 or raw & _ONE or raw >> _ONE > np.uint64(max_timestamp):
+        raw, place = _read(data, place, stop)
+        if place < 0 or raw & _ONE or raw >> _ONE > np.uint64(max_timestamp):
             continue
-        name, name_end, at = _read_nullable_text(data, at, stop, max_id_bytes)
-        if at < 0:
+        name, name_end, place = _read_nullable_text(data, place, stop, max_id_bytes)
+        if place < 0:
             continue
-        position, at = _read_nullable_position(data, at, stop)
-        if at < 0:
+        position, place = _read_nullable_position(data, place, stop)
+        if place < 0:
             continue
-        features, at = _read(data, at, stop)
-        if at != stop or features != _NULL:
+        features, place = _read(data, place, stop)
+        if place != stop or features != _NULL:
             continue
         dataset[rows] = -1
         if name_end >= 0:
-            found = _dataset_code(data, name, name_end - name, starts, lengths, known, code)
-            if found == MAX_DATASETS:
+            present = _dataset_code(data, name, name_end - name, starts, lengths, known, code)
+            if present == MAX_DATASETS:
                 continue
-            if found == known:
+            if present == known:
                 starts[known], lengths[known] = name, name_end - name
                 known += 1
-            code = dataset[rows] = found
+            code = dataset[rows] = present
         plain[row] = True
         time[rows], sequence[rows] = np.int64(raw >> _ONE), position
         user_bounds[rows + 1] = _copy(data, user, user_end, users, user_bounds[rows])
@@ -200,28 +200,28 @@ def decode_interactions(
 
 
 @helper
-def _copy(data: Bytes, start: int, stop: int, out: Bytes, at: int) -> int:
+def _copy(data: Bytes, start: int, stop: int, out: Bytes, place: int) -> int:
     """Copies ``data[start:stop]`` to ``out[at:]``; returns the place behind."""
     for k in range(stop - start):
-        out[at + k] = data[start + k]
-    return at + stop - start
+        out[place + k] = data[start + k]
+    return place + stop - start
 
 
 @helper
-def _write(out: Bytes, at: int, value: int) -> int:
+def _write(out: Bytes, place: int, value: int) -> int:
     """Writes a number of at least 0; returns the place behind it."""
     rest = np.uint64(value) << _ONE
     while rest > _LOW_SEVEN:
-        out[at] = np.uint8(rest & _LOW_SEVEN | np.uint64(0x80))
+        out[place] = np.uint8(rest & _LOW_SEVEN | np.uint64(0x80))
         rest >>= _SEVEN
-        at += 1
-    out[at] = np.uint8(rest)
-    return at + 1
+        place += 1
+    out[place] = np.uint8(rest)
+    return place + 1
 
 
 @helper
-def _write_text(out: Bytes, at: int, data: Bytes, start: int, stop: int) -> int:
-    return _copy(data, start, stop, out, _write(out, at, stop - start))
+def _write_text(out: Bytes, place: int, data: Bytes, start: int, stop: int) -> int:
+    return _copy(data, start, stop, out, _write(out, place, stop - start))
 
 
 @helper
@@ -263,7 +263,7 @@ def encode_interactions(
             room += name_bounds[dataset[row] + 1] - name_bounds[dataset[row]]
     out = np.empty(room, np.uint8)
     bounds = np.zeros(count + 1, np.int64)
-    at = 0
+    place = 0
     for row in range(count):
         if not (
             _is_id(users, user_bounds[row], user_bounds[row + 1], max_id_bytes)
@@ -271,27 +271,27 @@ def encode_interactions(
             and rating[row] >> _FRACTION_BITS & _EXPONENT != _EXPONENT
             and 0 <= time[row] <= max_timestamp
         ):
-            return out[:at], bounds[: row + 1], row
+            return out[:place], bounds[: row + 1], row
         for byte in header:
-            out[at] = byte
-            at += 1
-        at = _write_text(out, at, users, user_bounds[row], user_bounds[row + 1])
-        at = _write_text(out, at, items, item_bounds[row], item_bounds[row + 1])
+            out[place] = byte
+            place += 1
+        place = _write_text(out, place, users, user_bounds[row], user_bounds[row + 1])
+        place = _write_text(out, place, items, item_bounds[row], item_bounds[row + 1])
         for k in range(8):
-            out[at + k] = np.uint8(rating[row] >> (_BYTE * np.uint64(k)) & np.uint64(0xFF))
-        at = _write(out, at + 8, time[row])
+            out[place + k] = np.uint8(rating[row] >> (_BYTE * np.uint64(k)) & np.uint64(0xFF))
+        place = _write(out, place + 8, time[row])
         code = dataset[row]
         if code < 0:
-            at = _write(out, at, 0)
+            place = _write(out, place, 0)
         else:
-            at = _write(out, at, 1)
-            at = _write_text(out, at, names, name_bounds[code], name_bounds[code + 1])
+            place = _write(out, place, 1)
+            place = _write_text(out, place, names, name_bounds[code], name_bounds[code + 1])
         if sequence[row] < 0:
-            at = _write(out, at, 0)
+            place = _write(out, place, 0)
         else:
-            at = _write(out, at, 1)
-            at = _write(out, at, sequence[row])
-        out[at] = 0  # no features
-        at += 1
-        bounds[row + 1] = at
-    return out[:at], bounds, count
+            place = _write(out, place, 1)
+            place = _write(out, place, sequence[row])
+        out[place] = 0  # no features
+        place += 1
+        bounds[row + 1] = place
+    return out[:place], bounds, count

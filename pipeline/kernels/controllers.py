@@ -32,13 +32,13 @@ def parameter_count(sizes: Sequence[int]) -> int:
 
 def layers(parameters: Numbers, sizes: Sequence[int]) -> list[tuple[Numbers, Numbers]]:
     """[in, out] weights and [out] biases of each layer, views of the vector."""
-    found, at = [], 0
+    known, place = [], 0
     for inputs, outputs in pairwise(sizes):
-        weight = parameters[at : at + inputs * outputs].reshape(inputs, outputs)
-        at += inputs * outputs
-        found.append((weight, parameters[at : at + outputs]))
-        at += outputs
-    return found
+        weight = parameters[place : place + inputs * outputs].reshape(inputs, outputs)
+        place += inputs * outputs
+        known.append((weight, parameters[place : place + outputs]))
+        place += outputs
+    return known
 
 
 def forward(parameters: Numbers, sizes: Sequence[int], inputs: Numbers, activation: Activation = "tanh") -> tuple[Numbers, list[Numbers]]:

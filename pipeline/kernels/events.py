@@ -31,7 +31,7 @@ SMALLEST_CLASS = 1e-12
 class _Work(NamedTuple):
     """Scratch of one interaction: slots, γ, c, products and squared lengths as rows stand, |d|², variances, probabilities."""
 
-    at: Integers
+    place: Integers
     gains: Floats
     gates: Floats
     products: Floats
@@ -94,7 +94,7 @@ def softmax(logits: Floats) -> None:
 @helper
 def _find(i: int, events: Interactions, work: _Work) -> None:
     for f in range(len(events.slots)):
-        work.at[f] = events.slots[f][events.local[f, i]]
+        work.place[f] = events.slots[f][events.local[f, i]]
 
 
 @helper
@@ -122,7 +122,7 @@ def _gate(i: int, events: Interactions, state: State, work: _Work) -> None:
         for g in range(f + 1, fields):
             p = pair_of(f, g, fields)
             for j in range(spaces):
-                both = state.held[f][work.at[f], j] != ABSENT and state.held[g][work.at[g], j] != ABSENT
+                both = state.held[f][work.place[f], j] != ABSENT and state.held[g][work.place[g], j] != ABSENT
                 work.gates[p, j] = events.uses[f, i, j] * events.uses[g, i, j] if both else 0.0
 
 
@@ -153,7 +153,7 @@ def _predict(i: int, events: Interactions, state: State, model: Model, out: Pred
     for c in range(len(model.levels)):
         offset = x[0] if len(model.levels) == 1 else np.log(max(out.classes[i, c], SMALLEST_CLASS))
         out.base[i, c] = offset + dot(x, model.weights[c], 0, first)
-    biases = measure(state.rows, state.held, work.at, model.ends, work.products, work.squares)
+    biases = measure(state.rows, state.held, work.place, model.ends, work.products, work.squares)
     _gate(i, events, state, work)
     _score(i, biases, model, out, work)
     for p in range(pairs):
@@ -186,13 +186,13 @@ def _learn_rows(i: int, events: Interactions, state: State, model: Model, work: 
             work.gates[p, j] *= work.gains[p, j]
     error, curvature = _error(i, events, model, work)
     slope_squares(state.rows, work.gates, work.products, work.squares, work.slopes)
-    uncertainty = innovation(state.rows, work.at, work.gates, work.slopes, model.largest, model.drift, work.variances)
+    uncertainty = innovation(state.rows, work.place, work.gates, work.slopes, model.largest, model.drift, work.variances)
     h = max(curvature, SMALLEST_CURVATURE)
     total = 1.0 / h + uncertainty
     move(
         state.rows,
         state.held,
-        work.at,
+        work.place,
         model.ends,
         work.gates,
         work.slopes,
@@ -226,7 +226,7 @@ def _perform(operations: Operations, events: Interactions, state: State, model: 
             continue
         if kind != LEARN_STATISTICS:
             if predicted != i:
-                biases = measure(state.rows, state.held, work.at, model.ends, work.products, work.squares)
+                biases = measure(state.rows, state.held, work.place, model.ends, work.products, work.squares)
                 _gate(i, events, state, work)
                 _score(i, biases, model, out, work)
             _learn_rows(i, events, state, model, work)

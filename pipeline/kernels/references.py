@@ -35,8 +35,8 @@ def predict_references(inputs: Floats, classes: Floats, weights: Floats, mean: F
 @kernel
 def features_of(inputs: Floats) -> Floats:
     """[B, 16] x0..x15 as an array of their own, which the logistic regression's `newton_observe` takes."""
-    found = np.empty((inputs.shape[0], CONTEXT_FEATURES))
+    known = np.empty((inputs.shape[0], CONTEXT_FEATURES))
     for i in range(inputs.shape[0]):
         for k in range(CONTEXT_FEATURES):
-            found[i, k] = inputs[i, k]
-    return found
+            known[i, k] = inputs[i, k]
+    return known

@@ -24,7 +24,7 @@ def pair_of(f: int, g: int, fields: int) -> int:
 
 
 @helper
-def measure(rows: tuple[Rows, ...], held: tuple[Bytes, ...], at: Integers, ends: Integers, products: Floats, squares: Floats) -> float:
+def measure(rows: tuple[Rows, ...], held: tuple[Bytes, ...], place: Integers, ends: Integers, products: Floats, squares: Floats) -> float:
     """Products of every pair's blocks into products [P, N], squared lengths into squares [F, N]; returns the sum of the biases.
 
     A block that either of a pair has not is 0. at: [F] slots.
@@ -33,9 +33,9 @@ def measure(rows: tuple[Rows, ...], held: tuple[Bytes, ...], at: Integers, ends:
     if fields == PAIR:  # both lengths and the product in one pass
         start = 0
         for j in range(spaces):
-            both = held[0][at[0], j] != ABSENT and held[1][at[1], j] != ABSENT
+            both = held[0][place[0], j] != ABSENT and held[1][place[1], j] != ABSENT
             if both:
-                products[0, j], squares[0, j], squares[1, j] = dots(rows[0][at[0]], rows[1][at[1]], start, ends[j])
+                products[0, j], squares[0, j], squares[1, j] = dots(rows[0][place[0]], rows[1][place[1]], start, ends[j])
             else:
                 products[0, j] = squares[0, j] = squares[1, j] = 0.0
             start = ends[j]
@@ -43,15 +43,15 @@ def measure(rows: tuple[Rows, ...], held: tuple[Bytes, ...], at: Integers, ends:
         for f in range(fields):
             start = 0
             for j in range(spaces):
-                own = held[f][at[f], j] != ABSENT
-                squares[f, j] = dot(rows[f][at[f]], rows[f][at[f]], start, ends[j]) if own else 0.0
+                own = held[f][place[f], j] != ABSENT
+                squares[f, j] = dot(rows[f][place[f]], rows[f][place[f]], start, ends[j]) if own else 0.0
                 for g in range(f + 1, fields):
-                    both = own and held[g][at[g], j] != ABSENT
-                    products[pair_of(f, g, fields), j] = dot(rows[f][at[f]], rows[g][at[g]], start, ends[j]) if both else 0.0
+                    both = own and held[g][place[g], j] != ABSENT
+                    products[pair_of(f, g, fields), j] = dot(rows[f][place[f]], rows[g][place[g]], start, ends[j]) if both else 0.0
                 start = ends[j]
     biases = 0.0
     for f in range(fields):
-        biases += rows[f][at[f], ends[-1]]
+        biases += rows[f][place[f], ends[-1]]
     return biases
 
 
@@ -92,7 +92,7 @@ def _uses(gates: Floats, f: int, j: int, fields: int) -> bool:
 
 @helper
 def innovation(
-    rows: tuple[Rows, ...], at: Integers, gates: Floats, slopes: Floats, largest: Floats, drift: float, variances: Floats
+    rows: tuple[Rows, ...], place: Integers, gates: Floats, slopes: Floats, largest: Floats, drift: float, variances: Floats
 ) -> float:
     """Σ_f (v_f + Σ_j V_fj |d_fj|²); the variances after drift into variances [F, N + 1], the bias' last."""
     fields, spaces = len(rows), slopes.shape[1]
@@ -101,9 +101,9 @@ def innovation(
         first = rows[f].shape[1] - spaces - 1
         for j in range(spaces):
             lift = drift if _uses(gates, f, j, fields) else 0.0
-            variances[f, j] = min(rows[f][at[f], first + j] + lift, largest[f, j])
+            variances[f, j] = min(rows[f][place[f], first + j] + lift, largest[f, j])
             total += variances[f, j] * slopes[f, j]
-        variances[f, spaces] = rows[f][at[f], first + spaces]
+        variances[f, spaces] = rows[f][place[f], first + spaces]
         total += variances[f, spaces]
     return total
 
@@ -118,14 +118,16 @@ def _move_two(p: Rows, q: Rows, start: int, end: int, a: float, b: float) -> Non
 
 
 @helper
-def _move_many(rows: tuple[Rows, ...], at: Integers, gates: Floats, j: int, start: int, end: int, factors: Floats, before: Floats) -> None:
+def _move_many(
+    rows: tuple[Rows, ...], place: Integers, gates: Floats, j: int, start: int, end: int, factors: Floats, before: Floats
+) -> None:
     """r_f += factors_f Σ_g c_fg r_g, all from the values before. before: [F, D] scratch."""
     fields = len(rows)
     for f in range(fields):
         for k in range(start, end):
-            before[f, k] = rows[f][at[f], k]
+            before[f, k] = rows[f][place[f], k]
     for f in range(fields):
-        row = rows[f][at[f]]
+        row = rows[f][place[f]]
         for k in range(start, end):
             slope = 0.0
             for g in range(fields):
@@ -138,7 +140,7 @@ def _move_many(rows: tuple[Rows, ...], at: Integers, gates: Floats, j: int, star
 def move(
     rows: tuple[Rows, ...],
     held: tuple[Bytes, ...],
-    at: Integers,
+    place: Integers,
     ends: Integers,
     gates: Floats,
     slopes: Floats,
@@ -155,20 +157,20 @@ def move(
     for j in range(spaces):
         used = False
         for f in range(fields):
-            learns = held[f][at[f], j] == HELD
+            learns = held[f][place[f], j] == HELD
             factors[f] = variances[f, j] * step if learns else 0.0
             used = used or _uses(gates, f, j, fields)
             if learns:
                 v = variances[f, j]
-                rows[f][at[f], ends[-1] + 1 + j] = v - v * v * slopes[f, j] / (total * directions[j])
+                rows[f][place[f], ends[-1] + 1 + j] = v - v * v * slopes[f, j] / (total * directions[j])
         if used:
             if fields == PAIR:
                 a, b = factors[0] * gates[0, j], factors[1] * gates[0, j]
-                _move_two(rows[0][at[0]], rows[1][at[1]], start, ends[j], a, b)
+                _move_two(rows[0][place[0]], rows[1][place[1]], start, ends[j], a, b)
             else:
-                _move_many(rows, at, gates, j, start, ends[j], factors, before)
+                _move_many(rows, place, gates, j, start, ends[j], factors, before)
         start = ends[j]
     for f in range(fields):
         v = variances[f, spaces]
-        rows[f][at[f], ends[-1]] += v * step
-        rows[f][at[f], ends[-1] + 1 + spaces] = v - v * v / (total * directions[spaces])
+        rows[f][place[f], ends[-1]] += v * step
+        rows[f][place[f], ends[-1] + 1 + spaces] = v - v * v / (total * directions[spaces])

@@ -34,25 +34,25 @@ def _smallest(values: Floats, rank: int) -> float:
             left = i
         else:
             break
-    found: float = values[rank]
-    return found
+    known: float = values[rank]
+    return known
 
 
 @allocating
 def _thin(first: Integers, last: Integers, low: Integers, high: Integers, size: int) -> int:
     pairs = (size - 1) // 2
-    wanted = max(1, 3 * pairs // 4)
+    required = max(1, 3 * pairs // 4)
     enclosed = np.empty(pairs, np.float64)
     for pair in range(pairs):
         left, right = 2 * pair, 2 * pair + 1
         time = max(high[left], high[right]) - min(low[left], low[right])
         enclosed[pair] = (np.float64(last[right] - first[left]) + 1.0) * (np.float64(time) + 1.0)
-    greatest = _smallest(enclosed.copy(), wanted - 1)
-    ties = wanted
+    greatest = _smallest(enclosed.copy(), required - 1)
+    ties = required
     for pair in range(pairs):
         if enclosed[pair] < greatest:
             ties -= 1
-    at = 0
+    place = 0
     for pair in range(pairs):
         left, right = 2 * pair, 2 * pair + 1
         joined = enclosed[pair] < greatest
@@ -61,16 +61,16 @@ def _thin(first: Integers, last: Integers, low: Integers, high: Integers, size: 
             ties -= 1
         if joined:
             bottom, top = min(low[left], low[right]), max(high[left], high[right])
-            first[at], last[at], low[at], high[at] = first[left], last[right], bottom, top
-            at += 1
+            first[place], last[place], low[place], high[place] = first[left], last[right], bottom, top
+            place += 1
         else:
             for span in (left, right):
-                first[at], last[at], low[at], high[at] = first[span], last[span], low[span], high[span]
-                at += 1
+                first[place], last[place], low[place], high[place] = first[span], last[span], low[span], high[span]
+                place += 1
     for span in range(2 * pairs, size):
-        first[at], last[at], low[at], high[at] = first[span], last[span], low[span], high[span]
-        at += 1
-    return at
+        first[place], last[place], low[place], high[place] = first[span], last[span], low[span], high[span]
+        place += 1
+    return place
 
 
 @kernel

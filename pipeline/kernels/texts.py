@@ -23,10 +23,10 @@ def is_utf8(data: Bytes, start: int, stop: int) -> bool:
 
     Source: Unicode 15, table 3-7 "Well-Formed UTF-8 Byte Sequences".
     """
-    at = start
-    while at < stop:
-        lead = data[at]
-        at += 1
+    place = start
+    while place < stop:
+        lead = data[place]
+        place += 1
         if lead < 0x80:
             continue
         low, high = 0x80, 0xBF  # of the second byte
@@ -46,12 +46,12 @@ def is_utf8(data: Bytes, start: int, stop: int) -> bool:
                 high = 0x8F
         else:
             return False
-        if at + following > stop or not low <= data[at] <= high:
+        if place + following > stop or not low <= data[place] <= high:
             return False
         for k in range(1, following):
-            if not 0x80 <= data[at + k] <= 0xBF:
+            if not 0x80 <= data[place + k] <= 0xBF:
                 return False
-        at += following
+        place += following
     return True
 
 
@@ -77,9 +77,9 @@ def take_texts(data: Bytes, bounds: Integers, index: Integers) -> tuple[Bytes, I
     out = np.empty(total, np.uint8)
     for row in range(count):
         start = bounds[index[row]]
-        to = out_bounds[row]
-        for k in range(out_bounds[row + 1] - to):
-            out[to + k] = data[start + k]
+        target = out_bounds[row]
+        for k in range(out_bounds[row + 1] - target):
+            out[target + k] = data[start + k]
     return out, out_bounds
 
 
@@ -97,7 +97,7 @@ def distinct_texts(data: Bytes, bounds: Integers) -> tuple[Integers, Integers]:
     hashes = np.empty(count, np.uint64)  # of the distinct ones
     firsts = np.empty(count, np.int64)
     inverse = np.empty(count, np.int64)
-    found = 0
+    present = 0
     for row in range(count):
         start, length = bounds[row], bounds[row + 1] - bounds[row]
         value = _FNV_BASIS
@@ -107,11 +107,11 @@ def distinct_texts(data: Bytes, bounds: Integers) -> tuple[Integers, Integers]:
         while True:
             known = table[slot]
             if known < 0:
-                table[slot] = found
-                hashes[found] = value
-                firsts[found] = row
-                inverse[row] = found
-                found += 1
+                table[slot] = present
+                hashes[present] = value
+                firsts[present] = row
+                inverse[row] = present
+                present += 1
                 break
             if hashes[known] == value:
                 first = bounds[firsts[known]]
@@ -119,7 +119,7 @@ def distinct_texts(data: Bytes, bounds: Integers) -> tuple[Integers, Integers]:
                     inverse[row] = known
                     break
             slot = (slot + 1) & (size - 1)
-    return firsts[:found].copy(), inverse
+    return firsts[:present].copy(), inverse
 
 
 _SEED = np.uint32(0x9747B28C)
@@ -131,26 +131,26 @@ def partitions_of(data: Bytes, bounds: Integers, partitions: int) -> Integers:
     """[n] the partition of each value as a record's key: `producers.partitioner.partition_of`, murmur2 of Kafka's Java client."""
     out = np.empty(len(bounds) - 1, np.int64)
     for row in range(len(out)):
-        at, stop = bounds[row], bounds[row + 1]
-        h = np.uint32(_SEED ^ np.uint32(stop - at))
-        while at + 4 <= stop:
+        place, stop = bounds[row], bounds[row + 1]
+        h = np.uint32(_SEED ^ np.uint32(stop - place))
+        while place + 4 <= stop:
             k = np.uint32(
-                np.uint32(data[at])
-                | np.uint32(data[at + 1]) << np.uint32(8)
-                | np.uint32(data[at + 2]) << np.uint32(16)
-                | np.uint32(data[at + 3]) << np.uint32(24)
+                np.uint32(data[place])
+                | np.uint32(data[place + 1]) << np.uint32(8)
+                | np.uint32(data[place + 2]) << np.uint32(16)
+                | np.uint32(data[place + 3]) << np.uint32(24)
             )
             k = np.uint32(k * _M)
             k = np.uint32(np.uint32(k ^ (k >> np.uint32(24))) * _M)
             h = np.uint32(np.uint32(h * _M) ^ k)
-            at += 4
-        if at < stop:
+            place += 4
+        if place < stop:
             rest = np.uint32(0)
             shift = np.uint32(0)
-            while at < stop:
-                rest = np.uint32(rest | np.uint32(data[at]) << shift)
+            while place < stop:
+                rest = np.uint32(rest | np.uint32(data[place]) << shift)
                 shift = np.uint32(shift + np.uint32(8))
-                at += 1
+                place += 1
             h = np.uint32(np.uint32(h ^ rest) * _M)
         h = np.uint32(np.uint32(h ^ (h >> np.uint32(13))) * _M)
         h = np.uint32(h ^ (h >> np.uint32(15)))

@@ -81,8 +81,8 @@ def _jobs(fields: int) -> Iterator[tuple[str, Callable[[], object]]]:
     nothing = Operations(np.zeros(0, dtype=np.int8), np.zeros(0, dtype=np.int64))
 
     def networks() -> None:
-        found, taken = forward(network, sizes, seen)
-        backward(network, sizes, taken, found, alpha)
+        known, taken = forward(network, sizes, seen)
+        backward(network, sizes, taken, known, alpha)
 
     yield "order of strict labels", lambda: operations(events.times, "strict")
     yield "context, prediction and learning", lambda: run(nothing, events, state, model, out)

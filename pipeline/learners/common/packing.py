@@ -55,11 +55,11 @@ def restored(state: Mapping[str, Tensor], name: str, like: NDArray[Any]) -> NDAr
     Raises:
         CheckpointError: it is missing, or of another shape or type than `like`.
     """
-    found = read(state, name).numpy()
-    if found.shape != like.shape or found.dtype != like.dtype:
+    known = read(state, name).numpy()
+    if known.shape != like.shape or known.dtype != like.dtype:
         raise CheckpointError(
-            f"the checkpoint's tensor {name} is {found.shape} {found.dtype}, not {like.shape} {like.dtype}",
+            f"the checkpoint's tensor {name} is {known.shape} {known.dtype}, not {like.shape} {like.dtype}",
             why="it is of another configuration",
             remedy="start with its own options",
         )
-    return found
+    return known

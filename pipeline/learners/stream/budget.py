@@ -85,12 +85,12 @@ class MemoryBudget:
 
     def _held(self) -> dict[Key, SortedList[str]]:
         """Per side and block the ids that hold it, by one pass over the records."""
-        found: dict[Key, list[str]] = {(plan.name, block): [] for plan in self._plans for block in range(plan.spaces)}
+        present: dict[Key, list[str]] = {(plan.name, block): [] for plan in self._plans for block in range(plan.spaces)}
         for plan in self._plans:
             for identifier, record in self._store.records(plan.name):
                 for block in np.flatnonzero(record[HOLDS]).tolist():
-                    found[plan.name, block].append(identifier)
-        return {key: SortedList(ids) for key, ids in found.items()}
+                    present[plan.name, block].append(identifier)
+        return {key: SortedList(ids) for key, ids in present.items()}
 
     @staticmethod
     def _cost(plan: SidePlan, block: int, identifier: str) -> int:

@@ -177,13 +177,13 @@ class ControllerGate:
 
     def _named(self) -> dict[str, Numbers]:
         """Each layer's parameters and optimiser state, views, by their names in a checkpoint."""
-        found: dict[str, Numbers] = {}
+        known: dict[str, Numbers] = {}
         for name, network, moments in zip(CONTROLLERS, self.networks, self._moments, strict=True):
             for kind, vector in (("value", network), *((f"state{slot}", moments[slot]) for slot in range(self._slots))):
                 for number, (weight, bias) in enumerate(layers(vector, self.sizes)):
-                    found[f"controllers/{kind}/{name}.{number}.weight"] = weight
-                    found[f"controllers/{kind}/{name}.{number}.bias"] = bias
-        return found
+                    known[f"controllers/{kind}/{name}.{number}.weight"] = weight
+                    known[f"controllers/{kind}/{name}.{number}.bias"] = bias
+        return known
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of the parameters, layer by layer, with the optimiser's state."""

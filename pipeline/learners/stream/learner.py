@@ -211,8 +211,8 @@ class StreamLearner:
         mixture_slopes(
             opened.interactions, opened.model, opened.out, every, counts, costs, config.amortised, 0.0, config.nested, slopes
         )  # fmt: skip
-        found: FloatArray = slopes[:, carried:]
-        return found
+        known: FloatArray = slopes[:, carried:]
+        return known
 
     def end(self) -> None:
         """Enters who was given blocks, and takes blocks from ids that are worth too little."""

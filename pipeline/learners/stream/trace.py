@@ -72,15 +72,15 @@ class Trace:
             if kind != LEARN:
                 run(one, interactions, state, model, out)
                 continue
-            at = interactions.local[:, i]
-            before = self._means(opened, state, at)
-            self.validate(i, at, *self._slope(i, interactions, state, model, out, before), before)
+            place = interactions.local[:, i]
+            before = self._means(opened, state, place)
+            self.validate(i, place, *self._slope(i, interactions, state, model, out, before), before)
             run(one, interactions, state, model, out)
-            self.remember(i, at, self._means(opened, state, at) - before, interactions.uses[:, i])
+            self.remember(i, place, self._means(opened, state, place) - before, interactions.uses[:, i])
 
-    def _means(self, opened: OpenBatch, state: State, at: Positions) -> FloatArray:
+    def _means(self, opened: OpenBatch, state: State, place: Positions) -> FloatArray:
         """[2, D] both embeddings as they stand."""
-        rows = [state.rows[field][opened.lent[field].slots[at[field]]] for field in range(2)]
+        rows = [state.rows[field][opened.lent[field].slots[place[field]]] for field in range(2)]
         return np.stack(rows)[:, : self._blocks.dims[-1]].astype(np.float64)
 
     def _slope(
@@ -88,11 +88,11 @@ class Trace:
     ) -> tuple[FloatArray, float]:
         """[N] γ·A·B of the blocks that both ids hold, and ∂L/∂s of the score as the rows stand."""
         assert self._opened is not None  # noqa: S101
-        at = [self._opened.lent[field].slots[interactions.local[field, i]] for field in range(2)]
-        both = (state.held[0][at[0]] != 0) & (state.held[1][at[1]] != 0)
+        place = [self._opened.lent[field].slots[interactions.local[field, i]] for field in range(2)]
+        both = (state.held[0][place[0]] != 0) & (state.held[1][place[1]] != 0)
         used = interactions.uses[0, i] * interactions.uses[1, i] * both
         levels, of_products = model.levels, model.weights[:, -len(used) :]
-        biases = sum(float(state.rows[field][at[field], self._blocks.dims[-1]]) for field in range(2))
+        biases = sum(float(state.rows[field][place[field], self._blocks.dims[-1]]) for field in range(2))
         logits = out.base[i] + biases * levels + of_products @ (used * self._blocks.sums(means[0] * means[1]))
         if len(levels) == 1:
             error = 1.0 / (1.0 + np.exp(-logits[0])) - interactions.binary[i]
@@ -101,7 +101,7 @@ class Trace:
             error = shifted @ levels / shifted.sum() - levels[interactions.classes[i]]
         return used * (levels @ of_products) / (levels @ levels), float(error)
 
-    def validate(self, i: int, at: Positions, gates: FloatArray, error: float, means: FloatArray) -> None:
+    def validate(self, i: int, place: Positions, gates: FloatArray, error: float, means: FloatArray) -> None:
         """Asks an interaction what its ids' last changes did to its loss.
 
         Args:
@@ -113,16 +113,16 @@ class Trace:
         """
         width, spaces = self._blocks.dims[-1], len(self._blocks.dims)
         for side in range(2):
-            then = self._rows[side][at[side]]
+            then = self._rows[side][place[side]]
             if then[-1] > 0:
                 along = error * gates * self._blocks.sums(means[1 - side] * then[:width])
                 self.coefficients[side, i] = along / np.maximum(then[width : width + spaces], SMALLEST_USE)
             self.inputs_then[side, i] = then[width + spaces : -1]
 
-    def remember(self, i: int, at: Positions, changes: FloatArray, uses: FloatArray) -> None:
+    def remember(self, i: int, place: Positions, changes: FloatArray, uses: FloatArray) -> None:
         """Keeps the changes [2, D] that learning an interaction made, with the uses [2, N] of that moment."""
         for side in range(2):
-            self._rows[side][at[side]] = np.concatenate([changes[side], uses[side], self._seen[side, i], [self._step + 1.0]])
+            self._rows[side][place[side]] = np.concatenate([changes[side], uses[side], self._seen[side, i], [self._step + 1.0]])
 
     def learn(self, slopes: FloatArray | None, gate: ControllerGate) -> None:
         """One step of the gate with both terms; scatters the changes kept. slopes: [2, B, N] ∂L/∂α of the first-order term."""

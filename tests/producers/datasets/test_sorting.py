@@ -46,6 +46,7 @@ def test_slices_are_slices_of_the_whole(rows, run_rows, data):
         everything = list(dataset.interactions())
         first, last = sorted(data.draw(st.tuples(st.integers(0, len(rows) + 2), st.integers(0, len(rows) + 2))))
         assert list(dataset.interactions(range(first, last))) == everything[first:last]
+        assert [i for block in dataset.blocks(range(first, last)) for i in block.interactions()] == everything[first:last]
         low, high = sorted(data.draw(st.tuples(st.integers(0, 13_000), st.integers(0, 13_000))))
         limit = data.draw(st.none() | st.integers(0, 70))
         chosen = dataset.select(limit=limit, from_ms=low, until_ms=high)
