@@ -1,6 +1,6 @@
 """A method as trainer, `predict` and Figure 1 drive it: a learner of either kind with its context over one row store."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +13,8 @@ from autoemb_pipeline.kernels import compile_all, is_compiled
 from autoemb_pipeline.learners.config import LearnerConfig
 from autoemb_pipeline.learners.factory import learner_tables, make_learner
 from autoemb_pipeline.learners.stream.learner import StreamLearner
-from autoemb_pipeline.records import FloatArray, Interaction, Labels, LearnerInputs, Predictions
+from autoemb_pipeline.open_batch import Records
+from autoemb_pipeline.records import FloatArray, Labels, LearnerInputs, Predictions
 from autoemb_pipeline.rows import AnySpec, RowStore, joined
 
 Mask = NDArray[np.bool_]
@@ -50,7 +51,7 @@ class Method:
         self.context = ContextTracker(context, store)
         self._learner = make_learner(learner, store)
 
-    def predict(self, records: Sequence[Interaction], labels: Labels, held_out: Mask | None = None) -> tuple[LearnerInputs, Predictions]:
+    def predict(self, records: Records, labels: Labels, held_out: Mask | None = None) -> tuple[LearnerInputs, Predictions]:
         """What was known of the interactions, and their predictions. No prediction knows a label that the context mode forbids.
 
         Args:
@@ -76,7 +77,7 @@ class Method:
         if isinstance(learner, StreamLearner):
             learner.end()
 
-    def foresee(self, records: Sequence[Interaction]) -> tuple[LearnerInputs, Predictions]:
+    def foresee(self, records: Records) -> tuple[LearnerInputs, Predictions]:
         """As `predict`, of interactions that are not to be learnt: no label of theirs enters anything."""
         count = len(records)
         nothing, held_out = Labels(binary=np.zeros(count), classes=np.zeros(count, dtype=np.int64)), np.ones(count, dtype=np.bool_)
@@ -86,7 +87,7 @@ class Method:
         inputs = replace(self.context.observe(records, nothing, held_out), held_out=None)
         return inputs, learner.predict(inputs)
 
-    def learn_again(self, records: Sequence[Interaction], labels: Labels) -> None:
+    def learn_again(self, records: Records, labels: Labels) -> None:
         """Trains on interactions that were learnt before. Only a learner without context features can."""
         learner = self._learner
         if isinstance(learner, StreamLearner):

@@ -9,9 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from autoemb_pipeline.columns import Block, Distinct, distinct
 from autoemb_pipeline.kernels import Interactions, Operations
 from autoemb_pipeline.records import FloatArray, Interaction, Labels, LearnerInputs
 from autoemb_pipeline.rows import Lent
+
+Records = Block | Sequence[Interaction]
+"""Interactions in merged order: in columns, or, where speed does not count, as objects."""
 
 SIDES = ("user", "item")
 """The tables of what is kept of each user and item, in the order of every pair of sides."""
@@ -34,22 +38,20 @@ class Columns:
     labels: Labels
 
 
-def columns_of(records: Sequence[Interaction], labels: Labels) -> Columns:
-    """A mini-batch's arrays: the one place that reads its records for context and learner."""
-    users, items = distinct([r.user_id for r in records]), distinct([r.item_id for r in records])
+def columns_of(records: Records, labels: Labels) -> Columns:
+    """A mini-batch's arrays: the one place that reads its records for context and learner. One object per distinct id is made."""
+    block = records if isinstance(records, Block) else Block.of(records)
+    users, items = distinct(block.user_ids), distinct(block.item_ids)
     return Columns(
-        ids=(users[0], items[0]),
-        local=np.stack([users[1], items[1]]),
-        times=np.array([r.timestamp for r in records], dtype=np.int64),
+        ids=(_names(users), _names(items)),
+        local=np.stack([users.inverse, items.inverse]),
+        times=block.time,
         labels=labels,
     )
 
 
-def distinct(ids: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Distinct ids in order of first occurrence, and each id's position among them."""
-    positions: dict[str, int] = {}
-    index = np.fromiter((positions.setdefault(i, len(positions)) for i in ids), dtype=np.int64, count=len(ids))
-    return tuple(positions), index
+def _names(ids: Distinct) -> tuple[str, ...]:
+    return tuple(value.decode() for value in ids.values.to_list())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

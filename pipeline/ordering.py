@@ -1,7 +1,7 @@
 """The order of a mini-batch in columns: the k-way merge by head of its partitions' slices, and the late records in it.
 
 The merge by heads equals a sort by the running maximum of the key over the partition's rows in this mini-batch, then partition, then place.
-The maximum begins anew with every mini-batch. It is a function of the slices alone (design, invariant 4).
+The maximum begins anew with every mini-batch. It is a function of the slices alone (docs/architecture.md, invariant 4).
 """
 
 from bisect import bisect_left

@@ -120,11 +120,11 @@ class Trainer:
             self._prequential.skip()
             return StepResult(metrics=self._metrics(batch))
         self._enter_online_stage(batch)
-        records, ratings = batch.records, batch.block.rating
+        ratings = batch.block.rating
         labels = labels_of(ratings, positive_above=self._config.positive_above)
         self._balance.add(ratings, labels)
         held_out = self._config.learner.held_out(size=len(batch), step=batch.step)
-        inputs, predictions = self._method.predict(records, labels, held_out)
+        inputs, predictions = self._method.predict(batch.block, labels, held_out)
         references = {"running_mean": self._running_mean.predict(inputs), "logistic": self._logistic.predict(inputs)}
         scores = self._prequential.add(predictions, references, labels, inputs.users, inputs.items)
         self._examples += len(batch)
@@ -136,7 +136,7 @@ class Trainer:
         """Trains the learner on interactions of an earlier epoch. They were predicted, scored and counted then."""
         self._prequential.skip()
         if len(batch):
-            self._method.learn_again(batch.records, labels_of(batch.block.rating, positive_above=self._config.positive_above))
+            self._method.learn_again(batch.block, labels_of(batch.block.rating, positive_above=self._config.positive_above))
         return StepResult(metrics=self._metrics(batch))
 
     @property

@@ -88,10 +88,10 @@ def _block(
     stops: Integers,
 ) -> Block:
     """The kernel's columns as a block, the datasets' names in their order."""
-    found = [joined[start:stop].decode() for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
-    names = tuple(sorted(found))
-    if names != tuple(found):
-        code = np.array([*map(names.index, found), -1], np.int64)[code]
+    known = [joined[start:stop].decode() for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+    names = tuple(sorted(known))
+    if names != tuple(known):
+        code = np.array([*map(names.index, known), -1], np.int64)[code]
     count = len(time)
     nowhere = np.zeros(count, np.int64)
     ids = Texts(users, user_bounds), Texts(items, item_bounds)

@@ -69,7 +69,7 @@ def test_every_room_is_looked_at() -> None:
 )
 def test_the_rules_find_what_they_are_for(source: str, names: list[str]) -> None:
     assert [name for name, _ in bound_names(source) if name in NO_NAMES] == names
-    assert long_functions("def f():\n" + "    x = 1\n" * MAX_FUNCTION) == [f"f has {MAX_FUNCTION + 1} lines"]
+    assert long_functions("def f():\n" + "    x = 1\n" * MAX_FUNCTION, MAX_FUNCTION) == [f"f has {MAX_FUNCTION + 1} lines"]
 
 
 CITATION = re.compile(r"(?P<document>\S+?),\s+(?P<word>invariants?(?= \d)|Honesty|Layers)\b(?P<numbers>[ 0-9,]*(?:and \d+)?)")

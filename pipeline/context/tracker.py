@@ -32,13 +32,12 @@ from autoemb_pipeline.kernels import (
     weights_at,
 )
 from autoemb_pipeline.kernels.layout import COUNT, FADING_LOSS, PREVIOUS_LOSS, RUN_LOSS
-from autoemb_pipeline.open_batch import SIDES, Columns, OpenBatch, columns_of
+from autoemb_pipeline.open_batch import SIDES, Columns, OpenBatch, Records, columns_of
 from autoemb_pipeline.records import (
     CONTEXT_FEATURES,
     RATING_CLASSES,
     ContextMode,
     FloatArray,
-    Interaction,
     Labels,
     LearnerInputs,
     SideContext,
@@ -116,7 +115,7 @@ class ContextTracker:
         self._waiting: list[_Waiting] = []
         self._open: OpenBatch | None = None
 
-    def open(self, records: Sequence[Interaction], labels: Labels, held_out: NDArray[np.bool_] | None = None) -> OpenBatch:
+    def open(self, records: Records, labels: Labels, held_out: NDArray[np.bool_] | None = None) -> OpenBatch:
         """Lends the records of a mini-batch's ids, and orders what is to be predicted and learnt. Counts and learns nothing yet.
 
         Args:
@@ -143,12 +142,12 @@ class ContextTracker:
             new=(len(columns.ids[0]), len(columns.ids[1])),
             lent=lent,
             totals=self._totals,
-            inputs=self._inputs(records, columns.local, lent, held_out),
+            inputs=self._inputs(columns, lent, held_out),
         )
         self._open = opened
         return opened
 
-    def observe(self, records: Sequence[Interaction], labels: Labels, held_out: NDArray[np.bool_] | None = None) -> LearnerInputs:
+    def observe(self, records: Records, labels: Labels, held_out: NDArray[np.bool_] | None = None) -> LearnerInputs:
         """Inputs for predicting `records`; counts them, and learns their labels as the mode allows. Arguments as of `open`."""
         opened = self.open(records, labels, held_out)
         count = len(opened.interactions.times)
@@ -185,14 +184,14 @@ class ContextTracker:
         self._waiting = rest + [_waiting_at(opened, int(i)) for i in opened.waiting]
         self._open = None
 
-    def peek(self, records: Sequence[Interaction]) -> LearnerInputs:
+    def peek(self, records: Records) -> LearnerInputs:
         """Inputs for training on interactions that were observed before: what is known now of their ids. Changes nothing.
 
         Features and class probabilities would hold the interactions' own labels: the features are NaN, so that whatever uses them shows.
         """
         nothing = np.zeros(len(records))
         columns = columns_of(records, Labels(binary=nothing, classes=nothing.astype(np.int64)))
-        known = self._inputs(records, columns.local, self._lend(columns.ids), None)
+        known = self._inputs(columns, self._lend(columns.ids), None)
         users, items = (
             replace(side, count=side.count - earlier_in_batch(local))
             for side, local in zip((known.users, known.items), columns.local, strict=True)
@@ -214,14 +213,13 @@ class ContextTracker:
     def _lend(self, ids: Sequence[Sequence[str]]) -> tuple[Lent, Lent]:
         return self._store.lend(SIDES[0], ids[0]), self._store.lend(SIDES[1], ids[1])
 
-    def _inputs(
-        self, records: Sequence[Interaction], local: NDArray[np.int64], lent: tuple[Lent, Lent], held_out: NDArray[np.bool_] | None
-    ) -> LearnerInputs:
-        users, items = (self._side(field, lent[field], local[field]) for field in range(2))
+    def _inputs(self, columns: Columns, lent: tuple[Lent, Lent], held_out: NDArray[np.bool_] | None) -> LearnerInputs:
+        users, items = (self._side(field, lent[field], columns.local[field]) for field in range(2))
+        user_ids, item_ids = ([ids[k] for k in local.tolist()] for ids, local in zip(columns.ids, columns.local, strict=True))
         return LearnerInputs(
-            user_ids=[r.user_id for r in records],
-            item_ids=[r.item_id for r in records],
-            features=np.full((len(records), CONTEXT_FEATURES), np.nan),
+            user_ids=user_ids,
+            item_ids=item_ids,
+            features=np.full((len(columns.times), CONTEXT_FEATURES), np.nan),
             users=users,
             items=items,
             global_loss=float(self._totals[RUN_LOSS]),

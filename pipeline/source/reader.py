@@ -154,17 +154,17 @@ class ColumnReader:
         pieces: list[Block] = []
         beside: dict[int, Unusable] = {}
         ends = np.searchsorted(block.offset, offsets[list(unusable)]).tolist() if unusable else []
-        at = 0
+        index = 0
         for (row, letter), end in zip(unusable.items(), ends, strict=True):
-            self._carry(block, at, end, pieces, beside)
-            at = end
+            self._carry(block, index, end, pieces, beside)
+            index = end
             self.next_offset = int(offsets[row]) + 1
             self._set_aside(letter)
             full = len(self._letters) >= MAX_PREFIX_LETTERS or self._letter_bytes >= MAX_PREFIX_BYTES
             if (full or self.next_offset in self._cuts) and (flushed := self.flush()):
                 pieces.append(flushed.block)
                 beside.update(flushed.beside)
-        self._carry(block, at, len(block), pieces, beside)
+        self._carry(block, index, len(block), pieces, beside)
         self.next_offset = int(offsets[-1]) + 1
         return Read(concat(pieces) if pieces else block, beside)
 

@@ -97,10 +97,10 @@ class RowCodec:
         if any(len(value) != len(head) + sum(sizes) for value in values):
             raise self._other_format()
         joined: Bytes = np.frombuffer(b"".join(values), dtype=np.uint8).reshape(len(values), -1)
-        at = len(head)
+        place = len(head)
         for k, size in zip(parts, sizes, strict=True):
-            stored = np.ascontiguousarray(joined[:, at : at + size]).view(slabs[k].dtype)
-            at += size
+            stored = np.ascontiguousarray(joined[:, place : place + size]).view(slabs[k].dtype)
+            place += size
             if len(columns[k]) < self.parts[k].width:
                 slabs[k][slots] = initial_rows(self.parts[k], ids)
             slabs[k][slots[:, None], columns[k]] = stored
@@ -117,12 +117,12 @@ class RowCodec:
     def _kept(self, pattern: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Columns of the optional part that a record with these blocks has, ascending."""
         assert isinstance(self._spec, RecordSpec)  # noqa: S101
-        found = self._columns.get(pattern.tobytes())
-        if found is None:
+        known = self._columns.get(pattern.tobytes())
+        if known is None:
             missing = [c for columns, holds in zip(self._spec.blocks, pattern, strict=True) if not holds for c in columns]
-            found = np.setdiff1d(np.arange(self.parts[self._spec.optional].width), missing)
-            self._columns[pattern.tobytes()] = found
-        return found
+            known = np.setdiff1d(np.arange(self.parts[self._spec.optional].width), missing)
+            self._columns[pattern.tobytes()] = known
+        return known
 
 
 def _joined(parts: Sequence[Rows]) -> Bytes:

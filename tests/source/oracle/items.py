@@ -27,7 +27,7 @@ class ConsumedRecord(NamedTuple):
 
     @property
     def merge_key(self) -> MergeKey:
-        """(timestamp, dataset, sequence, partition, offset): the total order of the stream (design, invariant 4)."""
+        """(timestamp, dataset, sequence, partition, offset): the total order of the stream (docs/architecture.md, invariant 4)."""
         i = self.interaction
         return (i.timestamp, i.dataset or "", -1 if i.sequence is None else i.sequence, self.partition, self.offset)
 
