@@ -23,10 +23,15 @@ from pathlib import Path
 import pytest
 import structlog
 from confluent_kafka.admin import NewTopic
+from hypothesis import settings
 
 from autoemb_pipeline.kafka.settings import quiet_admin
 from autoemb_pipeline.ops.brokers.embedded import EmbeddedBroker, embedded_available
 from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
+
+# Test files run side by side, with brokers: how long an example takes says nothing of the code.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

@@ -204,7 +204,7 @@ def test_until_end_leaves_added_partitions_out_and_says_so(broker, topic_name: s
     make_topic(topic_name, 1)
     write(broker.kafka, topic_name, stream[:40])
     with KafkaSource(ending(topic_name), broker.kafka, decode_interaction, RunPosition()) as source:
-        assert source.unread() == []
+        assert source.unread() == ()
         admin = quiet_admin(broker.kafka)
         admin.create_partitions([NewPartitions(topic_name, 3)])[topic_name].result(10)
         write(broker.kafka, topic_name, stream[40:], lambda n: 1 + n % 2)

@@ -254,14 +254,14 @@ def test_until_end_waits_for_an_open_transaction(
         assert seen == stream[:60]  # partition 0's later ones wait for what partition 1 hides
         assert not source.exhausted
         assert source.lag() == 200
-        assert source.unread() == ["170 records of partition 1 were not read: they stand behind an open transaction"]
+        assert source.unread() == ("170 records of partition 1 were not read: they stand behind an open transaction",)
         (producer.commit_transaction if commits else producer.abort_transaction)(30)
         deadline = time.monotonic() + 30
         while not source.exhausted and time.monotonic() < deadline:
             seen += source.poll_many(100, 0.1).block.interactions()
         assert source.exhausted
         assert source.lag() == 0
-        assert source.unread() == []
+        assert source.unread() == ()
     assert seen == (stream if commits else [*stream[:60], *stream[200:]])
 
 
@@ -294,12 +294,12 @@ def test_a_live_stream_says_what_waits_behind_an_open_transaction(broker, topic_
         seen += read_for(source, 4.0)
         assert seen == stream[:40]
         assert source.lag() == 60
-        assert source.unread() == ["60 records of partition 0 were not read: they stand behind an open transaction"]
+        assert source.unread() == ("60 records of partition 0 were not read: they stand behind an open transaction",)
         told = [line for line in lines if line["event"] == "records wait behind an open transaction"]
         assert [(line["partition"], line["offset"], line["records"]) for line in told] == [(0, 40, 60)]
         producer.commit_transaction(30)
         seen += read_for(source, 3.0)
-        assert (source.lag(), source.unread()) == (0, [])
+        assert (source.lag(), source.unread()) == (0, ())
     assert seen == stream
 
 

@@ -21,8 +21,8 @@ RATINGS = "1::2::3::20\n4::5::1::10\n"
 
 def make_zip(path: Path, content: str = RATINGS) -> bytes:
     with zipfile.ZipFile(path, "w") as opened:
-        opened.writestr("ml-1m/README", "terms")
-        opened.writestr("ml-1m/ratings.dat", content)
+        opened.writestr(zipfile.ZipInfo("ml-1m/README"), "terms")
+        opened.writestr(zipfile.ZipInfo("ml-1m/ratings.dat"), content)
     return path.read_bytes()
 
 
@@ -118,8 +118,8 @@ def test_an_archive_that_is_not_the_published_one_is_refused(options, tmp_path):
 def test_a_malicious_download_leaves_no_dataset(server, options, tmp_path):
     path = tmp_path / "evil.zip"
     with zipfile.ZipFile(path, "w") as opened:
-        opened.writestr("ratings.dat", RATINGS)
-        opened.writestr("../evil", "x")
+        opened.writestr(zipfile.ZipInfo("ratings.dat"), RATINGS)
+        opened.writestr(zipfile.ZipInfo("../evil"), "x")
     server.files["/ml-1m.zip"] = content = path.read_bytes()
     entry = CatalogueEntry(
         name="ml-1m", url=server.url + "/ml-1m.zip", interactions="2", md5=hashlib.md5(content, usedforsecurity=False).hexdigest()
