@@ -45,7 +45,7 @@ class Rule:
     """A setting that decides whether records stay: what it should be, what is accepted, and what harm the rest does."""
 
     setting: str
-    wanted: str
+    required: str
     accepts: Callable[[str], bool]
     harm: str
 
@@ -55,35 +55,35 @@ class SettingProblem:
     """A topic's setting that would lose or reorder data.
 
     Attributes:
-        setting: its name; value: what the topic has; wanted: what it must have; harm: what happens otherwise.
+        setting: its name; value: what the topic has; required: what it must have; harm: what happens otherwise.
     """
 
     setting: str
     value: str
-    wanted: str
+    required: str
     harm: str
 
 
 KEEP_RULES = (
-    Rule(setting="cleanup.policy", wanted="delete", accepts=lambda v: v == "delete", harm="compaction drops all but a key's last record"),
+    Rule(setting="cleanup.policy", required="delete", accepts=lambda v: v == "delete", harm="compaction drops all but a key's last record"),
     Rule(
         setting="retention.ms",
-        wanted="-1",
+        required="-1",
         accepts=lambda v: v == "-1",
         harm="the broker deletes records whose event time is older than this: a replayed history within minutes",
     ),
     Rule(
-        setting="retention.bytes", wanted="-1", accepts=lambda v: v == "-1", harm="the broker deletes the oldest records beyond this size"
+        setting="retention.bytes", required="-1", accepts=lambda v: v == "-1", harm="the broker deletes the oldest records beyond this size"
     ),
     Rule(
         setting="message.timestamp.type",
-        wanted="CreateTime",
+        required="CreateTime",
         accepts=lambda v: v == "CreateTime",
         harm="the broker overwrites each record's event time with its time of arrival",
     ),
     Rule(
         setting="message.timestamp.before.max.ms",
-        wanted=_NEVER,
+        required=_NEVER,
         accepts=lambda v: int(v) >= int(time.time() * 1000),
         harm="the broker refuses records whose event time is older than this",
     ),
@@ -226,11 +226,10 @@ def setting_problems(kafka: Mapping[str, str], topic: str) -> list[SettingProble
 
 
 def mending_command(bootstrap_servers: str, topic: str, problems: Sequence[SettingProblem]) -> str:
-    """The kafka-configs.sh call (in bin/ of Apache Kafka's download and of its image) that sets what `problems` want."""
-    wanted = ",".join(f"{p.setting}={p.wanted}" for p in problems)
-    return (
-        f"kafka-configs.sh --bootstrap-server {bootstrap_servers} --alter --entity-type topics --entity-name {topic} --add-config {wanted}"
-    )
+    """The kafka-configs.sh call that sets what `problems` want."""
+    settings = ",".join(f"{p.setting}={p.required}" for p in problems)
+    entity = f"--entity-type topics --entity-name {topic}"
+    return f"kafka-configs.sh --bootstrap-server {bootstrap_servers} --alter {entity} --add-config {settings}"
 
 
 def _ensure(
@@ -282,7 +281,7 @@ def _create(admin: AdminClient, topic: str, partitions: int, settings: Mapping[s
 def problems_of(settings: Mapping[str, str], rules: Sequence[Rule]) -> list[SettingProblem]:
     """Settings that the rules do not accept; those that a broker does not report are passed over."""
     return [
-        SettingProblem(setting=r.setting, value=settings[r.setting], wanted=r.wanted, harm=r.harm)
+        SettingProblem(setting=r.setting, value=settings[r.setting], required=r.required, harm=r.harm)
         for r in rules
         if r.setting in settings and not r.accepts(settings[r.setting])
     ]
@@ -291,10 +290,10 @@ def problems_of(settings: Mapping[str, str], rules: Sequence[Rule]) -> list[Sett
 def topic_settings(admin: AdminClient, topic: str, rules: Sequence[Rule]) -> dict[str, str]:
     """The topic's settings that the broker reports; logs which of the rules' settings it does not, so that they go unchecked."""
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
-    found = _result(
+    outcome = _result(
         admin.describe_configs([resource], request_timeout=_REQUEST_SECONDS)[resource], f"The settings of topic {topic!r} could not be read"
     )
-    settings = {name: str(entry.value) for name, entry in found.items()}
+    settings = {name: str(entry.value) for name, entry in outcome.items()}
     unknown = [rule.setting for rule in rules if rule.setting not in settings]
     if unknown:
         _log.warning("topic settings not checked", topic=topic, settings=unknown, why="this broker does not report them")

@@ -80,7 +80,7 @@ def training_problems(settings: Mapping[str, str], *, longest_outage: float | No
         SettingProblem(
             setting="retention.ms",
             value=str(retention),
-            wanted=str(math.ceil(longest_outage * 1000)),
+            required=str(math.ceil(longest_outage * 1000)),
             harm=f"the broker deletes records after {in_words(retention / 1000)}, and a trainer may be away for {in_words(longest_outage)}",
         )
     ]

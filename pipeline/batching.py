@@ -154,11 +154,11 @@ class Batcher:
         """What the mini-batch being filled holds, and what a pause holds back."""
         interactions = self._count + _count_records(self._held.block)
         unusable = [*self._beside.values(), *self._held.beside.values()]
-        letters = sum(len(of.dead_letters) for of in unusable)
+        letters = sum(len(piece.dead_letters) for piece in unusable)
         closes_in = None
         if self._opened is not None and self._batch_timeout is not None and self.ceilings is None:
             closes_in = max(0.0, self._opened + self._batch_timeout - self._clock())
-        return Waiting(interactions + letters + sum(of.duplicates for of in unusable), interactions, letters, closes_in)
+        return Waiting(interactions + letters + sum(piece.duplicates for piece in unusable), interactions, letters, closes_in)
 
     @property
     def finished(self) -> bool:
@@ -270,15 +270,15 @@ class Batcher:
         places = np.flatnonzero(released.block.kind == RECORD)
         if len(places) == 0:
             return released
-        over = np.ones(len(places), np.bool_)  # `OfflineStage.is_over`, of each record
+        past = np.ones(len(places), np.bool_)  # `OfflineStage.is_over`, of each record
         if offline.count is not None:
-            over &= self._examples + self._count + np.arange(len(places)) >= offline.count
+            past &= self._examples + self._count + np.arange(len(places)) >= offline.count
         if offline.until_ms is not None:
-            over &= released.block.time[places] >= offline.until_ms
-        begun_over = bool(over[0]) if self._count == 0 else offline.is_over(self._examples, self._first_time)
-        if (begun_over and not self._pauses) or not over.any():
+            past &= released.block.time[places] >= offline.until_ms
+        begun_over = bool(past[0]) if self._count == 0 else offline.is_over(self._examples, self._first_time)
+        if (begun_over and not self._pauses) or not past.any():
             return released
-        released, self._held = _divided(released, int(places[np.argmax(over)]))
+        released, self._held = _divided(released, int(places[np.argmax(past)]))
         return released
 
     def _is_due(self, *, exhausted: bool) -> bool:
@@ -349,10 +349,10 @@ def _next_offsets(block: Block) -> Mapping[int, int]:
 
 def _divided(released: Released, row: int) -> tuple[Released, Released]:
     """The rows before this one, and from it on, each with what lies beside it."""
-    before, behind = released.block[:row], released.block[row:]
+    before, remaining = released.block[:row], released.block[row:]
     ends = _next_offsets(before)
     first: dict[Place, Unusable] = {}
     rest: dict[Place, Unusable] = {}
     for place, unusable in released.beside.items():
         (first if place[1] < ends.get(place[0], 0) else rest)[place] = unusable
-    return Released(before, first), Released(behind, rest)
+    return Released(before, first), Released(remaining, rest)

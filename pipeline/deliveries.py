@@ -43,7 +43,7 @@ class PartitionDeliveries:
     """
 
     def __init__(self, remembered: Iterable[Remembered] = ()) -> None:
-        self._datasets = {of.dataset: _Dataset(of.chains) for of in remembered}  # the one trained longest ago comes first
+        self._datasets = {memory.dataset: _Dataset(memory.chains) for memory in remembered}  # the one trained longest ago comes first
         self._newest = next(reversed(self._datasets), None)
         self._limit = self._spans_each()
         self.forgotten = 0
@@ -133,8 +133,8 @@ class _Spans:
 
     def holds(self, sequence: int, timestamp: int) -> bool:
         """Whether a span encloses the record."""
-        at = bisect_right(self.first, sequence, 0, self.size) - 1
-        return at >= 0 and bool(sequence <= self.last[at] and self.low[at] <= timestamp <= self.high[at])
+        place = bisect_right(self.first, sequence, 0, self.size) - 1
+        return place >= 0 and bool(sequence <= self.last[place] and self.low[place] <= timestamp <= self.high[place])
 
     def append(self, sequence: int, timestamp: int) -> None:
         """A record behind all spans."""
@@ -150,12 +150,12 @@ class _Spans:
         if sequence > self.highest:
             self.append(sequence, timestamp)
             return True
-        at = bisect_right(self.first, sequence, 0, self.size)
-        if at > 0 and (sequence <= self.last[at - 1] or timestamp < self.high[at - 1]):
+        place = bisect_right(self.first, sequence, 0, self.size)
+        if place > 0 and (sequence <= self.last[place - 1] or timestamp < self.high[place - 1]):
             return False
-        if timestamp > self.low[at]:
+        if timestamp > self.low[place]:
             return False
-        self._insert(at, sequence, timestamp)
+        self._insert(place, sequence, timestamp)
         return True
 
     def thin(self) -> None:
@@ -174,11 +174,11 @@ class _Spans:
                 row[: self.size] = column[: self.size]
             self.first, self.last, self.low, self.high = room
 
-    def _insert(self, at: int, sequence: int, timestamp: int) -> None:
+    def _insert(self, place: int, sequence: int, timestamp: int) -> None:
         self.reserve(self.size + 1)
         for column, value in ((self.first, sequence), (self.last, sequence), (self.low, timestamp), (self.high, timestamp)):
-            column[at + 1 : self.size + 1] = column[at : self.size]
-            column[at] = value
+            column[place + 1 : self.size + 1] = column[place : self.size]
+            column[place] = value
         self.size += 1
 
 

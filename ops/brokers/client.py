@@ -44,8 +44,8 @@ def client_config(bootstrap_servers: str | None, config_file: Path | None, env: 
         BrokerError: no broker answers, within 5 s.
     """
     settings = load_kafka_config(config_file) if config_file else {}
-    found = resolve_bootstrap(bootstrap_servers, env, settings=settings)
-    return {"client.id": "autoemb-pipeline", **settings, "bootstrap.servers": found}
+    resolved = resolve_bootstrap(bootstrap_servers, env, settings=settings)
+    return {"client.id": "autoemb-pipeline", **settings, "bootstrap.servers": resolved}
 
 
 def resolve_bootstrap(flag: str | None, env: Mapping[str, str], *, settings: Mapping[str, str] | None = None) -> str:

@@ -59,15 +59,15 @@ class RecordedRun:
         Raises:
             StateError: one of them is missing: the metrics between the checkpoint and M cannot be what this run wrote.
         """
-        wanted = range(step + 1, self.last_step + 1)
-        missing = next((number for number in wanted if number not in self.next_offsets), None)
+        expected = range(step + 1, self.last_step + 1)
+        missing = next((number for number in expected if number not in self.next_offsets), None)
         if missing is not None:
             raise StateError(
                 f"The metrics topic lacks step {missing} of this run, but holds step {self.last_step}.",
                 why="Records were deleted from it, or two trainers wrote to it under one run id.",
                 remedy=_CHOICES,
             )
-        return {number: self.next_offsets[number] for number in wanted}
+        return {number: self.next_offsets[number] for number in expected}
 
 
 def topic_ranges(kafka_config: Mapping[str, str], topics: Sequence[str], *, timeout: float = 10.0) -> list[tuple[int, int]]:
@@ -135,15 +135,15 @@ def read_run(
         BrokerError: the broker or the registry does not answer, or a transaction stays open.
         ConfigurationError: the run's records are in the registry's format and no registry was given.
     """
-    found = _Found(topic, run_id, registry)
-    _read(kafka_config, topic, from_offset, found.take, patience)
-    beyond = found.rereads | found.online
+    scan = _Found(topic, run_id, registry)
+    _read(kafka_config, topic, from_offset, scan.take, patience)
+    later = scan.rereads | scan.online
     return RecordedRun(
-        next_offsets=found.next_offsets,
-        rereads=frozenset(found.rereads),
-        paused_at=min(beyond) - 1 if beyond else None,
-        refused=found.refused,
-        examples=found.examples,
+        next_offsets=scan.next_offsets,
+        rereads=frozenset(scan.rereads),
+        paused_at=min(later) - 1 if later else None,
+        refused=scan.refused,
+        examples=scan.examples,
     )
 
 

@@ -36,18 +36,18 @@ class PartitionConsumers:
         for partition, offset in offsets.items():
             self.add(partition, offset)
 
-    def fetch(self, wanted: Collection[int], timeout: float) -> Sequence[Fetched]:
+    def fetch(self, needed: Collection[int], timeout: float) -> Sequence[Fetched]:
         """See Fetcher."""
         self._guard.tick()
         pieces: list[Fetched] = []
-        for partition in wanted:
+        for partition in needed:
             # With a timeout above 0 `consume` would wait for all of it unless it gets the whole chunk.
             pieces += in_pieces(self._consumers[partition].consume(self._chunk, 0), self._guard)
-        if pieces or timeout <= 0 or not wanted:
+        if pieces or timeout <= 0 or not needed:
             return pieces
         self._turn += 1
-        awaited = self._consumers[tuple(wanted)[self._turn % len(wanted)]]
-        message = awaited.poll(timeout if len(wanted) == 1 else min(timeout, _TURN))
+        awaited = self._consumers[tuple(needed)[self._turn % len(needed)]]
+        message = awaited.poll(timeout if len(needed) == 1 else min(timeout, _TURN))
         return [] if message is None else in_pieces([message, *awaited.consume(self._chunk, 0)], self._guard)
 
     def regulate(self, buffered: Mapping[int, int]) -> None:
@@ -96,11 +96,11 @@ class SharedConsumer:
         self._consumer = open_consumer(settings)
         self._consumer.assign([self._at(partition, offset) for partition, offset in offsets.items()])
 
-    def fetch(self, wanted: Collection[int], timeout: float) -> Sequence[Fetched]:
+    def fetch(self, needed: Collection[int], timeout: float) -> Sequence[Fetched]:
         """See Fetcher."""
         self._guard.tick()
         messages = self._consumer.consume(self._config.chunk, 0)
-        if not messages and timeout > 0 and wanted:
+        if not messages and timeout > 0 and needed:
             message = self._consumer.poll(timeout)
             messages = [] if message is None else [message, *self._consumer.consume(self._config.chunk, 0)]
         return in_pieces(messages, self._guard)

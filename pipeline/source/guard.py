@@ -101,15 +101,15 @@ class TopicGuard:
 
     def records(self, partitions: Iterable[int], timeout: float) -> int:
         """Offsets between the beginnings and the high watermarks of these partitions. Errors as `earliest`."""
-        wanted = tuple(partitions)
-        ends, starts = (self._offsets(wanted, spec, timeout) for spec in (OffsetSpec.latest(), OffsetSpec.earliest()))
-        return sum(ends[p] - starts[p] for p in wanted)
+        requested = tuple(partitions)
+        ends, starts = (self._offsets(requested, spec, timeout) for spec in (OffsetSpec.latest(), OffsetSpec.earliest()))
+        return sum(ends[p] - starts[p] for p in requested)
 
     def _offsets(self, partitions: Iterable[int], spec: OffsetSpec, timeout: float) -> dict[int, int]:
-        wanted = {TopicPartition(self._topic, partition): spec for partition in partitions}
+        requested = {TopicPartition(self._topic, partition): spec for partition in partitions}
         deadline = self._clock() + timeout
         while True:
-            futures = self._admin.list_offsets(wanted, request_timeout=timeout)
+            futures = self._admin.list_offsets(requested, request_timeout=timeout)
             answers = {where.partition: attempt(future.result, timeout + 1) for where, future in futures.items()}
             error = next((answer for answer in answers.values() if isinstance(answer, KafkaError)), None)
             if error is None:

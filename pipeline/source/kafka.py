@@ -131,13 +131,13 @@ class KafkaSource(MergedSource):
         """As `MergedSource.unread`, with the partitions added after a start with `until_end`."""
         if self._config.until_end:
             self.add_partitions()
-        found = [*super().unread()]
+        sentences = [*super().unread()]
         if self._left_out_records:
-            found.append(
+            sentences.append(
                 f"{self._left_out_records:,} records of partitions {list(self._left_out)} were not read: the partitions were added after "
                 "the start, and --until-end reads those there were then. Start again to read them"
             )
-        return tuple(found)
+        return tuple(sentences)
 
     def _note_left_out(self, added: Sequence[int]) -> None:
         self._left_out_records = self._guard.records(added, _REQUEST_SECONDS)

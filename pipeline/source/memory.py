@@ -146,9 +146,9 @@ class MemoryFetcher:
         self._chunk = chunk
         self._ends_told: dict[int, int] = {}
 
-    def fetch(self, wanted: Collection[int], timeout: float) -> Sequence[Fetched]:
+    def fetch(self, needed: Collection[int], timeout: float) -> Sequence[Fetched]:
         """See Fetcher."""
-        pieces = [piece for partition in wanted if (piece := self._next(partition)) is not None]
+        pieces = [piece for partition in needed if (piece := self._next(partition)) is not None]
         if not pieces and timeout > 0:
             time.sleep(timeout)
         return pieces

@@ -81,8 +81,8 @@ class ColumnMerge:
         self._idle_timeout = idle_timeout
         self._dense = dense
         known = [dataset for of_partition in position.deliveries.values() for dataset in of_partition]
-        self._datasets = {of.dataset for of in known}
-        self._newest = max((of.highest for of in known), default=NONE)
+        self._datasets = {memory.dataset for memory in known}
+        self._newest = max((memory.highest for memory in known), default=NONE)
         self._held_since: dict[int, float] = {}
 
     @property

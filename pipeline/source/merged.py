@@ -23,7 +23,7 @@ _LONGEST_WAIT = 0.05  # seconds; how late an idle timeout may be noticed
 class Fetcher(Protocol):
     """Brings raw records of partitions, in offset order, each at most once."""
 
-    def fetch(self, wanted: Collection[int], timeout: float) -> Sequence[Fetched]:
+    def fetch(self, needed: Collection[int], timeout: float) -> Sequence[Fetched]:
         """Records of at least the wanted partitions, as soon as there are any; empty after `timeout` seconds without."""
         ...
 
@@ -123,12 +123,12 @@ class MergedSource:
         Records behind an open transaction count. Transaction markers and aborted records count until a partition's end was seen.
         """
         lag = 0
-        for partition, at in self._merge.next_offsets.items():
+        for partition, reached in self._merge.next_offsets.items():
             high = self._fetcher.high(partition)
             if self._merge.is_drained(partition):
                 lag += 0 if self._merge.is_frozen(partition) else self._ends.behind(partition, high)
             elif high is not None:
-                lag += max(0, high - at)
+                lag += max(0, high - reached)
         return lag
 
     def unread(self) -> Sequence[str]:
@@ -169,9 +169,9 @@ class MergedSource:
         deadline = self._clock() + timeout
         wait = 0.0
         while True:
-            wanted = self._merge.wanted(ceilings)
-            if wanted:
-                self._fetch(wanted, wait)
+            needed = self._merge.wanted(ceilings)
+            if needed:
+                self._fetch(needed, wait)
             released = self._merge.release(limit, self._clock(), ceilings)
             left = deadline - self._clock()
             if len(released.block) or left <= 0 or self.exhausted:
@@ -223,20 +223,20 @@ class MergedSource:
                 remedy="restore the topic, or start a new run: autoemb-pipeline train --new-run",
             )
 
-    def _fetch(self, wanted: Sequence[int], wait: float) -> None:
+    def _fetch(self, needed: Sequence[int], wait: float) -> None:
         self._fetcher.regulate(self._merge.buffered)
-        pieces = self._fetcher.fetch(wanted, wait)
+        pieces = self._fetcher.fetch(needed, wait)
         for piece in pieces:
             if not self._merge.is_frozen(piece.partition):
                 self._take(piece)
         now = self._clock()
-        for partition in set(wanted).difference(piece.partition for piece in pieces):
+        for partition in set(needed).difference(piece.partition for piece in pieces):
             self._ends.look(partition, self._fetcher.high(partition), now)
             self._merge.starve(partition, now)
         if self._config.until_end:
             self._ends.check(now)
         for partition, (since, end) in self._short_since.items():
-            if partition in wanted and now - since >= self._config.truncation_grace:
+            if partition in needed and now - since >= self._config.truncation_grace:
                 raise OffsetError(
                     f"Partition {partition} of {self._config.topic!r} ends at offset {end}, before {self._recorded_ends[partition]}",
                     why="this run has read beyond that end already: the topic was truncated",

@@ -57,7 +57,7 @@ class RowCache:
         self._tick += 1
         self._used_at[slots] = self._tick
 
-    def make_room(self, wanted: int, protected: Slots) -> Leaving:
+    def make_room(self, needed: int, protected: Slots) -> Leaving:
         """Frees slots until `wanted` fit, none of them protected; wanted + len(protected) <= capacity.
 
         A sixteenth of the cache leaves at a time, so that the search for the oldest is paid once per many rows.
@@ -65,7 +65,7 @@ class RowCache:
         Returns:
             The rows among those removed that the database does not hold yet.
         """
-        missing = wanted - len(self._free) - (self.capacity - len(self._id_of))
+        missing = needed - len(self._free) - (self.capacity - len(self._id_of))
         if missing <= 0:
             return Leaving([], self._rows(slice(0, 0)))
         self._used_at[protected] = self._tick + 1

@@ -92,15 +92,15 @@ class MemoryRowStore:
     def gather(self, table: str, ids: Sequence[str]) -> Rows:
         """See `RowStore.gather`. ValueError when ids repeat, KeyError on an unknown table, TypeError on one of records."""
         check_distinct(table, ids)
-        of = self._tables[table]
-        plain(of.spec)
-        return of.gather(ids)
+        stored = self._tables[table]
+        plain(stored.spec)
+        return stored.gather(ids)
 
     def scatter(self, table: str, ids: Sequence[str], rows: Rows) -> None:
         """See `RowStore.scatter`. Raises as gather does, and ValueError when the shape is wrong."""
         check_distinct(table, ids)
-        of = self._tables[table]
-        of.scatter(ids, checked_rows(plain(of.spec), ids, rows))
+        stored = self._tables[table]
+        stored.scatter(ids, checked_rows(plain(stored.spec), ids, rows))
 
     def lend(self, table: str, ids: Sequence[str]) -> Lent:
         """See `RowStore.lend`. ValueError when ids repeat, KeyError on an unknown table."""
@@ -118,14 +118,14 @@ class MemoryRowStore:
 
     def items(self, table: str) -> Iterator[tuple[str, Rows]]:
         """See `RowStore.items`. Rows are copies."""
-        of = self._tables[table]
-        plain(of.spec)
+        stored = self._tables[table]
+        plain(stored.spec)
         return ((i, row[0]) for i, row in self.records(table))
 
     def records(self, table: str) -> Iterator[tuple[str, Record]]:
         """See `RowStore.records`."""
-        of = self._tables[table]
-        return ((i, of.record(i)) for i in sorted(of.slots))
+        stored = self._tables[table]
+        return ((i, stored.record(i)) for i in sorted(stored.slots))
 
     def count(self, table: str) -> int:
         """Ids that have a row, exact."""

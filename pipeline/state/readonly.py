@@ -69,10 +69,10 @@ class ReadOnlyRows:
         codec = self._codecs[table]
         slabs = codec.slabs(len(ids))
         values = self._families[table].get([i.encode() for i in ids]) if ids else []
-        found = [k for k, value in enumerate(values) if value is not None]
+        hits = [k for k, value in enumerate(values) if value is not None]
         new = [k for k, value in enumerate(values) if value is None]
-        if found:
-            codec.decode([ids[k] for k in found], [values[k] for k in found], slabs, np.array(found))
+        if hits:
+            codec.decode([ids[k] for k in hits], [values[k] for k in hits], slabs, np.array(hits))
         if new:
             codec.fill_new([ids[k] for k in new], slabs, np.array(new))
         return Lent(slabs, np.arange(len(ids)), ids, own=False)

@@ -101,70 +101,70 @@ class RocksRowStore:
         """
         check_distinct(table, ids)
         self._settle()
-        of = self._tables[table]
-        plain(of.spec)
-        return self._copies(of, ids)[0]
+        opened = self._tables[table]
+        plain(opened.spec)
+        return self._copies(opened, ids)[0]
 
     def scatter(self, table: str, ids: Sequence[str], rows: Rows) -> None:
         """See `RowStore.scatter`. Raises as gather does, and ValueError when the shape is wrong."""
         check_distinct(table, ids)
-        of = self._tables[table]
-        rows = checked_rows(plain(of.spec), ids, rows)
+        opened = self._tables[table]
+        rows = checked_rows(plain(opened.spec), ids, rows)
         self._settle()
-        self._replace(of, ids, (rows,))
+        self._replace(opened, ids, (rows,))
 
     def lend(self, table: str, ids: Sequence[str]) -> Lent:
         """See `RowStore.lend`: slots of the cache, or copies if it cannot hold so many ids. Raises as gather does."""
         check_distinct(table, ids)
         self._settle()
-        of = self._tables[table]
-        if len(ids) <= of.cache.capacity:
-            return Lent(of.cache.slabs, self._resident(of, ids, fill=True), ids, own=True)
-        return Lent(self._copies(of, ids), np.arange(len(ids)), ids, own=False)
+        opened = self._tables[table]
+        if len(ids) <= opened.cache.capacity:
+            return Lent(opened.cache.slabs, self._resident(opened, ids, fill=True), ids, own=True)
+        return Lent(self._copies(opened, ids), np.arange(len(ids)), ids, own=False)
 
     def keep(self, table: str, lent: Lent) -> None:
         """See `RowStore.keep`. Raises as gather does."""
         self._settle()
-        of = self._tables[table]
+        opened = self._tables[table]
         if not lent.own:
-            self._replace(of, lent.ids, lent.slabs)
+            self._replace(opened, lent.ids, lent.slabs)
             return
-        self._changed(of, lent.slots)
+        self._changed(opened, lent.slots)
 
-    def _copies(self, of: _Table, ids: Sequence[str]) -> Record:
+    def _copies(self, opened: _Table, ids: Sequence[str]) -> Record:
         """Rows of distinct ids, as many at a time as the cache holds."""
-        copies = of.codec.slabs(len(ids))
-        for start in range(0, len(ids), of.cache.capacity):
-            part = ids[start : start + of.cache.capacity]
-            slots = self._resident(of, part, fill=True)
-            for copy, slab in zip(copies, of.cache.slabs, strict=True):
+        copies = opened.codec.slabs(len(ids))
+        for start in range(0, len(ids), opened.cache.capacity):
+            part = ids[start : start + opened.cache.capacity]
+            slots = self._resident(opened, part, fill=True)
+            for copy, slab in zip(copies, opened.cache.slabs, strict=True):
                 copy[start : start + len(part)] = slab[slots]
         return copies
 
-    def _replace(self, of: _Table, ids: Sequence[str], rows: Record) -> None:
-        for start in range(0, len(ids), of.cache.capacity):
-            part = ids[start : start + of.cache.capacity]
-            slots = self._resident(of, part, fill=False)
-            for row, slab in zip(rows, of.cache.slabs, strict=True):
+    def _replace(self, opened: _Table, ids: Sequence[str], rows: Record) -> None:
+        for start in range(0, len(ids), opened.cache.capacity):
+            part = ids[start : start + opened.cache.capacity]
+            slots = self._resident(opened, part, fill=False)
+            for row, slab in zip(rows, opened.cache.slabs, strict=True):
                 slab[slots] = row[start : start + len(part)]
-            self._changed(of, slots)
+            self._changed(opened, slots)
 
-    def _changed(self, of: _Table, slots: Slots) -> None:
-        of.count += of.cache.mark_dirty(slots)
+    def _changed(self, opened: _Table, slots: Slots) -> None:
+        opened.count += opened.cache.mark_dirty(slots)
         if self._flight is None and self._dirty_bytes() > self._buffer_bytes:
             self._write_dirty()  # bounds what a capture has to copy
 
     def remove(self, table: str, ids: Sequence[str]) -> None:
         """See `RowStore.remove`. Waits for a checkpoint under way, whose rows must not be touched. Raises as gather does."""
         check_distinct(table, ids)
-        of = self._tables[table]
+        opened = self._tables[table]
         self._wait_for_flight()
-        cached = of.cache.drop(ids)
-        stored = of.family.get([i.encode() for i in ids]) if ids else []
-        of.count -= sum(row is not None or scattered for row, scattered in zip(stored, cached, strict=True))
+        cached = opened.cache.drop(ids)
+        stored = opened.family.get([i.encode() for i in ids]) if ids else []
+        opened.count -= sum(row is not None or scattered for row, scattered in zip(stored, cached, strict=True))
         batch = rocksdict.WriteBatch(raw_mode=True)
         for i in ids:
-            batch.delete(i.encode(), of.handle)
+            batch.delete(i.encode(), opened.handle)
         if len(batch):
             self._write(batch)
 
@@ -175,10 +175,10 @@ class RocksRowStore:
 
     def records(self, table: str) -> Iterator[tuple[str, Record]]:
         """See `RowStore.records`; as `items`."""
-        of = self._tables[table]
+        opened = self._tables[table]
         self._wait_for_flight()
         self._write_dirty()
-        return ((key.decode(), of.codec.one(key.decode(), value)) for key, value in of.family.items())
+        return ((key.decode(), opened.codec.one(key.decode(), value)) for key, value in opened.family.items())
 
     def count(self, table: str) -> int:
         """Ids that have a row: exact, O(1)."""
@@ -196,9 +196,9 @@ class RocksRowStore:
         if self._dirty_bytes() > self._buffer_bytes:  # rows that changed while the previous checkpoint was under way
             self._write_dirty()
         rows, slots = {}, {}
-        for name, of in self._tables.items():
-            slots[name], rows[name] = of.cache.take_dirty(CAPTURED)
-        self._flight = Capture(rows=rows, slots=slots, counts={name: of.count for name, of in self._tables.items()})
+        for name, opened in self._tables.items():
+            slots[name], rows[name] = opened.cache.take_dirty(CAPTURED)
+        self._flight = Capture(rows=rows, slots=slots, counts={name: opened.count for name, opened in self._tables.items()})
         return self._flight
 
     def persist(self, capture: Capture, directory: Path) -> None:
@@ -217,8 +217,8 @@ class RocksRowStore:
                 batch.put(format_key(name), format_of(self._tables[name].spec))
             self._database.write(batch, self._no_log)
             failpoint("flush")
-            for of in self._tables.values():
-                of.family.flush()
+            for opened in self._tables.values():
+                opened.family.flush()
             self._database.flush()
             failpoint("rocksdb-checkpoint")
             rocksdict.Checkpoint(self._database).create_checkpoint(str(directory))
@@ -239,56 +239,56 @@ class RocksRowStore:
             return
         if self._flight is not None:
             self._flight.made.wait()
-        for of in self._tables.values():  # handles keep RocksDB's LOCK beyond close(), and tracebacks keep tables
-            of.family = of.handle = None
+        for opened in self._tables.values():  # handles keep RocksDB's LOCK beyond close(), and tracebacks keep tables
+            opened.family = opened.handle = None
         self._tables.clear()
         with contextlib.suppress(Exception):  # it flushes first, which fails on a full disk; the rows are scratch by now
             self._database.close()
         self._database = None
 
-    def _resident(self, of: _Table, ids: Sequence[str], *, fill: bool) -> Slots:
+    def _resident(self, opened: _Table, ids: Sequence[str], *, fill: bool) -> Slots:
         """Slots of at most `capacity` distinct ids, all in the cache. fill=False: rows of new ids are left for scatter to write."""
-        cache = of.cache
+        cache = opened.cache
         slots = cache.find(ids)
         absent = np.flatnonzero(slots < 0).tolist()
         if absent:
-            self._spill(of, cache.make_room(len(absent), slots[slots >= 0]))
-            slots[absent] = self._load(of, [ids[k] for k in absent], fill=fill)
+            self._spill(opened, cache.make_room(len(absent), slots[slots >= 0]))
+            slots[absent] = self._load(opened, [ids[k] for k in absent], fill=fill)
         cache.touch(slots)
         return slots
 
-    def _load(self, of: _Table, ids: list[str], *, fill: bool) -> Slots:
+    def _load(self, opened: _Table, ids: list[str], *, fill: bool) -> Slots:
         """Brings ids that are not cached into free slots: from the pending rows, else the database, else their initial rows."""
-        slots = of.cache.admit(ids)
-        sought = [k for k, i in enumerate(ids) if i not in of.pending] if of.pending else range(len(ids))
-        values = of.family.get([ids[k].encode() for k in sought]) if sought else []
-        found = [k for k, value in zip(sought, values, strict=True) if value is not None]
-        if found:
-            of.codec.decode([ids[k] for k in found], [value for value in values if value is not None], of.cache.slabs, slots[found])
-        of.cache.scattered[slots[found]] = True
+        slots = opened.cache.admit(ids)
+        sought = [k for k, i in enumerate(ids) if i not in opened.pending] if opened.pending else range(len(ids))
+        values = opened.family.get([ids[k].encode() for k in sought]) if sought else []
+        hits = [k for k, value in zip(sought, values, strict=True) if value is not None]
+        if hits:
+            opened.codec.decode([ids[k] for k in hits], [value for value in values if value is not None], opened.cache.slabs, slots[hits])
+        opened.cache.scattered[slots[hits]] = True
         new = [k for k, value in zip(sought, values, strict=True) if value is None]
         if new and fill:
-            of.codec.fill_new([ids[k] for k in new], of.cache.slabs, slots[new])
+            opened.codec.fill_new([ids[k] for k in new], opened.cache.slabs, slots[new])
         if len(sought) < len(ids):
-            waiting = [k for k, i in enumerate(ids) if i in of.pending]
+            waiting = [k for k, i in enumerate(ids) if i in opened.pending]
             back = [ids[k] for k in waiting]
-            of.codec.decode(back, [of.pending.pop(i) for i in back], of.cache.slabs, slots[waiting])
-            self._pending_bytes -= len(waiting) * (of.row_bytes + INDEX_BYTES)
-            of.cache.mark_dirty(slots[waiting])
+            opened.codec.decode(back, [opened.pending.pop(i) for i in back], opened.cache.slabs, slots[waiting])
+            self._pending_bytes -= len(waiting) * (opened.row_bytes + INDEX_BYTES)
+            opened.cache.mark_dirty(slots[waiting])
         return slots
 
-    def _spill(self, of: _Table, leaving: Leaving) -> None:
+    def _spill(self, opened: _Table, leaving: Leaving) -> None:
         """Writes rows that left the cache, or keeps them until the checkpoint under way is made."""
         if not leaving.ids:
             return
         if self._flight is not None:
-            of.pending.update(zip(leaving.ids, of.codec.encode(leaving.rows), strict=True))
-            self._pending_bytes += len(leaving.ids) * (of.row_bytes + INDEX_BYTES)
+            opened.pending.update(zip(leaving.ids, opened.codec.encode(leaving.rows), strict=True))
+            self._pending_bytes += len(leaving.ids) * (opened.row_bytes + INDEX_BYTES)
             if self._pending_bytes > self._buffer_bytes:
                 self._wait_for_flight()
             return
         batch = rocksdict.WriteBatch(raw_mode=True)
-        of.put(batch, leaving)
+        opened.put(batch, leaving)
         self._write(batch)
 
     def _write(self, batch: Any) -> None:
@@ -300,15 +300,15 @@ class RocksRowStore:
 
     def _write_dirty(self) -> None:
         """All changed rows into the live database, in batches of bounded size; no checkpoint may be under way."""
-        for of in self._tables.values():
-            limit = max(1, self._buffer_bytes // of.row_bytes)
-            while of.cache.dirty:
+        for opened in self._tables.values():
+            limit = max(1, self._buffer_bytes // opened.row_bytes)
+            while opened.cache.dirty:
                 batch = rocksdict.WriteBatch(raw_mode=True)
-                of.put(batch, of.cache.take_dirty(CLEAN, limit)[1])
+                opened.put(batch, opened.cache.take_dirty(CLEAN, limit)[1])
                 self._write(batch)
 
     def _dirty_bytes(self) -> int:
-        return sum(of.cache.dirty * of.row_bytes for of in self._tables.values())
+        return sum(opened.cache.dirty * opened.row_bytes for opened in self._tables.values())
 
     def _wait_for_flight(self) -> None:
         if self._flight is not None:
@@ -329,12 +329,12 @@ class RocksRowStore:
             self._broken = _write_failed(flight.failures[0])
             raise self._broken from flight.failures[0]
         batch = rocksdict.WriteBatch(raw_mode=True)
-        for name, of in self._tables.items():
-            of.cache.settle(flight.slots[name])
-            if of.pending:
-                for identifier, value in of.pending.items():
-                    batch.put(identifier.encode(), value, of.handle)
-                of.pending.clear()
+        for name, opened in self._tables.items():
+            opened.cache.settle(flight.slots[name])
+            if opened.pending:
+                for identifier, value in opened.pending.items():
+                    batch.put(identifier.encode(), value, opened.handle)
+                opened.pending.clear()
         self._pending_bytes = 0
         if len(batch):
             self._write(batch)
