@@ -184,7 +184,7 @@ class Loop:
         losses = self._score(out, events)
         self.losses.append(losses[new])
         for f in range(len(events.slots)):
-            kept = alphas[f] if self.networks else np.zeros((count, 0), dtype=np.float32)
+            kept = alphas[f].astype(np.float64) if self.networks else np.zeros((count, 0))
             remember(events.local[f], events.slots[f], losses, kept, which, weights_at(f), self.state.contexts[f])
         remember_run(losses, which, self.state.totals)
         self._timed("remember", clock)
