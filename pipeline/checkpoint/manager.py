@@ -15,6 +15,7 @@ from autoemb_pipeline.checkpoint.resume import Resumed
 from autoemb_pipeline.checkpoint.writer import CheckpointWriter
 from autoemb_pipeline.epochs import Epochs
 from autoemb_pipeline.failpoints import failpoint
+from autoemb_pipeline.records import RunPosition
 from autoemb_pipeline.sink.emitter import Emitter
 from autoemb_pipeline.sink.prediction_log import PredictionLog
 from autoemb_pipeline.source.kafka import KafkaSource
@@ -133,14 +134,14 @@ class CheckpointManager:
 
     def _begin(self) -> None:
         """Step 1: every metric and dead letter up to here is acknowledged. Then one moment is captured and written beside training."""
-        step = self._epochs.step
+        step, position = self._epochs.step, self._epochs.position()
         self._emitter.flush()
         if self._emitter.caught_up(step):
             self._outputs_at = self._outputs.wait_for_ends()
         self._predictions.close_segment(step)
         self._source.verify()
-        self._writer.begin(step, self._payload(), self._trainer.tensors(), self._rows)
-        self._begun, self._begun_at = (step, dict(self._epochs.position().next_offsets)), time.monotonic()
+        self._writer.begin(step, self._payload(position), self._trainer.tensors(), self._rows)
+        self._begun, self._begun_at = (step, dict(position.next_offsets)), time.monotonic()
         self._taken = step
 
     def _finish(self) -> None:
@@ -161,13 +162,13 @@ class CheckpointManager:
             seconds=None if last is None else round(last.persist_seconds, 2),
         )
 
-    def _payload(self) -> dict[str, Any]:
+    def _payload(self, position: RunPosition) -> dict[str, Any]:
         return {
             "run_id": self._identity.run_id,
             "topic_id": self._identity.topic_id,
             "configuration": dict(self._identity.configuration),
             "environment": self._environment,
-            "position": position_to_json(self._epochs.position()),
+            "position": position_to_json(position),
             "outputs_at": list(self._outputs_at),
             "trainer": self._trainer.payload(),
         }

@@ -180,7 +180,8 @@ class ContextTracker:
             remember(local, opened.lent[field].slots, losses, known, counted, weights_at(field), opened.contexts[field])
             self._store.keep(SIDES[field], opened.lent[field])
         remember_run(losses, counted, self._totals)
-        rest = [w for k, w in enumerate(self._waiting) if k not in set(opened.due.tolist())]
+        due = set(opened.due.tolist())
+        rest = [w for k, w in enumerate(self._waiting) if k not in due]
         self._waiting = rest + [_waiting_at(opened, int(i)) for i in opened.waiting]
         self._open = None
 

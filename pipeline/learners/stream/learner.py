@@ -94,6 +94,7 @@ class StreamLearner:
         self._gradient = np.zeros_like(self._weights)
         self._waiting_base = np.zeros((0, len(self._levels)))
         self._waiting_uses = np.zeros((2, 0, len(blocks.dims)))
+        self._model = self._fixed_model()
         self._open: _Open | None = None
 
     def run(self, opened: OpenBatch) -> tuple[LearnerInputs, Predictions]:
@@ -107,7 +108,7 @@ class StreamLearner:
         gate, trace, new = self._components.gate, self._components.trace, slice(opened.carried, None)
         uses = np.empty((2, len(opened.interactions.times), self._waiting_uses.shape[2]))
         uses[:, : opened.carried], uses[:, new] = self._waiting_uses[:, opened.due], gate.open(opened)
-        interactions, model, out = opened.interactions._replace(uses=uses), self._model(), self._nothing_predicted(opened)
+        interactions, model, out = opened.interactions._replace(uses=uses), self._model, self._nothing_predicted(opened)
         self._open = _Open(batch=opened, interactions=interactions, model=model, out=out)
         self._hold(opened, uses)
         held = (opened.lent[0].slabs[HOLDS], opened.lent[1].slabs[HOLDS])
@@ -124,7 +125,8 @@ class StreamLearner:
         predicted = probabilities if self._classes else probabilities[:, 0]
         return inputs, Predictions(probabilities=predicted.copy(), user_weights=alpha, item_weights=beta)
 
-    def _model(self) -> Model:
+    def _fixed_model(self) -> Model:
+        """What the kernel reads of the learner; the weights are the learner's own array, stepped in place."""
         plans, config = self._components.plans, self._config
         blocks = plans[0].blocks
         return Model(
