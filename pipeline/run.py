@@ -69,5 +69,5 @@ def train(config: RunConfig, ports: Ports) -> RunSummary:
             trained=run.meter.total,
             examples=run.trainer.examples,
             metrics=metrics,
-            unread=tuple(run.source.unread()),
+            unread=run.source.unread(),
         )

@@ -86,21 +86,18 @@ class CheckpointManager:
             self._identity = replace(self._identity, begun=True)
             write_identity(self._state_dir, self._identity)
 
-    def after_step(self) -> None:
-        """Begins a checkpoint when one is due and none is under way."""
-        steps = self._epochs.step - self._taken
-        if self._begun is None and (steps >= self._every or (steps > 0 and time.monotonic() - self._begun_at >= self._seconds)):
-            self._begin()
-
     def tick(self) -> None:
-        """Between steps, also while the stream is silent: finishes a checkpoint whose writing has ended, begins one that is due by time.
+        """Between steps, also while the stream is silent: finishes a checkpoint whose writing has ended, else begins one that is due.
 
         Raises CheckpointError if it could not be written.
         """
-        if self._begun is None:
-            self.after_step()
-        elif self._writer.poll() is not None:
-            self._finish()
+        if self._begun is not None:
+            if self._writer.poll() is not None:
+                self._finish()
+            return
+        steps = self._epochs.step - self._taken
+        if steps >= self._every or (steps > 0 and time.monotonic() - self._begun_at >= self._seconds):
+            self._begin()
 
     def last(self) -> None:
         """The checkpoint at a clean stop: returns when it is complete, and it is noted that nothing was sent out beyond it."""

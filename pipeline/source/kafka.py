@@ -127,17 +127,20 @@ class KafkaSource(MergedSource):
         """As `MergedSource.lag`, with the records of added partitions that are not read."""
         return super().lag() + self._left_out_records
 
-    def unread(self) -> Sequence[str]:
+    def unread(self) -> tuple[str, ...]:
         """As `MergedSource.unread`, with the partitions added after a start with `until_end`."""
         if self._config.until_end:
             self.add_partitions()
-        sentences = [*super().unread()]
-        if self._left_out_records:
-            sentences.append(
+        sentences = super().unread()
+        if not self._left_out_records:
+            return sentences
+        return (
+            *sentences,
+            (
                 f"{self._left_out_records:,} records of partitions {list(self._left_out)} were not read: the partitions were added after "
                 "the start, and --until-end reads those there were then. Start again to read them"
-            )
-        return tuple(sentences)
+            ),
+        )
 
     def _note_left_out(self, added: Sequence[int]) -> None:
         self._left_out_records = self._guard.records(added, _REQUEST_SECONDS)

@@ -131,23 +131,18 @@ class MergedSource:
                 lag += max(0, high - reached)
         return lag
 
-    def unread(self) -> Sequence[str]:
+    def unread(self) -> tuple[str, ...]:
         """What the topic holds and this source cannot hand out now, and why: sentences for people."""
-        return [
+        return tuple(
             f"{count:,} records of partition {partition} were not read: they stand behind an open transaction"
             for partition, count in self._ends.hidden(self._clock()).items()
-        ]
+        )
 
     def replay_to(self, recorded: Mapping[int, Mapping[int, int]]) -> None:
-        """Tells the boundaries (step -> partition -> next offset) that will be given as ceilings. Call it before the first poll.
-
-        Raises:
-            OffsetError: a partition that joined in one of these steps no longer holds what was read of it then.
-        """
+        """Tells the boundaries (step -> partition -> next offset) that will be given as ceilings. Call it before the first poll."""
         self._recorded = recorded
         for partition, reader in self._readers.items():
             reader.cut_at(_boundaries(recorded, partition))
-            self._refuse_a_late_start(partition)
         ends: dict[int, int] = {}
         for offsets in recorded.values():
             for partition, offset in offsets.items():
@@ -212,16 +207,6 @@ class MergedSource:
             self._merge.add_partition(partition, offset)
             self._fetcher.add(partition, offset)
         self.start_offsets.update(offsets)
-
-    def _refuse_a_late_start(self, partition: int) -> None:
-        first = min(_boundaries(self._recorded, partition), default=None)
-        if first is not None and partition not in self._position.next_offsets and self.start_offsets[partition] > first:
-            raise OffsetError(
-                f"Partition {partition} of topic {self._config.topic!r} begins at offset {self.start_offsets[partition]}, "
-                f"and this run has read it from {first} or before on",
-                why="records it must read again were deleted (retention, or DeleteRecords)",
-                remedy="restore the topic, or start a new run: autoemb-pipeline train --new-run",
-            )
 
     def _fetch(self, needed: Sequence[int], wait: float) -> None:
         self._fetcher.regulate(self._merge.buffered)
