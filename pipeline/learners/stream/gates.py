@@ -3,7 +3,7 @@
 Shape legend: B new interactions, N spaces and blocks, K controller inputs, Q parameters of a controller; 2 sides, users first.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +23,7 @@ from autoemb_pipeline.kernels import (
     uses_of,
     weights_at,
 )
+from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.layers import seeded_generator
 from autoemb_pipeline.learners.common.packing import restored
 from autoemb_pipeline.learners.search.controller import Controller
@@ -53,11 +54,11 @@ class Gate(Protocol):
         """One step from ∂L/∂α and ∂L/∂β, [2, B, N], of the mini-batch opened."""
         ...
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """Parameters and optimiser state."""
         ...
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Restores what `state_dict` gave."""
         ...
 
@@ -81,11 +82,11 @@ class FixedGate:
     def learn(self, slopes: Numbers) -> None:
         """Nothing to learn."""
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """Empty."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Nothing to restore."""
 
 
@@ -185,13 +186,13 @@ class ControllerGate:
                     known[f"controllers/{kind}/{name}.{number}.bias"] = bias
         return known
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """Copies of the parameters, layer by layer, with the optimiser's state."""
-        tensors = {name: torch.from_numpy(array.copy()) for name, array in self._named().items()}
-        return {"controllers/steps": torch.tensor(self._steps, dtype=torch.int64), **tensors}
+        arrays = {name: array.copy() for name, array in self._named().items()}
+        return {"controllers/steps": np.array(self._steps, dtype=np.int64), **arrays}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restores what `state_dict` gave. CheckpointError: a tensor is missing, or of another shape or type."""
+    def load_state_dict(self, state: Arrays) -> None:
+        """Restores what `state_dict` gave. CheckpointError: an array is missing, or of another shape or type."""
         self._steps = int(restored(state, "controllers/steps", np.zeros((), dtype=np.int64)))
         for name, array in self._named().items():
             array[...] = restored(state, name, array)
@@ -242,11 +243,11 @@ class LogitGate:
         self._selector.apply([(theta, torch.autograd.grad(loss, list(theta.leaves)))])
         self._opened = None
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """The step counter; the logits are rows."""
         return self._selector.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Restores what `state_dict` gave."""
         self._opened = None
         self._selector.load_state_dict(state)
