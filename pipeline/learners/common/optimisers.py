@@ -4,14 +4,14 @@ An update is value − rate · direction. Elementwise, so embedding rows and den
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from autoemb_pipeline.learners.common.choices import OptimiserName, Preconditioner
+
 State = tuple[Tensor, ...]
-OptimiserName = Literal["sgd", "adagrad", "adam"]
-Preconditioner = Literal["exact", "detached", "sgd"]
 
 
 class Optimiser(Protocol):

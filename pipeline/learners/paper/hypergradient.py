@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoemb_pipeline.learners.base import Arrays
-from autoemb_pipeline.learners.common.optimisers import Optimiser, Preconditioner, State
+from autoemb_pipeline.learners.common.choices import Preconditioner
+from autoemb_pipeline.learners.common.optimisers import Optimiser, State
 from autoemb_pipeline.learners.paper.config import Unroll
 from autoemb_pipeline.learners.paper.forward import ForwardPass, PaperModel, gradients
 from autoemb_pipeline.learners.paper.recommender import Point

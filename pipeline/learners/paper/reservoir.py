@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from autoemb_pipeline.errors import CheckpointError
 from autoemb_pipeline.learners.base import Arrays
-from autoemb_pipeline.learners.common.layers import seeded_generator
+from autoemb_pipeline.learners.common.initial import seed_of
 from autoemb_pipeline.learners.common.packing import pack_strings, read, unpack_strings
 from autoemb_pipeline.learners.common.tensors import array_of
 from autoemb_pipeline.records import FloatArray, Labels, LearnerInputs, SideContext
@@ -67,7 +67,7 @@ class Reservoir:
     def __init__(self, capacity: int, seed: int) -> None:
         self.capacity = capacity
         self.seen = 0
-        self._generator = seeded_generator(seed, PREFIX)
+        self._generator = torch.Generator().manual_seed(seed_of(seed, PREFIX))
         self._users, self._items = _Side(), _Side()
         self._columns: dict[str, NDArray[np.float64]] = {}
 

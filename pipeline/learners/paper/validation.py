@@ -14,11 +14,6 @@ from autoemb_pipeline.records import Labels, LearnerInputs
 Sample = tuple[LearnerInputs, Labels] | None
 
 
-def holdout_mask(size: int, *, fraction: float, seed: int, step: int) -> NDArray[np.bool_]:
-    """[size] True for the interactions of mini-batch `step` that validation source `holdout` holds out: a function of its arguments."""
-    return np.random.Generator(np.random.Philox(key=[seed, step])).random(size) < fraction
-
-
 def trainable(inputs: LearnerInputs) -> NDArray[np.int64]:
     """Positions whose labels W may learn from: all that is not held out."""
     return np.arange(len(inputs.user_ids)) if inputs.held_out is None else np.flatnonzero(~inputs.held_out)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoemb_pipeline.learners.search.controller import controller_inputs
+from autoemb_pipeline.learners.search.inputs import controller_inputs
 from autoemb_pipeline.records import LearnerInputs, SideContext
 
 
