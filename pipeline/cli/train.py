@@ -23,7 +23,6 @@ from autoemb_pipeline.cli.progress import ProgressLog, describe
 from autoemb_pipeline.cli.run_options import storage_options, stream_options, train_options
 from autoemb_pipeline.config import Observer, Ports, RunConfig, run_config, with_offline_stage
 from autoemb_pipeline.errors import BrokerError
-from autoemb_pipeline.ops.metrics.endpoint import PrometheusExporter, parse_address
 from autoemb_pipeline.ops.topics import broker_kind, ensure_metrics_topics, partition_count, record_count, topic_id, wait_for_topic
 from autoemb_pipeline.ops.training_topics import check_for_training
 from autoemb_pipeline.run import train
@@ -92,6 +91,8 @@ def prometheus_observer(address: str | None) -> Iterator[tuple[Observer, ...]]:
     if address is None:
         yield ()
         return
+    from autoemb_pipeline.ops.metrics.endpoint import PrometheusExporter, parse_address  # noqa: PLC0415 - its client takes .1 s
+
     host, port = parse_address(address)
     with PrometheusExporter(host, port) as exporter:
         _log.info("prometheus", url=f"http://{host}:{exporter.port}/metrics")
