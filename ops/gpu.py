@@ -21,7 +21,7 @@ class Gpu:
 
 
 def gpu() -> Gpu | None:
-    """The first GPU; None without a driver or a GPU. (CUDA driver API: cuInit, cuDeviceGetCount, cuDeviceGetName, cuDriverGetVersion.)"""
+    """The first GPU, by the CUDA driver API (cuInit, cuDeviceGetCount, cuDeviceGetName, cuDriverGetVersion); None without one."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
