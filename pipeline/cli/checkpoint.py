@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import click
 
-from autoemb_pipeline.checkpoint.export import export_checkpoint
 from autoemb_pipeline.checkpoint.manifest import MANIFEST_NAME, Manifest
 from autoemb_pipeline.checkpoint.reading import open_newest, open_step
 from autoemb_pipeline.checkpoint.store import CheckpointStore
@@ -134,6 +133,8 @@ def verify(state_dir: Path, step: int | None) -> int:
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="A new directory.")
 def export(state_dir: Path, step: int | None, output: Path) -> int:
     """Write embeddings of users and items with ids, chosen weights and popularity as Parquet and safetensors, and the dense layers."""
+    from autoemb_pipeline.checkpoint.export import export_checkpoint  # noqa: PLC0415 - polars takes .2 s
+
     store = CheckpointStore(state_dir)
     if step is not None:
         _existing(store, step)

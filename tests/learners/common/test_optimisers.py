@@ -94,7 +94,7 @@ def test_gathered_adam_is_dense_adam_on_rows_of_every_batch_and_leaves_absent_ro
 )
 def test_dense_groups_are_torchs_optimisers(ours, theirs):
     rng = np.random.default_rng(1)
-    module = Affine(torch.as_tensor(rng.normal(size=(3, 2))))
+    module = Affine(rng.normal(size=(3, 2)))
     parameters = [torch.nn.Parameter(v.detach().clone()) for v in module.parameters()]
     group = DenseParameters("g", module, ours, dtype=torch.float64, device=CPU)
     optimiser = theirs(parameters)
