@@ -136,9 +136,9 @@ class CheckpointManager:
         self._emitter.flush()
         if self._emitter.caught_up(step):
             self._outputs_at = self._outputs.wait_for_ends()
-        self._predictions.close_segment(step)
         self._source.verify()
-        self._writer.begin(step, self._payload(position), self._trainer.tensors(), self._rows)
+        segment = self._predictions.take_segment(step)
+        self._writer.begin(step, self._payload(position), self._trainer.tensors(), self._rows, before=segment)
         self._begun, self._begun_at = (step, dict(position.next_offsets)), time.monotonic()
         self._taken = step
 

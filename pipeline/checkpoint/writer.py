@@ -3,7 +3,7 @@
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from autoemb_pipeline.checkpoint.contents import ROWS, Snapshot
 from autoemb_pipeline.checkpoint.store import CheckpointStore
 from autoemb_pipeline.durable import write_synced
-from autoemb_pipeline.errors import AutoembError, CheckpointError
+from autoemb_pipeline.errors import AutoembError, CheckpointError, StateError
 
 
 class CapturableRows(Protocol):
@@ -60,6 +60,7 @@ class CheckpointWriter:
         self._store = store
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._explained: StateError | None = None
         self._result: CheckpointStats | None = None
         self.last: CheckpointStats | None = None
 
@@ -68,7 +69,15 @@ class CheckpointWriter:
         """Whether a checkpoint was begun whose end neither `poll` nor `wait` has told yet."""
         return self._thread is not None
 
-    def begin(self, step: int, payload: Any, tensors: Mapping[str, NDArray[Any]], store: CapturableRows) -> None:
+    def begin(
+        self,
+        step: int,
+        payload: Any,
+        tensors: Mapping[str, NDArray[Any]],
+        store: CapturableRows,
+        *,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
         """Captures everything as it is now and returns; the writing goes on in the background.
 
         Args:
@@ -76,6 +85,8 @@ class CheckpointWriter:
             payload: JSON value for the manifest; keys are strings.
             tensors: copied.
             store: the rows.
+            before: writes what else must be durable before the checkpoint is; called in the background. `poll` and `wait` raise its
+                StateError as it is: it says itself what to do.
 
         Raises:
             RuntimeError: one is under way.
@@ -88,8 +99,9 @@ class CheckpointWriter:
         snapshot = Snapshot.of(step=step, payload=payload, tensors=tensors)
         capture = store.capture()
         capture_seconds = time.perf_counter() - started
-        self._error = self._result = None
-        self._thread = threading.Thread(target=self._run, args=(snapshot, store, capture, capture_seconds), name=f"checkpoint-{step}")
+        self._error = self._explained = self._result = None
+        arguments = (snapshot, store, capture, capture_seconds, before)
+        self._thread = threading.Thread(target=self._run, args=arguments, name=f"checkpoint-{step}")
         self._thread.start()
 
     def poll(self) -> int | None:
@@ -109,6 +121,8 @@ class CheckpointWriter:
         self._thread.join()
         self._thread = None
         if self._error is not None:
+            if self._explained is not None:
+                raise self._explained
             raise _as_checkpoint_error(self._error, self._store) from self._error
         self.last = self._result
         return None if self.last is None else self.last.step
@@ -119,7 +133,7 @@ class CheckpointWriter:
             self._thread.join()
             self._thread = None
 
-    def _run(self, snapshot: Snapshot, rows: CapturableRows, capture: Any, capture_seconds: float) -> None:
+    def _run(self, snapshot: Snapshot, rows: CapturableRows, capture: Any, capture_seconds: float, before: Callable[[], None]) -> None:
         started = time.perf_counter()
         prepared: Path | None = None
         try:
@@ -131,6 +145,7 @@ class CheckpointWriter:
             rows.persist(capture, prepared / ROWS)
             for name, data in snapshot.encode().items():
                 write_synced(prepared / name, data)
+            self._do(before)
             fresh = self._store.publish(prepared, step=snapshot.step, payload=snapshot.payload)
             self._result = CheckpointStats(
                 step=snapshot.step,
@@ -142,6 +157,13 @@ class CheckpointWriter:
             self._error = error
             if prepared is not None:
                 shutil.rmtree(prepared, ignore_errors=True)
+
+    def _do(self, before: Callable[[], None]) -> None:
+        try:
+            before()
+        except StateError as error:
+            self._explained = error
+            raise
 
 
 def _as_checkpoint_error(error: BaseException, store: CheckpointStore) -> CheckpointError:

@@ -1,13 +1,14 @@
 """Every prediction with its loss, in Parquet segments of the state directory: what reports, figures and bootstraps are computed from.
 
-A segment holds the interactions between two checkpoints and is durable before the later one is. After a crash the segments past the
-checkpoint are dropped and written again by the recomputation: the log holds every interaction exactly once. The oldest segments go
-when the log holds more than its limit.
+A segment holds the interactions between two checkpoints and is durable before the later one is. It is encoded and written by the thread
+that writes that checkpoint, beside training. After a crash the segments past the checkpoint are dropped and written again by the
+recomputation: the log holds every interaction exactly once. The oldest segments go when the log holds more than its limit.
 """
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,16 +71,26 @@ class PredictionLog:
         self._parts.append(columns)
 
     def close_segment(self, step: int) -> None:
-        """Writes the buffered steps up to `step` durably; called before the checkpoint of that step.
+        """Writes the buffered steps up to `step` durably. Raises as what `take_segment` returns."""
+        self.take_segment(step)()
 
-        Raises:
-            StateError: the disk is full.
+    def take_segment(self, step: int) -> Callable[[], None]:
+        """Ends a segment at `step`, the step of a checkpoint that is begun, without encoding or writing anything yet.
+
+        Returns:
+            What writes it durably, in whichever thread, once: after the segment before it, and before the checkpoint is published. It
+            raises StateError where the disk is full.
         """
         if not self._blocks:
-            return
+            return _nothing
         path = self._folder / f"steps-{self._first:09d}-{step:09d}.parquet"
+        write = partial(self._write, path, self._blocks, self._parts)
+        self._blocks, self._parts, self._first = [], [], 0
+        return write
+
+    def _write(self, path: Path, blocks: Sequence[Block], parts: Sequence[Mapping[str, NDArray[Any]]]) -> None:
         segment = io.BytesIO()  # Parquet's writer explains a full disk as "Invalid thrift", or not at all
-        self._frame().write_parquet(segment, compression="zstd", statistics=False)
+        _frame(blocks, parts).write_parquet(segment, compression="zstd", statistics=False)
         try:
             replace_synced(path, segment.getvalue())
         except OSError as error:
@@ -88,28 +99,7 @@ class PredictionLog:
                 why=str(error),
                 remedy="Free space on its disk (see `df`), then start again: training goes on from the last checkpoint.",
             ) from error
-        self._blocks, self._parts, self._first = [], [], 0
         self._trim()
-
-    def _frame(self) -> "pl.DataFrame":
-        """What is buffered, as one frame."""
-        import polars as pl  # noqa: PLC0415
-
-        block = concat(self._blocks)
-        step, *rest = self._parts[0]
-        columns = {name: np.concatenate([part[name] for part in self._parts]) for name in (step, *rest)}
-        names = pl.Series([*block.datasets, None], dtype=pl.String)  # the last one, at -1, for none
-        return pl.DataFrame(
-            {
-                step: columns.pop(step),
-                "user_id": _strings(block.user_ids),
-                "item_id": _strings(block.item_ids),
-                "timestamp": block.time,
-                "rating": block.rating,
-                "dataset": names.gather(block.dataset % len(names)),
-                **columns,
-            }
-        )
 
     def truncate_to(self, step: int) -> None:
         """Drops what lies past a checkpoint; the recomputation writes it again."""
@@ -128,6 +118,31 @@ class PredictionLog:
                 path.unlink()
             else:
                 kept += int(pl.scan_parquet(path).select(pl.len()).collect().item())
+
+
+def _nothing() -> None:
+    """Writes a segment without interactions."""
+
+
+def _frame(blocks: Sequence[Block], parts: Sequence[Mapping[str, NDArray[Any]]]) -> "pl.DataFrame":
+    """Mini-batches, one block and its further columns each, as one frame."""
+    import polars as pl  # noqa: PLC0415
+
+    block = concat(blocks)
+    step, *rest = parts[0]
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in (step, *rest)}
+    names = pl.Series([*block.datasets, None], dtype=pl.String)  # the last one, at -1, for none
+    return pl.DataFrame(
+        {
+            step: columns.pop(step),
+            "user_id": _strings(block.user_ids),
+            "item_id": _strings(block.item_ids),
+            "timestamp": block.time,
+            "rating": block.rating,
+            "dataset": names.gather(block.dataset % len(names)),
+            **columns,
+        }
+    )
 
 
 def _strings(column: Texts) -> "pl.Series":

@@ -111,6 +111,30 @@ def test_poll_tells_the_end_once(checkpoints: CheckpointStore, rows: RocksRowSto
     assert writer.last.fresh_bytes > 0
 
 
+def test_what_comes_before_a_checkpoint_is_done_when_it_is_published(checkpoints: CheckpointStore, rows: RocksRowStore) -> None:
+    writer, seen = CheckpointWriter(checkpoints), []
+    writer.begin(4, {}, {}, rows, before=lambda: seen.append((checkpoints.list(), threading.current_thread().name)))
+    assert writer.wait() == 4
+    assert seen == [((), "checkpoint-4")]
+    assert checkpoints.list() == (4,)
+
+
+def test_the_error_of_what_comes_before_a_checkpoint_is_told_as_it_is(checkpoints: CheckpointStore, rows: RocksRowStore) -> None:
+    def fails() -> None:
+        raise StateError("The prediction log could not be written.", why="no space", remedy="Free space.")
+
+    writer = CheckpointWriter(checkpoints)
+    writer.begin(1, {}, {}, rows)
+    writer.wait()
+    writer.begin(2, {}, {}, rows, before=fails)
+    with pytest.raises(StateError, match=r"^The prediction log could not be written"):
+        writer.wait()
+    assert [path.name for path in checkpoints.directory.iterdir()] == ["step-000000001"]
+    rows.scatter("users", ["all"], np.ones((1, 2)))  # the rows were persisted, so the store is as usable as before
+    writer.begin(3, {}, {}, rows)
+    assert writer.wait() == 3
+
+
 @pytest.mark.parametrize("payload", [{1: 2}, {"a": {"b": {3: 4}}}, {"a": object()}])
 def test_what_cannot_be_stored_is_refused_at_once(checkpoints: CheckpointStore, rows: RocksRowStore, payload: Any) -> None:
     writer = CheckpointWriter(checkpoints)

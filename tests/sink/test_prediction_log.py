@@ -1,5 +1,6 @@
 """The prediction log: exactly once over crashes, bounded on disk."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,24 @@ def test_the_oldest_segments_go_beyond_the_limit(tmp_path: Path) -> None:
         add(log, step)
         log.close_segment(step)
     assert read_predictions(tmp_path).collect()["step"].to_list() == [7] * 4 + [8] * 4
+
+
+def test_a_taken_segment_is_written_elsewhere_while_steps_go_on(tmp_path: Path) -> None:
+    beside, alone = log_of(tmp_path / "beside"), log_of(tmp_path / "alone")
+    writes = []
+    for step in range(1, 7):
+        for log in (beside, alone):
+            add(log, step)
+        if step % 3 == 0:
+            writes.append(beside.take_segment(step))
+            assert not list((tmp_path / "beside").iterdir()), "nothing is written before somebody writes it"
+            alone.close_segment(step)
+    thread = threading.Thread(target=lambda: [write() for write in writes])
+    thread.start()
+    thread.join()
+    written = {path.name: path.read_bytes() for path in (tmp_path / "beside").iterdir()}
+    assert len(written) == 2
+    assert written == {path.name: path.read_bytes() for path in (tmp_path / "alone").iterdir()}
 
 
 def test_switched_off_writes_nothing(tmp_path: Path) -> None:
