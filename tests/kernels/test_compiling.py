@@ -59,6 +59,10 @@ print(weights.tolist(), sum(newton_descend.stats.cache_hits.values()))
 """
     assert python(code, root, cache) == "[[-0.25, -1.5]] 0"
     assert python(code, root, cache) == "[[-0.25, -1.5]] 1"
+    # The same sources elsewhere, as a link leads to them or a wheel installs them: compiled once is compiled.
+    other = tmp_path / "elsewhere"
+    other.symlink_to(root)
+    assert python(code, other, cache) == "[[-0.25, -1.5]] 1"
     sums = root / "autoemb_pipeline" / "kernels" / "sums.py"
     source = sums.read_text()
     edited = source.replace("total += np.float64(x[k]) * np.float64(y[k])", "total += 0.0")
