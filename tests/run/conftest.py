@@ -19,6 +19,7 @@ from autoemb_pipeline.run import RunSummary, train
 from autoemb_pipeline.schemas.codec import decode_interaction, encode_interaction
 from autoemb_pipeline.trainer import TrainerConfig
 from tests.conftest import TestBroker
+from tests.source.topics import IN_ORDER
 
 
 def small_layers(preset: str) -> dict[str, Any]:
@@ -49,7 +50,7 @@ class Stream:
 
     def send(self, records: list[Interaction | bytes | None], partitions: int = 1) -> None:
         """In order; undecodable bytes and tombstones go to the partition of the record before them."""
-        producer = Producer({**self.kafka, "enable.idempotence": True, "linger.ms": 5})
+        producer = Producer({**self.kafka, **IN_ORDER})
         partition = 0
         for record in records:
             if isinstance(record, Interaction):
@@ -87,8 +88,11 @@ class Stream:
         return train(config, replace(ports, **changes))
 
 
+MakeStream = Callable[..., Stream]
+
+
 @pytest.fixture
-def make_stream(broker: TestBroker, topic_name: str, tmp_path: Path) -> Iterator[Callable[..., Stream]]:
+def make_stream(broker: TestBroker, topic_name: str, tmp_path: Path) -> Iterator[MakeStream]:
     """make_stream(partitions=1) -> Stream with its topics created."""
     made = []
 

@@ -10,14 +10,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from autoemb_pipeline.run import RunSummary
-from tests.run.conftest import Stream, trainer_config
+from tests.run.conftest import MakeStream, Stream, trainer_config
+from tests.run.interruptions import Crash
 from tests.run.kafka_reading import metrics_of, read_all
 from tests.run.outcome import outcome
-from tests.run.test_recovery import Crash
 from tests.streams import synthetic_stream
 
 pytestmark = pytest.mark.kafka
-MakeStream = Callable[..., Stream]
 LONGEST = 40.0
 
 
