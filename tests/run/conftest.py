@@ -21,6 +21,8 @@ from autoemb_pipeline.trainer import TrainerConfig
 from tests.conftest import TestBroker
 from tests.source.topics import IN_ORDER
 
+CHECK_INTERVAL = 0.3  # so long a run may not know of an added partition, or of a topic made anew
+
 
 def small_layers(preset: str) -> dict[str, Any]:
     """Widths and dimensions of a small learner."""
@@ -84,7 +86,9 @@ class Stream:
 
     def train(self, config: RunConfig, **changes: Any) -> RunSummary:
         """Runs the main path in this process."""
-        ports = Ports(kafka=self.kafka, decoder=decode_interaction, topic_id=topic_id(self.kafka, self.topic))
+        ports = Ports(
+            kafka=self.kafka, decoder=decode_interaction, topic_id=topic_id(self.kafka, self.topic), check_interval=CHECK_INTERVAL
+        )
         return train(config, replace(ports, **changes))
 
 
