@@ -280,7 +280,7 @@ def test_a_process_that_stood_still_too_long_is_told_so(broker: TestBroker, make
     producer = TransactionalProducer({**broker.kafka, "transaction.timeout.ms": "1000"}, run_id=topic)
     producer.send(numbers(1, topic)[0])
     producer._producer.flush(10)
-    time.sleep(13)  # the broker looks for expired transactions every 10 s
+    time.sleep(3 + broker.expiry_interval)
     with pytest.raises(BrokerError, match="stayed open for"):
         producer.tick()
     producer.close()
