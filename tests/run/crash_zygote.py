@@ -33,7 +33,7 @@ from autoemb_pipeline.schemas.codec import decode_interaction
 from tests.run.conftest import CHECK_INTERVAL, Stream, trainer_config
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT_SECONDS = 200.0
+LIMIT_SECONDS = 500.0
 
 
 class Ended(NamedTuple):
