@@ -97,7 +97,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         names = getattr(item, "fixturenames", ())
         if item.get_closest_marker("slow"):
             return 2
-        return 1 if item.get_closest_marker("kafka") or "broker" in names or "own_broker" in names else 0
+        return 1 if item.get_closest_marker("kafka") or {"broker", "own_broker", "mortal_broker"} & {*names} else 0
 
     items.sort(key=weight, reverse="PYTEST_XDIST_WORKER" in os.environ)
 
@@ -152,9 +152,23 @@ def kafka_home() -> Path:
     return home
 
 
+@pytest.fixture(scope="session")
+def _mortal(tmp_path_factory: pytest.TempPathFactory, kafka_home: Path) -> Iterator[LocalKafka]:
+    # A killed broker is fenced until its session is over.
+    broker = LocalKafka(LocalKafkaConfig(home=kafka_home, data_dir=tmp_path_factory.mktemp("mortal"), session_timeout_ms=1_000))
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
+def mortal_broker(_mortal: LocalKafka) -> LocalKafka:
+    """An Apache Kafka, running, that a test may kill and restart; for one after the other, on topics of their own."""
+    return _mortal.start()
+
+
 @pytest.fixture
 def own_broker(tmp_path: Path, kafka_home: Path) -> Iterator[Callable[[], LocalKafka]]:
-    """Makes Apache Kafka brokers that a test may kill and restart; each call starts a new one. Stopped at the test's end."""
+    """Makes Apache Kafka brokers of a test's own; each call starts a new one. Stopped at the test's end."""
     started: list[LocalKafka] = []
 
     def start() -> LocalKafka:

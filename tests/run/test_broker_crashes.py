@@ -3,13 +3,12 @@
 import os
 import threading
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
+from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka
 from tests.run.crash_scene import EVERY, crash_scene
 from tests.run.crash_zygote import run_config
 from tests.run.outcome import assert_same, outcome
@@ -25,14 +24,11 @@ def newest_step(state_dir: Path) -> int:
 
 
 @pytest.mark.parametrize("exactly_once", [False, True], ids=["idempotent", "transactions"])
-def test_broker_killed_again_and_again(kafka_home: Path, tmp_path: Path, exactly_once: bool) -> None:
+def test_broker_killed_again_and_again(mortal_broker: LocalKafka, exactly_once: bool) -> None:
     kills = BROKER_KILLS if not exactly_once else 2
-    with ExitStack() as closing:
-        own = LocalKafkaConfig(home=kafka_home, data_dir=tmp_path / "kafka", session_timeout_ms=1_000)
-        broker = closing.enter_context(LocalKafka(own))
-        kafka = {"bootstrap.servers": broker.bootstrap_servers}
-        records = list(synthetic_stream(200 * kills, seed=23, users=120, items=90))
-        there = closing.enter_context(crash_scene(kafka, zygotes=1, records=records))
+    broker, kafka = mortal_broker, {"bootstrap.servers": mortal_broker.bootstrap_servers}
+    records = list(synthetic_stream(200 * kills, seed=23, users=120, items=90))
+    with crash_scene(kafka, zygotes=1, records=records) as there:
         calm = there.finish(there.config("calm", batch_size=10))
         config = there.config("storm", batch_size=10, exactly_once=exactly_once)
         # So little is fetched ahead that reading needs the broker too, not only metrics and checkpoints.
