@@ -23,7 +23,7 @@ demo: setup
 	$(BIN)/autoemb-pipeline demo
 
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .
@@ -40,4 +40,4 @@ bench: setup
 
 # Kills the trainer (and the broker) N times and compares with a run that was never stopped.
 crash-test: setup
-	AUTOEMB_CRASHES=$(N) $(BIN)/python -m pytest tests/run/test_crashes.py
+	AUTOEMB_CRASHES=$(N) $(BIN)/python -m pytest tests/run/test_crashes.py tests/run/test_broker_crashes.py

@@ -204,6 +204,7 @@ class Ports:
         registry: for Avro metrics in the registry's wire format.
         stop: asked between polls.
         observers: see `autoemb_pipeline.reporting.RuntimeReporter`.
+        check_interval: seconds between two looks at the topic's id and its number of partitions.
     """
 
     kafka: Mapping[str, str]
@@ -212,3 +213,4 @@ class Ports:
     registry: RegistryCodec | None = None
     stop: Callable[[], bool] = lambda: False
     observers: tuple[Observer, ...] = ()
+    check_interval: float = 5.0

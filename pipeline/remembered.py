@@ -24,8 +24,3 @@ class Remembered(NamedTuple):
     def highest(self) -> int:
         """The highest sequence trained, as far as is remembered."""
         return max(chain.last[-1] for chain in self.chains)
-
-    @classmethod
-    def up_to(cls, dataset: str, sequence: int, timestamp: int) -> "Remembered":
-        """All of the dataset up to a sequence and a time (ms) was trained."""
-        return cls(dataset, (Chain((0,), (sequence,), (0,), (timestamp,)),))

@@ -198,5 +198,4 @@ class Trainer:
         self._method.restore(groups.get("learner", {}), payload["context"])  # type: ignore[arg-type]
         self._online, self._examples = bool(payload["online"]), int(payload["examples"])  # type: ignore[call-overload]
         self._counters = dict(payload["counters"])  # type: ignore[call-overload]
-        if "labels" in payload:  # an older version did not count them
-            self._balance.load_state(payload["labels"])  # type: ignore[arg-type]
+        self._balance.load_state(payload["labels"])  # type: ignore[arg-type]

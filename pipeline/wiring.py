@@ -216,6 +216,7 @@ def _source(config: RunConfig, ports: Ports, resumed: Resumed, position: RunPosi
         idle_timeout=config.idle_timeout,
         max_ahead=config.max_ahead,
         topic_id=resumed.identity.topic_id,
+        check_interval=ports.check_interval,
     )
     return KafkaSource(settings, ports.kafka, ports.decoder, position)
 

@@ -41,16 +41,24 @@ KAFKA_IMAGE = "confluentinc/cp-kafka:7.9.1"  # testcontainers drives the scripts
 
 @dataclass(frozen=True)
 class TestBroker:
-    """The session's broker. kind: apache | tansu."""
+    """The session's broker. kind: apache | tansu. expiry_interval: seconds between two looks for transactions that have expired."""
 
     __test__ = False
 
     bootstrap_servers: str
     kind: str
+    expiry_interval: float = 10.0
 
     @property
     def kafka(self) -> Mapping[str, str]:
         return {"bootstrap.servers": self.bootstrap_servers}
+
+
+class Impatient(LocalKafkaConfig):
+    """Looks for expired transactions every .2 s."""
+
+    def to_properties(self) -> str:
+        return f"{super().to_properties()}transaction.abort.timed.out.transaction.cleanup.interval.ms=200\n"
 
 
 def find_kafka_home() -> Path | None:
@@ -80,15 +88,18 @@ def broker_source() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: a broken leaf should show in seconds, not after the brokers' minutes."""
+    """Fast tests first: a broken leaf should show in seconds, not after the brokers' minutes.
+
+    Of processes side by side the last should have little left to do when the others are done: there the long ones go first.
+    """
 
     def weight(item: pytest.Item) -> int:
         names = getattr(item, "fixturenames", ())
         if item.get_closest_marker("slow"):
             return 2
-        return 1 if item.get_closest_marker("kafka") or "broker" in names or "own_broker" in names else 0
+        return 1 if item.get_closest_marker("kafka") or {"broker", "own_broker", "mortal_broker"} & {*names} else 0
 
-    items.sort(key=weight)
+    items.sort(key=weight, reverse="PYTEST_XDIST_WORKER" in os.environ)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -108,9 +119,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestBroker]:
     source = broker_source()
     if source == "local":
         home = find_kafka_home()
-        config = LocalKafkaConfig(home=home, data_dir=tmp_path_factory.mktemp("kafka"))
+        config = Impatient(home=home, data_dir=tmp_path_factory.mktemp("kafka"))
         with LocalKafka(config) as local:
-            yield TestBroker(local.bootstrap_servers, local.kind)
+            yield TestBroker(local.bootstrap_servers, local.kind, expiry_interval=0.2)
     elif source == "docker":
         from testcontainers.community.kafka import KafkaContainer  # noqa: PLC0415  # imports the Docker client
 
@@ -141,9 +152,23 @@ def kafka_home() -> Path:
     return home
 
 
+@pytest.fixture(scope="session")
+def _mortal(tmp_path_factory: pytest.TempPathFactory, kafka_home: Path) -> Iterator[LocalKafka]:
+    # A killed broker is fenced until its session is over.
+    broker = LocalKafka(LocalKafkaConfig(home=kafka_home, data_dir=tmp_path_factory.mktemp("mortal"), session_timeout_ms=1_000))
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
+def mortal_broker(_mortal: LocalKafka) -> LocalKafka:
+    """An Apache Kafka, running, that a test may kill and restart; for one after the other, on topics of their own."""
+    return _mortal.start()
+
+
 @pytest.fixture
 def own_broker(tmp_path: Path, kafka_home: Path) -> Iterator[Callable[[], LocalKafka]]:
-    """Makes Apache Kafka brokers that a test may kill and restart; each call starts a new one. Stopped at the test's end."""
+    """Makes Apache Kafka brokers of a test's own; each call starts a new one. Stopped at the test's end."""
     started: list[LocalKafka] = []
 
     def start() -> LocalKafka:

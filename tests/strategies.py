@@ -3,6 +3,7 @@
 from hypothesis import strategies as st
 
 from autoemb_pipeline.records import Interaction
+from autoemb_pipeline.remembered import Chain, Remembered
 from autoemb_pipeline.schemas.codec import MAX_ID_BYTES, MAX_SEQUENCE, MAX_TIMESTAMP
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
@@ -53,6 +54,11 @@ metrics_records = st.fixed_dictionaries(
         "duplicates": st.integers(0, 2**40),
     },
 )
+
+
+def remembered_up_to(dataset: str, sequence: int, timestamp: int) -> Remembered:
+    """All of the dataset up to a sequence and a time (ms) was trained."""
+    return Remembered(dataset, (Chain((0,), (sequence,), (0,), (timestamp,)),))
 
 
 @st.composite

@@ -26,7 +26,6 @@ LAST_RECORDS = 300  # of each panel, 5 KB each: more would make opening the dash
 _KAFKA = models.DataSourceRef(type_val="hamedkarbasi93-kafka-datasource", uid="autoemb-kafka")
 _PROMETHEUS = models.DataSourceRef(type_val="prometheus", uid="autoemb-prometheus")
 _LOSS_FIELDS = [loss.field for loss in LOSSES.values()]
-_GRID_COLUMNS = 24
 _PANEL_HEIGHT = 8
 
 PanelBuilder = timeseries.Panel | bargauge.Panel | stat.Panel

@@ -30,23 +30,22 @@ def position_to_json(position: RunPosition) -> dict[str, Any]:
 
 
 def position_from_json(value: Mapping[str, Any]) -> RunPosition:
-    """The inverse of `position_to_json`; checkpoints of earlier versions lack some parts."""
+    """The inverse of `position_to_json`."""
     frontier: Sequence[Any] | None = value["frontier"]
-    end, reread = value.get("offline_end"), value.get("reread")
-    latest = None if frontier is None else frontier[0]
+    end, reread = value["offline_end"], value["reread"]
     return RunPosition(
         next_offsets=_offsets_from_json(value["next_offsets"]),
-        deliveries=_deliveries_from_json(value, latest),
+        deliveries=_deliveries_from_json(value["deliveries"]),
         frontier=None if frontier is None else (frontier[0], frontier[1], frontier[2]),
-        first_offsets=_offsets_from_json(value.get("first_offsets", {})),
+        first_offsets=_offsets_from_json(value["first_offsets"]),
         offline_end=None if end is None else _offsets_from_json(end),
-        refused={int(partition): offsets_from_text(text) for partition, text in value.get("refused", {}).items()},
+        refused={int(partition): offsets_from_text(text) for partition, text in value["refused"].items()},
         reread=None
         if reread is None
         else RereadPosition(
             epoch=reread["epoch"],
             next_offsets=_offsets_from_json(reread["next_offsets"]),
-            deliveries=_deliveries_from_json(reread, latest),
+            deliveries=_deliveries_from_json(reread["deliveries"]),
         ),
     )
 
@@ -63,17 +62,8 @@ def _deliveries_to_json(deliveries: Mapping[int, Sequence[Remembered]]) -> dict[
     return {str(p): [[entry.dataset, *map(_chain_to_json, entry.chains)] for entry in known] for p, known in sorted(deliveries.items())}
 
 
-def _deliveries_from_json(value: Mapping[str, Any], latest: int | None) -> dict[int, tuple[Remembered, ...]]:
-    """`latest`: the latest event time trained, which is all that a checkpoint with highest sequences alone says of the times before."""
-    if "deliveries" not in value:
-        known: dict[int, tuple[Remembered, ...]] = {}
-        for dataset, partition, sequence in value["highest_sequences"]:
-            known[partition] = (*known.get(partition, ()), Remembered.up_to(dataset, sequence, latest or 0))
-        return known
-    return {
-        int(p): tuple(Remembered(name, tuple(map(_chain_from_json, chains))) for name, *chains in entry)
-        for p, entry in value["deliveries"].items()
-    }
+def _deliveries_from_json(value: Mapping[str, Sequence[Sequence[Any]]]) -> dict[int, tuple[Remembered, ...]]:
+    return {int(p): tuple(Remembered(name, tuple(map(_chain_from_json, chains))) for name, *chains in known) for p, known in value.items()}
 
 
 def _chain_to_json(chain: Chain) -> list[list[int]]:

@@ -16,12 +16,27 @@ from typing import Any, TypeVar, cast
 import llvmlite.binding as llvm
 import numba
 import numpy as np
+from numba.core.caching import UserProvidedCacheLocator
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 HERE = Path(__file__).parent
 # No fastmath: sums keep their written order. Numpy's rule for x / 0 spares the kernels a branch at every division.
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
+
+class Locator(UserProvidedCacheLocator):  # type: ignore[misc]
+    """Keeps a kernel's compiled code in the cache directory itself.
+
+    Numba's own adds a folder named by the path of the source file: a checkout and the link that leads to it, an installed wheel and the
+    programs of the tests would each compile again what is compiled. The directory's name says already which sources these are.
+    """
+
+    @classmethod
+    def get_suitable_cache_subpath(cls, py_file: str) -> str:
+        """No folder below the cache directory."""
+        del py_file
+        return ""
 
 
 def helper(function: Function) -> Function:
@@ -36,12 +51,13 @@ def allocating(function: Function) -> Function:
 
 def kernel(function: Function) -> Function:
     """Compiles a function that Python calls, at its first call with new types or from the cache."""
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(cache_directory())  # numba reads it when it wraps a function, and only then
+    before = numba.config.CACHE_DIR, numba.config.CACHE_LOCATOR_CLASSES
+    # Numba reads them when it wraps a function, and only then.
+    numba.config.CACHE_DIR, numba.config.CACHE_LOCATOR_CLASSES = str(cache_directory()), f"{__name__}.{Locator.__name__}"
     try:
         return cast("Function", numba.njit(cache=True, **OPTIONS)(function))
     finally:
-        numba.config.CACHE_DIR = before
+        numba.config.CACHE_DIR, numba.config.CACHE_LOCATOR_CLASSES = before
 
 
 @cache

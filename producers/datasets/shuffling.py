@@ -12,10 +12,10 @@ from typing import Final, Literal
 import numpy as np
 import polars as pl
 
-from autoemb_pipeline.errors import ConfigurationError, DatasetError
+from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.producers.datasets.progress import Report, silent
-from autoemb_pipeline.producers.datasets.sorted_dataset import ROW_GROUP, Part, SortedDataset, open_sorted, write_manifest
-from autoemb_pipeline.producers.datasets.sorting import RUN_ROWS, building, part_of
+from autoemb_pipeline.producers.datasets.sorted_dataset import ROW_GROUP, Part, SortedDataset
+from autoemb_pipeline.producers.datasets.sorting import RUN_ROWS, made_once, part_of
 from autoemb_pipeline.producers.datasets.ties import mix
 from autoemb_pipeline.producers.formats.delimited import COLUMNS
 
@@ -69,16 +69,11 @@ def shuffle(dataset: SortedDataset, seed: int, *, cache_dir: Path, report: Repor
     high, low = (int(half, 16) for half in (dataset.fingerprint[:16], dataset.fingerprint[16:]))
     fingerprint = "".join(f"{word:016x}" for word in mix(np.array([high, low], dtype=np.uint64) ^ _start(seed)))
     target = cache_dir / "sorted" / fingerprint
-    known = open_sorted(target, name=name, fingerprint=fingerprint)
-    if known is not None:
-        return known
-    with building(target, lambda: open_sorted(target, name=name, fingerprint=fingerprint) is not None) as folder:
-        parts = _write_parts(dataset, seed, folder, run_rows, report)
-        write_manifest(folder, fingerprint=fingerprint, parts=parts)
-    made = open_sorted(target, name=name, fingerprint=fingerprint)
-    if made is None:
-        raise DatasetError(f"the shuffled dataset in {target} is not whole", why="it changed while it was made", remedy=f"rm -r {target}")
-    return made
+
+    def write(folder: Path) -> tuple[Part, ...]:
+        return _write_parts(dataset, seed, folder, run_rows, report)
+
+    return made_once(target, name=name, fingerprint=fingerprint, write=write)
 
 
 def _write_parts(dataset: SortedDataset, seed: int, folder: Path, run_rows: int, report: Report) -> tuple[Part, ...]:

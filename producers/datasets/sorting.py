@@ -57,19 +57,39 @@ def sort_source(
     name = name if ties == usual else f"{name}+ties-{ties}"
     fingerprint, transcode = _fingerprint(source, ties, report)
     target = cache_dir / "sorted" / fingerprint
-    known = open_sorted(target, name=name, fingerprint=fingerprint)
-    if known is not None:
-        return known
-    with building(target, lambda: open_sorted(target, name=name, fingerprint=fingerprint) is not None) as folder:
+
+    def write(folder: Path) -> tuple[Part, ...]:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unsorted-") as scratch:
             unsorted = _parse_all(source, transcode, Path(scratch))
             _refuse_malformed(source, unsorted)
-            parts = _write_runs(unsorted, folder, run_rows, ties, report)
-        write_manifest(folder, fingerprint=fingerprint, parts=parts)
-    dataset = open_sorted(target, name=name, fingerprint=fingerprint)
-    if dataset is None:
-        raise DatasetError(f"the sorted dataset in {target} is not whole", why="it changed while it was made", remedy=f"rm -r {target}")
-    return dataset
+            return _write_runs(unsorted, folder, run_rows, ties, report)
+
+    return made_once(target, name=name, fingerprint=fingerprint, write=write)
+
+
+def made_once(target: Path, *, name: str, fingerprint: str, write: Callable[[Path], tuple[Part, ...]]) -> SortedDataset:
+    """The dataset in ``target`` if it is whole, else made there.
+
+    Args:
+        target: the dataset's folder in the cache.
+        name, fingerprint: the dataset's.
+        write: writes its parts into an empty folder.
+
+    Raises:
+        DatasetError: it cannot be written there, or somebody changed it meanwhile; and what `write` raises.
+    """
+
+    def open_whole() -> SortedDataset | None:
+        return open_sorted(target, name=name, fingerprint=fingerprint)
+
+    known = open_whole()
+    if known is None:
+        with building(target, lambda: open_whole() is not None) as folder:
+            write_manifest(folder, fingerprint=fingerprint, parts=write(folder))
+        known = open_whole()
+    if known is None:
+        raise DatasetError(f"the dataset in {target} is not whole", why="it changed while it was made", remedy=f"rm -r {target}")
+    return known
 
 
 @contextmanager

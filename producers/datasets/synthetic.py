@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.producers.datasets.progress import Report, silent
-from autoemb_pipeline.producers.datasets.sorted_dataset import ROW_GROUP, Part, SortedDataset, open_sorted, write_manifest
-from autoemb_pipeline.producers.datasets.sorting import building, part_of
+from autoemb_pipeline.producers.datasets.sorted_dataset import ROW_GROUP, Part, SortedDataset
+from autoemb_pipeline.producers.datasets.sorting import made_once, part_of
 
 GENERATOR_VERSION: Final = 1
 _SESSIONS_PER_CHUNK: Final = 4096
@@ -168,20 +168,6 @@ class Chunk(NamedTuple):
     probabilities: Floats
 
 
-class BayesError(NamedTuple):
-    """What the best possible predictor, knowing the truth, still loses on this dataset's labels, in expectation.
-
-    Attributes:
-        mse: mean of p(1 - p).
-        error_rate: mean of min(p, 1 - p), that is 1 - the best accuracy.
-        cross_entropy: mean entropy of the label, in nats.
-    """
-
-    mse: float
-    error_rate: float
-    cross_entropy: float
-
-
 class SyntheticModel:
     """The truth behind a synthetic dataset, and its stream.
 
@@ -277,18 +263,6 @@ class SyntheticModel:
         return cumulative
 
 
-def bayes_error(config: SyntheticConfig) -> BayesError:
-    """The expected loss of the true probabilities on this dataset: no method can do better on average."""
-    mse = error = entropy = 0.0
-    for chunk in SyntheticModel(config).stream():
-        p = np.clip(chunk.probabilities, 1e-300, 1 - 1e-16)
-        mse += float((p * (1 - p)).sum())
-        error += float(np.minimum(p, 1 - p).sum())
-        entropy -= float((p * np.log(p) + (1 - p) * np.log1p(-p)).sum())
-    n = config.interactions
-    return BayesError(mse / n, error / n, entropy / n)
-
-
 def generate(config: SyntheticConfig, *, cache_dir: Path, report: Report = silent) -> SortedDataset:
     """The synthetic dataset, from the cache or made now, in bounded memory.
 
@@ -296,13 +270,11 @@ def generate(config: SyntheticConfig, *, cache_dir: Path, report: Report = silen
         DatasetError: no room in the cache.
     """
     target = cache_dir / "synthetic" / config.fingerprint
-    known = open_sorted(target, name=config.name, fingerprint=config.fingerprint)
-    if known is not None:
-        return known
-    with building(target, lambda: open_sorted(target, name=config.name, fingerprint=config.fingerprint) is not None) as folder:
-        parts = tuple(_write_parts(config, folder, report))
-        write_manifest(folder, fingerprint=config.fingerprint, parts=parts)
-    return SortedDataset(name=config.name, fingerprint=config.fingerprint, folder=target, parts=parts)
+
+    def write(folder: Path) -> tuple[Part, ...]:
+        return tuple(_write_parts(config, folder, report))
+
+    return made_once(target, name=config.name, fingerprint=config.fingerprint, write=write)
 
 
 def _write_parts(config: SyntheticConfig, folder: Path, report: Report) -> Iterator[Part]:

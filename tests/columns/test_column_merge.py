@@ -14,6 +14,7 @@ from autoemb_pipeline.remembered import Remembered
 from autoemb_pipeline.source.merge import ColumnMerge
 from tests.source.oracle.items import ConsumedRecord, Item, Remainder, block_of, items_of
 from tests.source.oracle.merge import EventTimeMerge
+from tests.strategies import remembered_up_to
 
 
 class Both:
@@ -84,7 +85,7 @@ class Calls:
     """Drives both merges by drawn calls, as a source does."""
 
     def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any], count: int, *, sequenced: bool, dense: bool) -> None:
-        set_, other = Remembered.up_to("set", 2, 0), Remembered.up_to("other", 7, 0)
+        set_, other = remembered_up_to("set", 2, 0), remembered_up_to("other", 7, 0)
         known = draw(st.sampled_from([{}, {0: (set_,)}, {0: (set_,), 1: (other,)}]))
         self.both = Both(dict.fromkeys(range(count), 0), known, dense=dense)
         self.logs = Logs(draw, sequenced=sequenced)

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from autoemb_pipeline.columns import Block, Integers, Released, Unusable
 from autoemb_pipeline.deliveries import PartitionDeliveries
 from autoemb_pipeline.records import Interaction
-from autoemb_pipeline.remembered import Remembered
 from autoemb_pipeline.schemas.codec import decode_interaction, encode_interaction
 from autoemb_pipeline.schemas.columnar import ColumnDecoder
 from autoemb_pipeline.source.reader import MAX_PREFIX_BYTES, MAX_PREFIX_LETTERS, Chunk, ColumnReader, Read
 from tests.source.oracle.items import Item, items_of
 from tests.source.oracle.reader import PartitionReader
+from tests.strategies import remembered_up_to
 
 Raw = tuple[int, bytes | None, bytes | None]
 
@@ -56,7 +56,7 @@ def test_any_records_in_any_chunks_give_the_same_rows(data: st.DataObject, drawn
     known = {
         "next_offset": start,
         "deliveries": [
-            Remembered.up_to(name, data.draw(st.integers(0, 5)), 1000) for name in data.draw(st.sets(st.sampled_from(["set", "other"])))
+            remembered_up_to(name, data.draw(st.integers(0, 5)), 1000) for name in data.draw(st.sets(st.sampled_from(["set", "other"])))
         ],
         "refused": data.draw(st.frozensets(st.integers(0, at), max_size=3)),
         "latest": lambda: latest,
@@ -117,7 +117,7 @@ def test_records_are_admitted_in_runs_as_one_by_one(drawn: list[tuple[int | None
 
 
 def test_a_clean_chunk_asks_nothing_per_record() -> None:
-    deliveries = Watched([Remembered.up_to("set", 4, 0)])
+    deliveries = Watched([remembered_up_to("set", 4, 0)])
     assert deliveries.admit_rows(Block.of([Interaction("u", "i", 1.0, 5, "set", 5 + k) for k in range(100)])) is None
     assert (deliveries.asked, deliveries.highest("set")) == (0, 104)
 

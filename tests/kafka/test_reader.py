@@ -10,6 +10,7 @@ from autoemb_pipeline.kafka.errors import output_error
 from autoemb_pipeline.kafka.reader import TopicReader
 from autoemb_pipeline.kafka.settings import quiet_admin
 from tests.conftest import TestBroker
+from tests.source.topics import IN_ORDER
 
 NOWHERE = {"bootstrap.servers": "127.0.0.1:9"}
 
@@ -24,7 +25,7 @@ def reader(kafka: dict, topic: str, **options: object) -> TopicReader:
 @pytest.fixture
 def filled(broker: TestBroker, make_topic: Callable[..., str], topic_name: str) -> str:
     topic = make_topic(topic_name, 2)
-    producer = Producer({**broker.kafka, "enable.idempotence": True})
+    producer = Producer({**broker.kafka, **IN_ORDER})
     for number in range(5000):
         producer.produce(topic, str(number).encode(), partition=number % 2)
     assert producer.flush(20) == 0

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,10 +74,10 @@ def test_killed_at_random_moments_and_resumed_each_sequence_is_there_once(broker
 
 @pytest.mark.kafka
 @pytest.mark.slow
-def test_a_broker_killed_and_restarted_under_a_replay_gets_each_sequence_once(own_broker: Callable[[], LocalKafka], tmp_path):
-    broker = own_broker()
+def test_a_broker_killed_and_restarted_under_a_replay_gets_each_sequence_once(mortal_broker: LocalKafka, topic_name, tmp_path):
+    broker = mortal_broker
     kafka = {"bootstrap.servers": broker.bootstrap_servers}
-    ensure_interactions_topic(kafka, "interactions", PARTITIONS)
+    ensure_interactions_topic(kafka, topic_name, PARTITIONS)
     dataset = load_dataset(SPEC.format(n=60_000), DatasetOptions(cache_dir=tmp_path))
     reached = threading.Event()
     notes: list[str] = []
@@ -98,20 +97,23 @@ def test_a_broker_killed_and_restarted_under_a_replay_gets_each_sequence_once(ow
     thread.start()
     # slow enough to be in the middle of it when the broker dies
     result = replay(
-        dataset, ReplayConfig(partitions=PARTITIONS, speed=365 * 86_400 / 6, buffer_messages=2000), kafka=kafka, progress=progress
+        dataset,
+        ReplayConfig(topic=topic_name, partitions=PARTITIONS, speed=365 * 86_400 / 6, buffer_messages=2000),
+        kafka=kafka,
+        progress=progress,
     )
     thread.join()
     assert result.status == "complete"
     assert any(notes), "the outage was never reported"
-    assert_each_once(read_all(kafka, "interactions", PARTITIONS), dataset, PARTITIONS)
+    assert_each_once(read_all(kafka, topic_name, PARTITIONS), dataset, PARTITIONS)
 
 
 @pytest.mark.kafka
 @pytest.mark.slow
-def test_stopping_while_the_broker_is_away_says_what_is_not_acknowledged(own_broker: Callable[[], LocalKafka], tmp_path):
-    broker = own_broker()
+def test_stopping_while_the_broker_is_away_says_what_is_not_acknowledged(mortal_broker: LocalKafka, topic_name, tmp_path):
+    broker = mortal_broker
     kafka = {"bootstrap.servers": broker.bootstrap_servers}
-    ensure_interactions_topic(kafka, "interactions", PARTITIONS)
+    ensure_interactions_topic(kafka, topic_name, PARTITIONS)
     dataset = load_dataset(SPEC.format(n=60_000), DatasetOptions(cache_dir=tmp_path))
     away = threading.Event()
     stopped_at: list[float] = []
@@ -122,15 +124,15 @@ def test_stopping_while_the_broker_is_away_says_what_is_not_acknowledged(own_bro
             away.set()
             stopped_at.append(time.monotonic())
 
-    config = ReplayConfig(buffer_messages=500, flush_seconds=1.0)
+    config = ReplayConfig(topic=topic_name, buffer_messages=500, flush_seconds=1.0)
     result = replay(dataset, config, kafka=kafka, progress=progress, stop=lambda: away.is_set() and time.monotonic() - stopped_at[0] > 1)
     assert time.monotonic() - stopped_at[0] < 10
     assert result.status == "stopped"
     assert 0 < result.unacknowledged <= 500
     broker.restart()
-    rest = replay(dataset, ReplayConfig(), kafka=kafka)
+    rest = replay(dataset, ReplayConfig(topic=topic_name), kafka=kafka)
     assert result.sent <= rest.already <= result.sent + result.unacknowledged
-    assert_each_once(read_all(kafka, "interactions", PARTITIONS), dataset, PARTITIONS)
+    assert_each_once(read_all(kafka, topic_name, PARTITIONS), dataset, PARTITIONS)
 
 
 @pytest.mark.kafka

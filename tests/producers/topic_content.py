@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from confluent_kafka import Consumer, KafkaError, TopicPartition
-
 from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
 from autoemb_pipeline.producers.partitioner import partition_of
 from autoemb_pipeline.records import Interaction
 from autoemb_pipeline.schemas.codec import decode_interaction
+from tests.run.kafka_reading import read_all as topic_messages
 
 
 @dataclass(frozen=True)
@@ -22,28 +21,11 @@ class Record:
 
 
 def read_all(kafka: Mapping[str, str], topic: str, partitions: int) -> list[Record]:
-    consumer = Consumer({**kafka, "group.id": "test", "enable.partition.eof": True, "enable.auto.commit": False})
-    consumer.assign([TopicPartition(topic, p, 0) for p in range(partitions)])
-    records, ended = [], set()
-    while len(ended) < partitions:
-        message = consumer.poll(60)
-        assert message is not None, f"{len(records)} records, then nothing"
-        if message.error() is not None:
-            assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
-            ended.add(message.partition())
-            continue
-        records.append(
-            Record(
-                message.partition(),
-                message.offset(),
-                message.key(),
-                message.timestamp()[1],
-                dict(message.headers() or []),
-                decode_interaction(message.value()),
-            )
-        )
-    consumer.close()
-    return records
+    return [
+        Record(m.partition(), m.offset(), m.key(), m.timestamp()[1], dict(m.headers() or []), decode_interaction(m.value()))
+        for partition in range(partitions)
+        for m in topic_messages(kafka, topic, partition)
+    ]
 
 
 def assert_each_once(records: list[Record], dataset: SortedDataset, partitions: int, selection: range | None = None) -> None:

@@ -19,6 +19,9 @@ from autoemb_pipeline.run import RunSummary, train
 from autoemb_pipeline.schemas.codec import decode_interaction, encode_interaction
 from autoemb_pipeline.trainer import TrainerConfig
 from tests.conftest import TestBroker
+from tests.source.topics import IN_ORDER
+
+CHECK_INTERVAL = 0.3  # so long a run may not know of an added partition, or of a topic made anew
 
 
 def small_layers(preset: str) -> dict[str, Any]:
@@ -49,7 +52,7 @@ class Stream:
 
     def send(self, records: list[Interaction | bytes | None], partitions: int = 1) -> None:
         """In order; undecodable bytes and tombstones go to the partition of the record before them."""
-        producer = Producer({**self.kafka, "enable.idempotence": True, "linger.ms": 5})
+        producer = Producer({**self.kafka, **IN_ORDER})
         partition = 0
         for record in records:
             if isinstance(record, Interaction):
@@ -83,12 +86,17 @@ class Stream:
 
     def train(self, config: RunConfig, **changes: Any) -> RunSummary:
         """Runs the main path in this process."""
-        ports = Ports(kafka=self.kafka, decoder=decode_interaction, topic_id=topic_id(self.kafka, self.topic))
+        ports = Ports(
+            kafka=self.kafka, decoder=decode_interaction, topic_id=topic_id(self.kafka, self.topic), check_interval=CHECK_INTERVAL
+        )
         return train(config, replace(ports, **changes))
 
 
+MakeStream = Callable[..., Stream]
+
+
 @pytest.fixture
-def make_stream(broker: TestBroker, topic_name: str, tmp_path: Path) -> Iterator[Callable[..., Stream]]:
+def make_stream(broker: TestBroker, topic_name: str, tmp_path: Path) -> Iterator[MakeStream]:
     """make_stream(partitions=1) -> Stream with its topics created."""
     made = []
 

@@ -1,7 +1,8 @@
-"""Trainers to be killed: each is forked from a process that has torch and all the rest imported, so that a start costs no seconds.
+"""Trainers to be killed: each is forked from a process that has imported torch and loaded the kernels, so that a start costs no seconds.
 
-As a program it reads one JSON job a line from stdin and answers each with one line: {"returncode": ..., "seconds": ..., "output": ...}.
-Before a fork it creates no client, no database and no tensor: nothing that has a thread.
+As a program it reads one JSON job a line from stdin and answers each with two: the trainer's process id when it begins, and at its end
+{"returncode": ..., "seconds": ..., "output": ...}. Before a fork it creates no client, no database and no tensor: nothing
+that has a thread.
 """
 
 import json
@@ -14,7 +15,8 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -23,14 +25,15 @@ from autoemb_pipeline.cli.errors import render
 from autoemb_pipeline.config import Ports, RunConfig
 from autoemb_pipeline.errors import AutoembError
 from autoemb_pipeline.failpoints import arm
+from autoemb_pipeline.kernels import compile_all
 from autoemb_pipeline.ops.topics import topic_id
 from autoemb_pipeline.records import OfflineStage
 from autoemb_pipeline.run import train
 from autoemb_pipeline.schemas.codec import decode_interaction
-from tests.run.conftest import Stream, trainer_config
+from tests.run.conftest import CHECK_INTERVAL, Stream, trainer_config
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT_SECONDS = 200.0
+LIMIT_SECONDS = 500.0
 
 
 class Ended(NamedTuple):
@@ -59,6 +62,7 @@ class Zygote:
         *,
         failpoint: str = "",
         kill_after: float | None = None,
+        kill_when: Callable[[], bool] | None = None,
         round_seconds: float = 0.0,
         progress: Path | None = None,
     ) -> Ended:
@@ -69,6 +73,7 @@ class Zygote:
             config: `run_config`'s fields.
             failpoint: ``name:count`` where it kills itself.
             kill_after: seconds until SIGKILL.
+            kill_when: asked several times a second; true: SIGKILL.
             round_seconds: what it sleeps between two polls.
             progress: a file that grows by one byte per round.
         """
@@ -77,6 +82,11 @@ class Zygote:
         with self._lock:
             self._process.stdin.write(json.dumps(job) + "\n")
             self._process.stdin.flush()
+            pid = int(self._process.stdout.readline())
+            with suppress(ProcessLookupError):  # it has ended
+                while kill_when is not None:
+                    os.kill(pid, signal.SIGKILL if kill_when() else 0)
+                    time.sleep(0.1)
             return Ended(**json.loads(self._process.stdout.readline()))
 
     def close(self) -> None:
@@ -115,7 +125,8 @@ def _train(job: Mapping[str, Any]) -> int:
 
     try:
         identifier = topic_id(job["kafka"], config.topic)
-        summary = train(config, Ports(kafka=job["kafka"], decoder=decode_interaction, topic_id=identifier, stop=stop))
+        ports = Ports(kafka=job["kafka"], decoder=decode_interaction, topic_id=identifier, stop=stop, check_interval=CHECK_INTERVAL)
+        summary = train(config, ports)
     except AutoembError as error:
         sys.stdout.write(render(error))
         return error.exit_code
@@ -144,6 +155,8 @@ def _run(job: Mapping[str, Any], output: Path) -> dict[str, Any]:
     pid = os.fork()
     if pid == 0:
         _child(job, output)
+    sys.stdout.write(f"{pid}\n")
+    sys.stdout.flush()
     handle = os.pidfd_open(pid)
     limit = LIMIT_SECONDS if job["kill_after"] is None else job["kill_after"]
     if not select.select([handle], [], [], limit)[0]:
@@ -156,6 +169,7 @@ def _run(job: Mapping[str, Any], output: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Serves jobs until stdin ends."""
+    compile_all(lambda *_: None)
     with tempfile.TemporaryDirectory(prefix="autoemb-crash-") as folder:
         for line in sys.stdin:
             sys.stdout.write(json.dumps(_run(json.loads(line), Path(folder) / "output")) + "\n")

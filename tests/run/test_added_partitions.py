@@ -20,9 +20,9 @@ from autoemb_pipeline.ops.topics import ensure_interactions_topic, ensure_metric
 from tests.conftest import TestBroker
 from tests.fastdisk import fast_directory
 from tests.run.crash_zygote import Ended, Zygote, run_config
+from tests.run.interruptions import until_done
 from tests.run.kafka_reading import metrics_of
 from tests.run.outcome import outcome
-from tests.run.test_recovery import until_done
 from tests.source.topics import write
 from tests.streams import synthetic_stream
 

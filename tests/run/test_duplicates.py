@@ -1,6 +1,5 @@
 """Re-deliveries and what only looks like them, through `train` on the real broker."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,12 +8,11 @@ from autoemb_pipeline.checkpoint.store import CheckpointStore
 from autoemb_pipeline.config import RunConfig
 from autoemb_pipeline.deliveries import MAX_DATASETS
 from autoemb_pipeline.records import Interaction
-from tests.run.conftest import Stream
+from tests.run.conftest import MakeStream, Stream
 from tests.run.kafka_reading import metrics_of
 from tests.streams import synthetic_stream
 
 pytestmark = pytest.mark.kafka
-MakeStream = Callable[..., Stream]
 RECORDS = [r._replace(dataset="web") for r in synthetic_stream(1_000, seed=41, users=60, items=50)]
 
 

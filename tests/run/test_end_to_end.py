@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,11 @@ from autoemb_pipeline.predict import tables_of
 from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, load_dataset
 from autoemb_pipeline.producers.replay import ReplayConfig, replay
 from autoemb_pipeline.sink.prediction_log import read_predictions
-from tests.run.conftest import Stream, trainer_config
+from tests.run.conftest import MakeStream, trainer_config
 from tests.run.kafka_reading import metrics_of, read_all
 from tests.streams import synthetic_stream
 
 pytestmark = pytest.mark.kafka
-MakeStream = Callable[..., Stream]
 
 
 def without_run(record: dict[str, Any], *, offsets: bool = False) -> dict[str, Any]:

@@ -10,14 +10,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from autoemb_pipeline.run import RunSummary
-from tests.run.conftest import Stream, trainer_config
+from tests.run.conftest import MakeStream, Stream, trainer_config
+from tests.run.interruptions import Crash
 from tests.run.kafka_reading import metrics_of, read_all
 from tests.run.outcome import outcome
-from tests.run.test_recovery import Crash
 from tests.streams import synthetic_stream
 
 pytestmark = pytest.mark.kafka
-MakeStream = Callable[..., Stream]
 LONGEST = 40.0
 
 
@@ -56,21 +55,22 @@ def dead_letters(count: int) -> Callable[[Watcher], bool]:
     return lambda watcher: watcher.metrics.get("dead_letters") == count
 
 
-def test_a_silent_stream_is_trained_by_itself_and_says_what_waits(make_stream: MakeStream) -> None:
+def test_a_silent_stream_is_trained_by_itself_and_says_what_waits(make_stream: MakeStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoemb_pipeline.reporting.RUNTIME_SECONDS", 0.5)
     stream = make_stream()
     stream.send([*synthetic_stream(300, seed=41), b"rubbish"])
     watcher = Watcher(examples(300))
     with capture_logs() as lines:
-        summary = watcher.run(stream, batch_size=500)
+        summary = watcher.run(stream, batch_size=500, batch_timeout=4.0)
     assert (summary.step, summary.examples) == (1, 300)
-    waiting = [r for r in watcher.runtime if r["waiting_interactions"]]
+    waiting = [r for r in watcher.runtime if r["waiting_dead_letters"]]  # the last that was sent
     assert [(r["waiting_interactions"], r["waiting_dead_letters"], r["lag"], r["step"]) for r in waiting] == [(300, 1, 301, 0)] * len(
         waiting
     )
     closes_in = [r["batch_closes_in_seconds"] for r in waiting]
     assert len(closes_in) >= 3
     assert closes_in == sorted(closes_in, reverse=True)
-    assert max(closes_in) <= 10.0
+    assert max(closes_in) <= 4.0
     last = watcher.runtime[-1]
     assert [last[name] for name in ("waiting_interactions", "waiting_dead_letters", "lag", "batch_closes_in_seconds")] == [0, 0, 0, None]
     (said,) = [line for line in lines if line["event"] == "the stream is silent, and read records wait"]

@@ -1,6 +1,6 @@
 """Labels of one class, through `train`: said in the log, in the metrics and at the end; the same after a resume; cleared by another class."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -8,12 +8,11 @@ from structlog.testing import capture_logs
 
 from autoemb_pipeline.cli.progress import describe
 from autoemb_pipeline.records import Interaction
-from tests.run.conftest import Stream, trainer_config
+from tests.run.conftest import MakeStream, Stream, trainer_config
 from tests.run.kafka_reading import metrics_of
 from tests.run.outcome import assert_same, outcome
 
 pytestmark = pytest.mark.kafka
-MakeStream = Callable[..., Stream]
 SAID = {"the labels teach nothing", "labels of another class have come"}
 
 

@@ -24,11 +24,10 @@ from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.records import OfflineStage
 from autoemb_pipeline.sink.prediction_log import read_predictions
 from autoemb_pipeline.trainer import TrainerConfig
-from tests.run.conftest import Stream, small_layers, trainer_config
+from tests.run.conftest import MakeStream, small_layers, trainer_config
 from tests.streams import synthetic_stream
 
 kafka = pytest.mark.kafka
-MakeStream = Callable[..., Stream]
 BATCH = 200
 
 

@@ -21,13 +21,12 @@ from autoemb_pipeline.config import RunConfig
 from autoemb_pipeline.errors import BrokerError
 from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka
 from autoemb_pipeline.schemas.registry import InteractionDecoder, RegistryCodec
-from tests.run.conftest import Stream
+from tests.run.conftest import MakeStream
 from tests.run.kafka_reading import read_all
 from tests.schemas.test_registry import Registry, _Handler
 from tests.streams import synthetic_stream
 
 kafka = pytest.mark.kafka
-MakeStream = Callable[..., Stream]
 RECORDS = synthetic_stream(1_000, seed=31, users=60, items=50)
 PASSWORD = "correct-horse-7"  # noqa: S105
 USER_INFO = f"alice:{PASSWORD}"

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import NewPartitions
 from structlog.testing import capture_logs
 
 from autoemb_pipeline.checkpoint.identity import read_identity
@@ -17,47 +15,17 @@ from autoemb_pipeline.checkpoint.store import CheckpointStore
 from autoemb_pipeline.cli.main import main
 from autoemb_pipeline.config import RunConfig
 from autoemb_pipeline.errors import CheckpointError, OffsetError, TopicError
-from autoemb_pipeline.kafka.settings import quiet_admin
 from autoemb_pipeline.predict import Pair, Predictor, tables_of
 from autoemb_pipeline.records import OfflineStage
-from tests.run.conftest import Stream, trainer_config
+from tests.run.conftest import MakeStream, Stream, trainer_config
+from tests.run.interruptions import Crash, add_partition, crash_after, damage, delete_before
 from tests.run.kafka_reading import metrics_of
 from tests.run.outcome import outcome
 from tests.source.topics import write
 from tests.streams import synthetic_stream
 
 pytestmark = pytest.mark.kafka
-MakeStream = Callable[..., Stream]
 RECORDS = synthetic_stream(2_000, seed=31, users=60, items=50)
-
-
-class Crash(Exception):  # noqa: N818  # not an error of the program
-    """Ends a run in the middle, without a last checkpoint."""
-
-
-def crash_after(rounds: int) -> Callable[[], bool]:
-    left = iter(range(rounds))
-
-    def stop() -> bool:
-        if next(left, None) is None:
-            raise Crash
-        return False
-
-    return stop
-
-
-def delete_before(stream: Stream, offset: int, partition: int = 0) -> None:
-    """What retention does, at once. -1: everything."""
-    at = TopicPartition(stream.topic, partition, offset)
-    admin = quiet_admin(stream.kafka)  # kept: a garbage-collected one cancels its futures
-    admin.delete_records([at])[at].result(20)
-
-
-def damage(checkpoint: Path) -> None:
-    path = checkpoint / "tensors.safetensors"
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
 
 
 def steps_sent(stream: Stream, config: RunConfig) -> int:
@@ -146,16 +114,7 @@ def test_an_added_partition_must_be_whole(make_stream: MakeStream) -> None:
     stream.send(RECORDS[:1_000])
     config = stream.config()
     stream.train(config)
-    admin = quiet_admin(stream.kafka)
-    admin.create_partitions([NewPartitions(stream.topic, 2)])[stream.topic].result(20)
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            write(stream.kafka, stream.topic, RECORDS[1_000:], lambda _: 1)
-            break
-        except KafkaException:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+    add_partition(stream, RECORDS[1_000:])
     delete_before(stream, 400, partition=1)
     with pytest.raises(TopicError, match=r"Partition 1 .* begins at offset 400, and this run stands at 0"):
         stream.train(config)

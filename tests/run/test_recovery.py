@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import NewPartitions
+from confluent_kafka import Producer
 
 from autoemb_pipeline.checkpoint.store import CheckpointStore
 from autoemb_pipeline.cli.progress import describe
@@ -20,37 +19,14 @@ from autoemb_pipeline.errors import AutoembError, CheckpointError, OffsetError, 
 from autoemb_pipeline.kafka.settings import quiet_admin
 from autoemb_pipeline.ops.topics import ensure_interactions_topic
 from autoemb_pipeline.schemas.codec import encode_interaction
-from tests.run.conftest import Stream
+from tests.run.conftest import MakeStream, Stream
+from tests.run.interruptions import Crash, add_partition, crash_after, damage, delete_before, until_done
 from tests.run.kafka_reading import metrics_of
 from tests.run.outcome import assert_same, outcome
-from tests.source.topics import write
 from tests.streams import synthetic_stream
 
 pytestmark = pytest.mark.kafka
-MakeStream = Callable[..., Stream]
 RECORDS = synthetic_stream(2_000, seed=31, users=60, items=50)
-
-
-class Crash(Exception):  # noqa: N818  # not an error of the program
-    """Ends a run in the middle, without a last checkpoint."""
-
-
-def crash_after(rounds: int) -> Callable[[], bool]:
-    left = iter(range(rounds))
-
-    def stop() -> bool:
-        if next(left, None) is None:
-            raise Crash
-        return False
-
-    return stop
-
-
-def delete_before(stream: Stream, topic: str, offset: int) -> None:
-    """What retention does, at once. -1: everything."""
-    at = TopicPartition(topic, 0, offset)
-    admin = quiet_admin(stream.kafka)  # kept: a garbage-collected one cancels its futures
-    admin.delete_records([at])[at].result(20)
 
 
 def steps(stream: Stream, config: RunConfig) -> list[int]:
@@ -64,7 +40,7 @@ def test_a_cleanly_stopped_run_comes_back_after_the_metrics_are_gone(make_stream
     stream.train(config)
     assert steps(stream, config) == [1, 2, 3, 4, 5]
     for topic in (config.metrics_topic, config.dead_letter_topic):
-        delete_before(stream, topic, -1)
+        delete_before(stream, -1, topic=topic)
     stream.send([*RECORDS[1_000:1_400], b"rubbish", *RECORDS[1_400:]])
     with pytest.raises(Crash):  # emits steps 6 and 7 and dies before its first checkpoint
         stream.train(config, stop=crash_after(3))
@@ -87,7 +63,7 @@ def test_a_crashed_run_whose_metrics_are_gone_is_told_so(make_stream: MakeStream
     config = stream.config(checkpoint_every=4)
     with pytest.raises(Crash):
         stream.train(config, stop=crash_after(7))
-    delete_before(stream, config.metrics_topic, -1)
+    delete_before(stream, -1, topic=config.metrics_topic)
     with pytest.raises(OffsetError, match=r"is not in the topic") as caught:
         stream.train(config)
     assert "--new-run" in caught.value.remedy
@@ -128,20 +104,6 @@ def recreate(stream: Stream, *, partitions: int) -> None:
     until_done(lambda: ensure_interactions_topic(stream.kafka, stream.topic, partitions), AutoembError)
 
 
-def until_done(operation: Callable[[], object], passing: type[Exception]) -> None:
-    """Again until it works: the broker knows of changed topics a moment later."""
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            operation()
-        except passing:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
-        else:
-            return
-
-
 def test_a_topic_made_anew_under_a_running_trainer_stops_it(make_stream: MakeStream) -> None:
     stream = make_stream()
     stream.send(RECORDS[:600])
@@ -165,18 +127,11 @@ def test_unread_records_deleted_are_never_skipped(make_stream: MakeStream) -> No
     config = stream.config()
     with pytest.raises(Crash):
         stream.train(config, stop=crash_after(7))
-    delete_before(stream, stream.topic, 1_300)
+    delete_before(stream, 1_300)
     with pytest.raises(OffsetError, match="begins at offset 1300, and this run stands at 1000") as caught:
         stream.train(config)
     assert "300 records it has not read were deleted" in caught.value.why
     assert "--new-run" in caught.value.remedy
-
-
-def add_partition(stream: Stream, records: list[Any]) -> None:
-    """A second partition, with these records in it."""
-    admin = quiet_admin(stream.kafka)
-    admin.create_partitions([NewPartitions(stream.topic, 2)])[stream.topic].result(20)
-    until_done(lambda: write(stream.kafka, stream.topic, records, lambda _: 1), KafkaException)
 
 
 def test_added_partitions_are_taken_up_without_a_checkpoint(make_stream: MakeStream) -> None:
@@ -250,10 +205,7 @@ def test_the_checkpoint_before_a_damaged_one_gives_the_same_bits(make_stream: Ma
     stream.train(config)
     before = outcome(stream.kafka, config)
     newest = CheckpointStore(config.state_dir).path(before["step"])
-    damaged = newest / "tensors.safetensors"
-    data = bytearray(damaged.read_bytes())
-    data[-1] ^= 1
-    damaged.write_bytes(data)
+    damage(newest)
     summary = stream.train(config)
     assert 0 < summary.trained < 2_000
     assert_same(outcome(stream.kafka, config), before)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from tests.run.kafka_reading import read_all as topic_messages
 
 
 class Read(NamedTuple):
@@ -15,26 +15,8 @@ class Read(NamedTuple):
 
 def read_all(kafka: Mapping[str, str], topic: str, *, committed: bool = True, seconds: float = 15.0) -> list[Read]:
     """Every visible record of partition 0, up to its first end."""
-    consumer = Consumer(
-        {
-            **kafka, "group.id": "test-reader", "enable.partition.eof": "true", "auto.offset.reset": "error",
-            "enable.auto.commit": "false", "isolation.level": "read_committed" if committed else "read_uncommitted",
-        }
-    )  # fmt: skip
-    consumer.assign([TopicPartition(topic, 0, 0)])
-    records: list[Read] = []
-    try:
-        while True:
-            message = consumer.poll(seconds)
-            assert message is not None, f"{topic} gave neither a record nor its end in {seconds} s"
-            if message.error() is None:
-                records.append(Read(message.offset(), message.key(), message.value(), dict(message.headers() or ())))
-            elif message.error().code() == KafkaError._PARTITION_EOF:
-                return records
-            else:
-                raise AssertionError(str(message.error()))
-    finally:
-        consumer.close()
+    messages = topic_messages(kafka, topic, committed=committed, seconds=seconds)
+    return [Read(m.offset(), m.key(), m.value(), dict(m.headers() or ())) for m in messages]
 
 
 def step_record(step: int, run_id: str = "run", **changes: object) -> dict:

@@ -129,19 +129,20 @@ def test_a_missing_topic_is_an_error_that_names_it(broker: TestBroker, topic_nam
 
 @pytest.mark.slow
 @both
-def test_a_broker_killed_and_restarted_loses_and_doubles_nothing(own_broker: Callable[[], LocalKafka], open_producer: Callable) -> None:
-    broker = own_broker()
-    kafka = {"bootstrap.servers": broker.bootstrap_servers}
+def test_a_broker_killed_and_restarted_loses_and_doubles_nothing(
+    mortal_broker: LocalKafka, topic_name: str, open_producer: Callable
+) -> None:
+    kafka = {"bootstrap.servers": mortal_broker.bootstrap_servers}
     admin = AdminClient({**kafka, "log_level": "0"})
-    admin.create_topics([NewTopic("numbers", 1, 1)])["numbers"].result(15)
+    admin.create_topics([NewTopic(topic_name, 1, 1)])[topic_name].result(15)
     with open_producer(kafka, "run") as producer:
-        for number, record in enumerate(numbers(600, "numbers")):
+        for number, record in enumerate(numbers(600, topic_name)):
             producer.send(record)
             if number == 300:
-                broker.kill()
-                broker.start()
+                mortal_broker.kill()
+                mortal_broker.start()
             time.sleep(0.001)
-    assert values(kafka, "numbers") == list(range(600))
+    assert values(kafka, topic_name) == list(range(600))
 
 
 def test_letting_go_does_not_wait_for_an_absent_broker() -> None:
@@ -280,7 +281,7 @@ def test_a_process_that_stood_still_too_long_is_told_so(broker: TestBroker, make
     producer = TransactionalProducer({**broker.kafka, "transaction.timeout.ms": "1000"}, run_id=topic)
     producer.send(numbers(1, topic)[0])
     producer._producer.flush(10)
-    time.sleep(13)  # the broker looks for expired transactions every 10 s
+    time.sleep(3 + broker.expiry_interval)
     with pytest.raises(BrokerError, match="stayed open for"):
         producer.tick()
     producer.close()

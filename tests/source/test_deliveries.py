@@ -184,12 +184,3 @@ def test_of_too_many_datasets_the_one_trained_longest_ago_is_forgotten_and_the_m
     assert admit(known, stream, "set-0") == []
     assert admit(known, stream, "set-1") == stream
     assert len(json.dumps(position_to_json(RunPosition(deliveries={0: known.snapshot()})))) < 600_000
-
-
-def test_a_checkpoint_with_highest_sequences_alone_knows_what_came_up_to_its_time():
-    old = {"next_offsets": {"0": 9}, "highest_sequences": [["web", 0, 100], ["app", 0, 5], ["web", 1, 50]], "frontier": [7_000, "web", 100]}
-    position = position_from_json(old)
-    known = PartitionDeliveries(position.deliveries[0])
-    assert admit(known, [(100, 7_000), (0, 12), (5, 7_001), (101, 6_000)]) == [(5, 7_001), (101, 6_000)]
-    assert admit(known, [(5, 70), (6, 70)], "app") == [(6, 70)]
-    assert position_from_json(position_to_json(position)) == position

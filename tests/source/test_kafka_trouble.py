@@ -76,8 +76,8 @@ class Reader:
 
 @pytest.mark.kafka
 @pytest.mark.slow
-def test_broker_killed_and_restarted_while_reading(own_broker: Callable[[], LocalKafka], topic_name: str) -> None:
-    broker = own_broker()
+def test_broker_killed_and_restarted_while_reading(mortal_broker: LocalKafka, topic_name: str) -> None:
+    broker = mortal_broker
     kafka = {"bootstrap.servers": broker.bootstrap_servers}
     stream = synthetic_stream(2_000, seed=1)
     admin = quiet_admin(kafka)

@@ -3,9 +3,9 @@
 import pytest
 
 from autoemb_pipeline.records import Interaction, RunPosition
-from autoemb_pipeline.remembered import Remembered
 from tests.source.oracle.items import ConsumedRecord, Remainder
 from tests.source.oracle.merge import EventTimeMerge
+from tests.strategies import remembered_up_to
 
 
 def record(
@@ -19,7 +19,7 @@ def merge(partitions: int = 2, *, position: RunPosition | None = None, dense: bo
 
 
 def at(sequences: dict[int, int]) -> RunPosition:
-    return RunPosition(deliveries={p: (Remembered.up_to("set", sequence, 0),) for p, sequence in sequences.items()})
+    return RunPosition(deliveries={p: (remembered_up_to("set", sequence, 0),) for p, sequence in sequences.items()})
 
 
 def times(items: list) -> list[int]:

@@ -7,12 +7,12 @@ import pytest
 
 from autoemb_pipeline.errors import ConfigurationError, DecodeError
 from autoemb_pipeline.records import AHEAD, Interaction
-from autoemb_pipeline.remembered import Remembered
 from autoemb_pipeline.schemas.codec import decode_interaction, encode_interaction
 from autoemb_pipeline.source import SourceConfig
 from autoemb_pipeline.source.reader import MAX_PREFIX_BYTES, MAX_PREFIX_LETTERS
 from tests.source.oracle.items import ConsumedRecord, Remainder
 from tests.source.oracle.reader import PartitionReader
+from tests.strategies import remembered_up_to
 
 
 def encoded(sequence: int | None, dataset: str | None = "set") -> bytes:
@@ -40,7 +40,7 @@ def test_fetches_cut_anywhere_give_the_same_items():
 
 
 def test_a_duplicate_is_what_the_partition_released_before():
-    r = reader(deliveries=(Remembered.up_to("set", 5, 1000),))
+    r = reader(deliveries=(remembered_up_to("set", 5, 1000),))
     given = [(5, "set"), (3, "other"), (7, "set"), (6, "set"), (7, "set"), (8, "set")]
     items = r.read([(o, None, encoded(s, d)) for o, (s, d) in enumerate(given)])
     assert [(i.interaction.sequence, i.duplicates) for i in items] == [(3, 1), (7, 0), (6, 0), (8, 1)]
@@ -65,7 +65,7 @@ def test_a_time_beyond_the_latest_is_refused_but_what_was_decided_stays():
 
 @pytest.mark.parametrize(("dataset", "sequence"), [(None, 1), ("set", None), (None, None)])
 def test_records_without_dataset_or_sequence_are_never_duplicates(dataset, sequence):
-    items = reader(deliveries=(Remembered.up_to("set", 5, 1000),)).read(
+    items = reader(deliveries=(remembered_up_to("set", 5, 1000),)).read(
         [(0, None, encoded(sequence, dataset)), (1, None, encoded(sequence, dataset))]
     )
     assert [i.duplicates for i in items] == [0, 0]

@@ -7,6 +7,9 @@ from confluent_kafka import Producer
 from autoemb_pipeline.records import Interaction
 from autoemb_pipeline.schemas.codec import encode_interaction
 
+# An idempotent producer waits half a second for its id; with one request under way at a time the order is kept as well.
+IN_ORDER: Mapping[str, str | int] = {"acks": "all", "max.in.flight.requests.per.connection": 1, "linger.ms": 5}
+
 
 def write(
     kafka: Mapping[str, str],
@@ -21,7 +24,7 @@ def write(
     Returns when all are acknowledged.
     """
     failures: list[object] = []
-    producer = Producer({**kafka, "enable.idempotence": True, "linger.ms": 5, "batch.num.messages": per_batch})
+    producer = Producer({**kafka, **IN_ORDER, "batch.num.messages": per_batch})
     for n, value in enumerate(values):
         payload = encode_interaction(value) if isinstance(value, Interaction) else value
         timestamp = value.timestamp if isinstance(value, Interaction) else 1

@@ -230,18 +230,15 @@ def test_a_failed_persist_stops_the_store_at_its_next_call(tmp_path: Path) -> No
         with pytest.raises(CheckpointError, match="could not be written"):
             store.persist(store.capture(), tmp_path / "taken")
         for _ in range(2):
-            with pytest.raises(CheckpointError) as raised:
+            with pytest.raises(CheckpointError, check=lambda error: "exist" in error.why.lower() and bool(error.remedy)):
                 store.gather("users", ["a"])
-            assert "exist" in raised.value.why.lower()
-            assert raised.value.remedy
 
 
 def test_an_abandoned_capture_stops_the_store(tmp_path: Path) -> None:
     with opened(tmp_path / "live") as store:
         store.abandon(store.capture(), OSError("no room"))
-        with pytest.raises(CheckpointError) as raised:
+        with pytest.raises(CheckpointError, check=lambda error: error.why == "no room"):
             store.scatter("users", ["a"], np.ones((1, 3)))
-        assert raised.value.why == "no room"
 
 
 def test_training_on_from_a_checkpoint_changes_none_of_its_bytes(tmp_path: Path) -> None:
@@ -388,17 +385,14 @@ def test_a_reader_outlives_the_checkpoint_it_reads(checkpoint: Path) -> None:
 
 
 def test_a_checkpoint_keeps_what_was_removed_after_it_and_the_next_one_does_not(tmp_path: Path) -> None:
-    store = RocksRowStore(RocksConfig(directory=tmp_path / "live", cache_bytes=1 << 20), [TableSpec(name="users", width=1)])
-    store.scatter("users", ["a", "b", "c"], np.array([[1.0], [2.0], [3.0]]))
-    first = store.capture()
-    store.persist(first, tmp_path / "first")
-    store.remove("users", ["a", "c"])
-    assert store.count("users") == 1
-    second = store.capture()
-    store.persist(second, tmp_path / "second")
-    store.close()
+    with opened(tmp_path / "live", cache_bytes=1 << 20) as store:
+        store.scatter("users", ["a", "b", "c"], np.ones((3, 3)))
+        store.persist(store.capture(), tmp_path / "first")
+        store.remove("users", ["a", "c"])
+        assert store.count("users") == 1
+        store.persist(store.capture(), tmp_path / "second")
     for folder, expected in (("first", ["a", "b", "c"]), ("second", ["b"])):
-        with ReadOnlyRows(tmp_path / folder, [TableSpec(name="users", width=1)]) as rows:
+        with ReadOnlyRows(tmp_path / folder, SPECS) as rows:
             assert [i for i, _ in rows.items("users")] == expected
             assert rows.count("users") == len(expected)
             with pytest.raises(StateError):

@@ -11,6 +11,7 @@ from autoemb_pipeline.cli.main import cli
 from autoemb_pipeline.ops.topics import ensure_interactions_topic
 from autoemb_pipeline.schemas.codec import encode_interaction
 from tests.conftest import TestBroker
+from tests.source.topics import IN_ORDER
 from tests.streams import synthetic_stream
 
 EVENTS, BATCH = 1050, 50
@@ -33,7 +34,7 @@ class Watched:
 def watched(broker: TestBroker, tmp_path_factory: pytest.TempPathFactory) -> Watched:
     topic = f"watched-{uuid.uuid4().hex[:8]}"
     ensure_interactions_topic(broker.kafka, topic, 1)
-    producer = Producer({**broker.kafka, "enable.idempotence": True})
+    producer = Producer({**broker.kafka, **IN_ORDER})
     for interaction in synthetic_stream(EVENTS, seed=2):
         producer.produce(topic, encode_interaction(interaction), interaction.user_id.encode(), timestamp=interaction.timestamp)
     producer.produce(topic, b"no interaction", b"dead")
