@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from autoemb_pipeline.errors import CheckpointError
 from autoemb_pipeline.learners.common.layers import Parameters, ParametersView
-from autoemb_pipeline.learners.common.optimisers import Optimiser, State
+from autoemb_pipeline.learners.common.optimisers import Optimiser, State, stepped
 
 
 class DenseParameters:
@@ -43,13 +43,9 @@ class DenseParameters:
     def apply(self, gradients: Sequence[Tensor]) -> None:
         """One step. gradients: in the order of `values`."""
         self.steps += 1
-        values: Parameters = {}
-        state: dict[str, State] = {}
-        with torch.no_grad():
-            for (key, value), gradient in zip(self.values.items(), gradients, strict=True):
-                direction, state[key] = self.optimiser.direction(gradient, self.state[key], self.steps)
-                values[key] = (value - self.optimiser.rate * direction).requires_grad_()
-        self.values, self.state = values, state
+        values, states = stepped(self.optimiser, list(self.values.values()), gradients, list(self.state.values()), self.steps)
+        self.state = dict(zip(self.values, states, strict=True))
+        self.values = {key: value.requires_grad_() for key, value in zip(self.values, values, strict=True)}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies on the CPU, under names that start with this group's."""

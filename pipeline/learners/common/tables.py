@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoemb_pipeline.learners.common.optimisers import Optimiser, State
+from autoemb_pipeline.learners.common.optimisers import Optimiser, State, stepped
 from autoemb_pipeline.rows import Rows, RowStore, TableSpec, hashed_uniform
 
 
@@ -90,8 +90,6 @@ class EmbeddingTable:
 
     def apply(self, rows: GatheredRows, gradient: Tensor, step: int) -> None:
         """Steps the rows by their optimiser and scatters them. gradient: [n, D]; step: of the whole table."""
-        optimiser = self.plan.optimiser
-        with torch.no_grad():
-            direction, state = optimiser.direction(gradient, rows.state, step)
-            stored = torch.cat([rows.values - optimiser.rate * direction, *state], dim=1)
+        (values,), (state,) = stepped(self.plan.optimiser, [rows.values], [gradient], [rows.state], step)
+        stored = torch.cat([values, *state], dim=1)
         self._store.scatter(self.plan.name, rows.ids, stored.cpu().numpy())
