@@ -13,6 +13,7 @@ from torch import Tensor
 from autoemb_pipeline.learners.common.dense import DenseParameters
 from autoemb_pipeline.learners.common.packing import read
 from autoemb_pipeline.learners.common.tables import EmbeddingTable, GatheredRows
+from autoemb_pipeline.learners.common.transfer import to_device
 from autoemb_pipeline.learners.search.encoding import EncodedBatch, distinct
 
 Weights = tuple[Tensor, Tensor] | None
@@ -178,7 +179,7 @@ class FreeLogits:
             ids, index = distinct([identifier for rows, _ in named for identifier in rows.ids])
             rows = table.gather(ids)
             summands = torch.cat([gradient for _, gradient in named])
-            total = torch.zeros_like(rows.values).index_add(0, torch.as_tensor(index, device=summands.device), summands)
+            total = torch.zeros_like(rows.values).index_add(0, to_device(index, device=summands.device), summands)
             table.apply(rows, total, self._steps)
 
     def state_dict(self) -> dict[str, Tensor]:
