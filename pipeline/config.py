@@ -47,7 +47,7 @@ class RunConfig:
         predictions_kept: interactions in the prediction log (for `report`), about 60 bytes each; 0 switches it off.
         exactly_once: metrics and dead letters in Kafka transactions (Apache Kafka only).
         metrics_format: format of both metrics topics.
-        threads: threads of torch. Default: the checkpoint's, else torch's own.
+        threads: threads of torch (presets paper and paper-layernorm). Default: the checkpoint's, else torch's own.
         offline_fraction: what `trainer.offline` was computed from, so that a resumed run need not count again.
     """
 
@@ -128,7 +128,7 @@ def learner_config(options: Mapping[str, Any]) -> LearnerConfig:
     preset = options["preset"]
     changes = parse_settings(preset, options.get("settings", ())) | _given(LEARNER_OPTIONS, options)
     if "device" in changes:
-        changes["device"] = str(resolve_device(changes["device"]))
+        changes["device"] = resolve_device(changes["device"], uses_torch=learner_class(preset).uses_torch)
     return from_preset(preset, **changes)
 
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import structlog
-import torch
 from numpy.typing import NDArray
 
 from autoemb_pipeline.context.tracker import ContextConfig, ContextTracker, context_tables
 from autoemb_pipeline.kernels import compile_all, is_compiled
+from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.config import LearnerConfig
 from autoemb_pipeline.learners.factory import learner_tables, make_learner
 from autoemb_pipeline.learners.stream.learner import StreamLearner
@@ -95,11 +95,11 @@ class Method:
         learner.predict(self.context.peek(records))
         learner.update(labels)
 
-    def tensors(self) -> Mapping[str, torch.Tensor]:
+    def tensors(self) -> Arrays:
         """The learner's."""
         return self._learner.state_dict()
 
-    def restore(self, tensors: Mapping[str, torch.Tensor], context: Mapping[str, object]) -> None:
+    def restore(self, tensors: Arrays, context: Mapping[str, object]) -> None:
         """Restores what `tensors` and the context's `state` returned."""
         self._learner.load_state_dict(tensors)
         self.context.load_state(context)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from autoemb_pipeline.checkpoint.contents import LoadedCheckpoint
+from autoemb_pipeline.checkpoint.identity import restore_threads
 from autoemb_pipeline.checkpoint.reading import OpenCheckpoint
 from autoemb_pipeline.config import trainer_of
 from autoemb_pipeline.method import Method
@@ -51,7 +51,8 @@ def checkpoint_trainer(loaded: LoadedCheckpoint, *, device: str = "cpu") -> Trai
 class Predictor:
     """Predicts pairs as the run would at its next step.
 
-    Sets torch's threads to the run's own, since their number decides the last bits of sums. New ids get a new id's context and rows.
+    Sets torch's threads, where the learner uses it, to the run's own, since their number decides the last bits of sums. New ids get a new
+    id's context and rows.
 
     Args:
         opened: with rows opened by `tables_of`.
@@ -65,7 +66,7 @@ class Predictor:
         frontier = loaded.payload["position"]["frontier"]
         self._now: int = 0 if frontier is None else frontier[0]
         self._state: dict[str, Any] = loaded.payload["trainer"]["context"]
-        torch.set_num_threads(int(loaded.payload["environment"]["threads"]))
+        restore_threads(self.config.learner, loaded.payload["environment"])
         self._method = Method(self.config.context, self.config.learner, opened.rows)
         prefix = "learner."
         self._tensors = {n.removeprefix(prefix): t for n, t in loaded.tensors.items() if n.startswith(prefix)}

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.config import LearnerConfig
 from autoemb_pipeline.method import Method, method_tables
 from autoemb_pipeline.offsets import offsets_to_text
@@ -175,10 +176,10 @@ class Trainer:
             "refused_offsets": {str(p): offsets_to_text(offsets) for p, offsets in batch.refused.items()},
         }
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Everything but the store's rows, as tensors for the checkpoint."""
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Everything but the store's rows, as arrays for the checkpoint."""
         parts: dict[str, Mapping[str, FloatArray]] = {"prequential": self._prequential.state(), "logistic": self._logistic.state()}
-        arrays = {f"{part}.{name}": torch.from_numpy(array.copy()) for part, state in parts.items() for name, array in state.items()}
+        arrays = {f"{part}.{name}": array.copy() for part, state in parts.items() for name, array in state.items()}
         return {**arrays, **{f"learner.{name}": tensor for name, tensor in self._method.tensors().items()}}
 
     def payload(self) -> dict[str, object]:
@@ -186,20 +187,16 @@ class Trainer:
         stage = {"online": self._online, "examples": self._examples}
         return {"context": self._method.context.state(), "counters": dict(self._counters), "labels": self._balance.state(), **stage}
 
-    def restore(self, tensors: Mapping[str, torch.Tensor], payload: Mapping[str, object]) -> None:
+    def restore(self, tensors: Arrays, payload: Mapping[str, object]) -> None:
         """Restores what `tensors` and `payload` returned."""
-        groups: dict[str, dict[str, torch.Tensor]] = {}
+        groups: dict[str, dict[str, NDArray[Any]]] = {}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             groups.setdefault(part, {})[rest] = tensor
-        self._prequential.load_state({n: _array(t) for n, t in groups["prequential"].items()})
-        self._logistic.load_state({n: _array(t) for n, t in groups["logistic"].items()})
+        self._prequential.load_state(groups["prequential"])
+        self._logistic.load_state(groups["logistic"])
         self._method.restore(groups.get("learner", {}), payload["context"])  # type: ignore[arg-type]
         self._online, self._examples = bool(payload["online"]), int(payload["examples"])  # type: ignore[call-overload]
         self._counters = dict(payload["counters"])  # type: ignore[call-overload]
         if "labels" in payload:  # an older version did not count them
             self._balance.load_state(payload["labels"])  # type: ignore[arg-type]
-
-
-def _array(tensor: torch.Tensor) -> FloatArray:
-    return np.array(tensor.numpy(), dtype=np.float64)

@@ -78,7 +78,7 @@ def build(config: RunConfig, ports: Ports) -> Iterator[Run]:
         # Before reading how far the run got: opening it ends what an earlier trainer of the run left open.
         producer = closing.enter_context(_producer(config, ports, identity.run_id))
         store = CheckpointStore(config.state_dir, keep=config.checkpoints_kept)
-        resumed = resume(store, identity, outputs, device=config.trainer.learner.device, threads=config.threads)
+        resumed = resume(store, identity, outputs, learner=config.trainer.learner, threads=config.threads)
         yield _connect(config, ports, closing, store=store, producer=producer, outputs=outputs, resumed=resumed)
 
 
@@ -119,7 +119,7 @@ def _connect(
         seconds=config.checkpoint_seconds,
         state_dir=config.state_dir,
         resumed=resumed,
-        device=config.trainer.learner.device,
+        learner=config.trainer.learner,
         writer=_writer(closing, store),
         trainer=trainer,
         rows=rows,

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
 
 from autoemb_pipeline.checkpoint.manifest import Manifest, frozen_json
 from autoemb_pipeline.errors import CheckpointError
@@ -30,15 +31,15 @@ class Snapshot:
     Attributes:
         step: the last step trained.
         payload: any JSON value; goes into the manifest.
-        tensors: on the CPU.
+        tensors: name -> numbers.
     """
 
     step: int
     payload: Any
-    tensors: Mapping[str, torch.Tensor]
+    tensors: Mapping[str, NDArray[Any]]
 
     @classmethod
-    def of(cls, *, step: int, payload: Any, tensors: Mapping[str, torch.Tensor]) -> "Snapshot":
+    def of(cls, *, step: int, payload: Any, tensors: Mapping[str, NDArray[Any]]) -> "Snapshot":
         """Copies, so that training may go on and change the originals.
 
         Raises:
@@ -47,12 +48,12 @@ class Snapshot:
         return cls(
             step=step,
             payload=frozen_json(payload, what="payload"),
-            tensors={name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()},
+            tensors={name: np.array(array, order="C") for name, array in tensors.items()},
         )
 
     def encode(self) -> dict[str, bytes]:
         """File name -> content. The same snapshot gives the same bytes."""
-        return {TENSORS: safetensors.torch.save(dict(self.tensors))}
+        return {TENSORS: safetensors.numpy.save(dict(self.tensors))}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +67,7 @@ class LoadedCheckpoint:
 
     step: int
     payload: Any
-    tensors: dict[str, torch.Tensor]
+    tensors: dict[str, NDArray[Any]]
     directory: Path
 
     @property
@@ -81,7 +82,7 @@ def load_contents(directory: Path, manifest: Manifest) -> LoadedCheckpoint:
     Raises:
         CheckpointError: a file is missing or damaged.
     """
-    tensors = safetensors.torch.load(_checked_bytes(directory, TENSORS, manifest))
+    tensors = safetensors.numpy.load(_checked_bytes(directory, TENSORS, manifest))
     return LoadedCheckpoint(step=manifest.step, payload=manifest.payload, tensors=tensors, directory=directory)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 import polars as pl
-import safetensors.torch
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from autoemb_pipeline.checkpoint.reading import OpenCheckpoint
@@ -79,7 +79,7 @@ def export_checkpoint(opened: OpenCheckpoint, learner: LearnerConfig, target: Pa
             counts[side] = opened.rows.count(side)
             _write_side(target, f"{side}s", chunks, counts[side], rows_per_file)
         dense = {n.removeprefix("learner."): t for n, t in opened.loaded.tensors.items() if n.startswith("learner.")}
-        (target / "model.safetensors").write_bytes(safetensors.torch.save(dense))
+        (target / "model.safetensors").write_bytes(safetensors.numpy.save(dense))
     except OSError as error:
         raise StateError(
             f"The export to {target} failed.", why=str(error), remedy="Free space, remove the directory, try again."

@@ -13,11 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding as llvm
+import numba
 import numpy as np
-import torch
 
 from autoemb_pipeline.durable import replace_synced, sync
 from autoemb_pipeline.errors import CheckpointError, StateError
+from autoemb_pipeline.learners.config import LearnerConfig
 
 IDENTITY_FILE = "run.json"
 ARCHIVE = "old-runs"
@@ -200,16 +202,41 @@ def _check_same(stored: RunIdentity, request: RunIdentity, explicit_run_id: str 
         )
 
 
-def environment(device: str) -> dict[str, str | int]:
-    """What, besides configuration and stream, decides the last bits of a sum."""
+def environment(learner: LearnerConfig) -> dict[str, str | int]:
+    """What, besides configuration and stream, decides the last bits of a sum of this learner's run."""
+    return {
+        **(_torch_environment() if learner.uses_torch else {}),
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+        "cpu": llvm.get_host_cpu_name(),
+        "blas_threads": _blas_threads(),
+        "device": learner.device,
+    }
+
+
+def _torch_environment() -> dict[str, str | int]:
+    import torch  # noqa: PLC0415 - takes 1.5 s
+
     return {
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "numpy": np.__version__,
-        "blas_threads": _blas_threads(),
-        "device": device,
     }
+
+
+def restore_threads(learner: LearnerConfig, saved: Mapping[str, Any], asked: int | None = None) -> None:
+    """Sets torch's threads, whose number decides the last bits of sums, where the learner uses torch.
+
+    Args:
+        learner: the run's.
+        saved: the `environment` of its checkpoint, or nothing.
+        asked: goes before what was saved.
+    """
+    threads = asked if asked is not None else saved.get("threads")
+    if learner.uses_torch and threads is not None:
+        import torch  # noqa: PLC0415 - takes 1.5 s
+
+        torch.set_num_threads(int(threads))
 
 
 def _blas_threads() -> int:

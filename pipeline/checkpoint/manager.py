@@ -15,6 +15,7 @@ from autoemb_pipeline.checkpoint.resume import Resumed
 from autoemb_pipeline.checkpoint.writer import CheckpointWriter
 from autoemb_pipeline.epochs import Epochs
 from autoemb_pipeline.failpoints import failpoint
+from autoemb_pipeline.learners.config import LearnerConfig
 from autoemb_pipeline.records import RunPosition
 from autoemb_pipeline.sink.emitter import Emitter
 from autoemb_pipeline.sink.prediction_log import PredictionLog
@@ -32,7 +33,7 @@ class CheckpointManager:
         every, seconds: steps, and time, after which one is due; whichever comes first.
         state_dir: the run's.
         resumed: where the run went on.
-        device: for the manifest.
+        learner: for the manifest's environment.
         others: the parts a checkpoint is made of.
     """
 
@@ -43,7 +44,7 @@ class CheckpointManager:
         seconds: float,
         state_dir: Path,
         resumed: Resumed,
-        device: str,
+        learner: LearnerConfig,
         writer: CheckpointWriter,
         trainer: Trainer,
         rows: RocksRowStore,
@@ -58,7 +59,7 @@ class CheckpointManager:
         self._state_dir = state_dir
         self._identity: RunIdentity = resumed.identity
         self._outputs_at = resumed.outputs_at
-        self._environment = environment(device)
+        self._environment = environment(learner)
         self._writer = writer
         self._trainer = trainer
         self._rows = rows

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-import torch
 
 from autoemb_pipeline.checkpoint.contents import LoadedCheckpoint
-from autoemb_pipeline.checkpoint.identity import RunIdentity, environment, environment_changes
+from autoemb_pipeline.checkpoint.identity import RunIdentity, environment, environment_changes, restore_threads
 from autoemb_pipeline.checkpoint.outputs import Emission, OutputTopics, read_emission
 from autoemb_pipeline.checkpoint.position import position_from_json
 from autoemb_pipeline.checkpoint.store import CheckpointStore, NewestValid
 from autoemb_pipeline.errors import CheckpointError
+from autoemb_pipeline.learners.config import LearnerConfig
 from autoemb_pipeline.records import AHEAD, RunPosition
 from autoemb_pipeline.sink.recover import RecordedRun, read_dead_letters, read_run
 
@@ -56,24 +56,24 @@ class Resumed:
     refused: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
 
-def resume(store: CheckpointStore, identity: RunIdentity, outputs: OutputTopics, *, device: str, threads: int | None) -> Resumed:
+def resume(store: CheckpointStore, identity: RunIdentity, outputs: OutputTopics, *, learner: LearnerConfig, threads: int | None) -> Resumed:
     """Finds where to go on; the state directory is locked, and with transactions the run's producer is open.
 
-    Also sets torch's threads, as asked for, else as the checkpoint was made with: their number decides the last bits of sums.
+    Also sets torch's threads where the learner uses it, as asked for, else as the checkpoint was made with: their number decides the last
+    bits of sums.
 
     Args:
         store: the state directory's checkpoints.
         identity: from `open_identity`.
         outputs: where the run's metrics and dead letters are.
-        device: for comparing the environment.
+        learner: the run's.
         threads: torch's; None: as at the checkpoint, else torch's default.
 
     Raises:
         CheckpointError: the run has begun and has no checkpoint that can be used, or the newest is another run's.
         OffsetError: the metrics topic no longer reaches back to what the run wrote last.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
+    restore_threads(learner, {}, threads)
     newest = store.recover()
     _report(newest)
     if newest.step is None:
@@ -82,9 +82,8 @@ def resume(store: CheckpointStore, identity: RunIdentity, outputs: OutputTopics,
         return Resumed(identity=identity, outputs_at=(identity.metrics_start, identity.dead_letters_start))
     checkpoint = store.load(newest.step)
     resumed = _where(store.root, identity, outputs, checkpoint)
-    if threads is None:
-        torch.set_num_threads(int(checkpoint.payload["environment"]["threads"]))
-    _compare_environment(checkpoint.payload["environment"], device)
+    restore_threads(learner, checkpoint.payload["environment"], threads)
+    _compare_environment(checkpoint.payload["environment"], learner)
     _log.info("resuming", run_id=identity.run_id, checkpoint=resumed.step, recompute_to=resumed.last_step)
     return resumed
 
@@ -161,7 +160,7 @@ def _nothing_to_go_on_from(store: CheckpointStore, identity: RunIdentity, newest
     )
 
 
-def _compare_environment(saved: Mapping[str, Any], device: str) -> None:
-    changes = environment_changes(saved, environment(device))
+def _compare_environment(saved: Mapping[str, Any], learner: LearnerConfig) -> None:
+    changes = environment_changes(saved, environment(learner))
     if changes:
         _log.warning("not bit for bit the same machine as at the checkpoint", changes=changes)

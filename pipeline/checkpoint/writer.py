@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
+from numpy.typing import NDArray
 
 from autoemb_pipeline.checkpoint.contents import ROWS, Snapshot
 from autoemb_pipeline.checkpoint.store import CheckpointStore
@@ -68,7 +68,7 @@ class CheckpointWriter:
         """Whether a checkpoint was begun whose end neither `poll` nor `wait` has told yet."""
         return self._thread is not None
 
-    def begin(self, step: int, payload: Any, tensors: Mapping[str, torch.Tensor], store: CapturableRows) -> None:
+    def begin(self, step: int, payload: Any, tensors: Mapping[str, NDArray[Any]], store: CapturableRows) -> None:
         """Captures everything as it is now and returns; the writing goes on in the background.
 
         Args:

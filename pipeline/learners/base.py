@@ -1,13 +1,16 @@
 """The interface every method implements."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
-import torch
+from numpy.typing import NDArray
 
 from autoemb_pipeline.open_batch import OpenBatch
 from autoemb_pipeline.records import FloatArray, Labels, LearnerInputs, Predictions
 from autoemb_pipeline.rows import TableSpec
+
+Arrays = Mapping[str, NDArray[Any]]
+"""Name in a checkpoint -> numbers."""
 
 
 class Learner(Protocol):
@@ -28,11 +31,11 @@ class Learner(Protocol):
         """
         ...
 
-    def state_dict(self) -> Mapping[str, torch.Tensor]:
-        """Everything but rows: dense parameters, optimiser state, RNG and reservoirs, as tensors (copies, on the CPU)."""
+    def state_dict(self) -> Arrays:
+        """Everything but rows: dense parameters, optimiser state, RNG and reservoirs, as arrays (copies)."""
         ...
 
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Restores what `state_dict` returned: the learner then goes on to the same bits."""
         ...
 
@@ -60,13 +63,13 @@ class EventLearner(Protocol):
         """Work between mini-batches, when the context has kept the records."""
         ...
 
-    def state_dict(self) -> Mapping[str, torch.Tensor]:
+    def state_dict(self) -> Arrays:
         """As of `Learner`."""
         ...
 
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """As of `Learner`."""
         ...
 
 
-__all__ = ["EventLearner", "Learner", "TableSpec"]
+__all__ = ["Arrays", "EventLearner", "Learner", "TableSpec"]

@@ -1,11 +1,8 @@
-"""From a configuration to a learner."""
-
-import torch
+"""From a configuration to a learner. Only the paper's imports torch."""
 
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.learners.base import Learner
 from autoemb_pipeline.learners.config import LearnerConfig
-from autoemb_pipeline.learners.paper.factory import make_paper_learner, paper_tables
 from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.learners.stream.factory import make_stream_learner, stream_tables
 from autoemb_pipeline.learners.stream.learner import StreamLearner
@@ -14,7 +11,11 @@ from autoemb_pipeline.rows import AnySpec, RowStore
 
 def learner_tables(config: LearnerConfig) -> tuple[AnySpec, ...]:
     """The tables the learner of this configuration keeps its rows in: its store is made with them, joined with the context's."""
-    return stream_tables(config) if isinstance(config, StreamConfig) else paper_tables(config)
+    if isinstance(config, StreamConfig):
+        return stream_tables(config)
+    from autoemb_pipeline.learners.paper.factory import paper_tables  # noqa: PLC0415 - torch takes 1.5 s
+
+    return paper_tables(config)
 
 
 def make_learner(config: LearnerConfig, store: RowStore) -> Learner | StreamLearner:
@@ -27,18 +28,25 @@ def make_learner(config: LearnerConfig, store: RowStore) -> Learner | StreamLear
     Raises:
         ConfigurationError: the device is not there.
     """
-    device = resolve_device(config.device)
     if isinstance(config, StreamConfig):
         return make_stream_learner(config, store)
-    return make_paper_learner(config, store, device)
+    from autoemb_pipeline.learners.paper.factory import make_paper_learner  # noqa: PLC0415 - torch takes 1.5 s
+
+    return make_paper_learner(config, store, resolve_device(config.device))
 
 
-def resolve_device(name: str) -> torch.device:
-    """The torch device of this name; `auto` is CUDA where there is a GPU, else the CPU.
+def resolve_device(name: str, *, uses_torch: bool = True) -> str:
+    """The torch device of this name; `auto` is CUDA where there is a GPU, else the CPU; for a learner without torch always the CPU.
+
+    Torch is imported for any but the CPU.
 
     Raises:
         ConfigurationError: torch knows no such device, or there is none.
     """
+    if name == "cpu" or (name == "auto" and not uses_torch):
+        return "cpu"
+    import torch  # noqa: PLC0415 - takes 1.5 s
+
     has_cuda = torch.cuda.is_available()
     try:
         device = torch.device(("cuda" if has_cuda else "cpu") if name == "auto" else name)
@@ -50,4 +58,4 @@ def resolve_device(name: str) -> torch.device:
             why="torch finds no GPU or is the CPU build",
             remedy="use --device cpu, or install torch's CUDA build (README, Installation)",
         )
-    return device
+    return str(device)

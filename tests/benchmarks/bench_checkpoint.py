@@ -38,7 +38,7 @@ def measure(root: Path, rows: int, arguments: argparse.Namespace) -> dict[str, f
     config = RocksConfig(directory=checkpoints.live, cache_bytes=arguments.cache_mb << 20)
     store = RocksRowStore(config, [TableSpec(name="users", width=arguments.width)])
     writer = CheckpointWriter(checkpoints)
-    tensors = {"dense": torch.zeros(250_000)}
+    tensors = {"dense": np.zeros(250_000, dtype=np.float32)}
     fill(store, rows, arguments.width)
     started = time.perf_counter()
     writer.begin(0, {}, tensors, store)

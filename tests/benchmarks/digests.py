@@ -176,8 +176,8 @@ def train(run: Run) -> tuple[Trainer, MemoryRowStore, list[Mapping[str, Any]]]:
 def parameters_digest(trainer: Trainer) -> str:
     values = []
     for name, tensor in trainer.tensors().items():
-        if name.startswith("learner.") and tensor.ndim:
-            values.append((str(tensor.dtype), tuple(tensor.shape), tensor.contiguous().numpy().tobytes()))
+        if name.startswith("learner.") and tensor.ndim:  # types by torch's names, as recorded
+            values.append((f"torch.{tensor.dtype}", tuple(tensor.shape), tensor.tobytes()))
     return _digest(f"{kind} {shape} ".encode() + data for kind, shape, data in sorted(values))
 
 

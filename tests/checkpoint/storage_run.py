@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from autoemb_pipeline.checkpoint.lock import state_lock
 from autoemb_pipeline.checkpoint.reading import open_newest
@@ -34,16 +33,16 @@ class Training:
         config = RocksConfig(directory=checkpoints.live, source=loaded and loaded.rows, cache_bytes=cache_bytes)
         self.rows = RocksRowStore(config, SPECS)
         self.step = 0 if loaded is None else loaded.payload["step"]
-        first = {"w": torch.zeros(7), "generator": torch.Generator().manual_seed(5).get_state(), "sums": torch.zeros(2).double()}
+        first = {"w": np.zeros(7, dtype=np.float32), "drawn": np.zeros(4, dtype=np.uint64), "sums": np.zeros(2)}
         self.tensors = loaded.tensors if loaded else first
 
     def train(self) -> None:
         self.step += 1
-        generator = torch.Generator()
-        generator.set_state(self.tensors["generator"])
-        draw = torch.randint(0, 400, (40,), generator=generator).tolist()
-        noise = torch.randn(7, generator=generator)
-        self.tensors = {**self.tensors, "w": self.tensors["w"] * 0.9 + noise, "generator": generator.get_state()}
+        bits = np.random.Philox(key=5, counter=self.tensors["drawn"])
+        generator = np.random.Generator(bits)
+        draw = generator.integers(0, 400, 40).tolist()
+        noise = generator.standard_normal(7, dtype=np.float32)
+        self.tensors = {**self.tensors, "w": self.tensors["w"] * np.float32(0.9) + noise, "drawn": bits.state["state"]["counter"]}
         for spec, ids in (("users", draw[:20]), ("items", draw[20:])):
             distinct = [f"id {k}" for k in dict.fromkeys(ids)]
             rows = self.rows.gather(spec, distinct)
@@ -81,7 +80,7 @@ def digest(root: Path) -> str:
             for i, row in opened.rows.items(spec.name):
                 found.update(i.encode() + row.tobytes())
         for name, tensor in sorted(opened.loaded.tensors.items()):
-            found.update(name.encode() + tensor.numpy().tobytes())
+            found.update(name.encode() + tensor.tobytes())
         return found.hexdigest()
 
 

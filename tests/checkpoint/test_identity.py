@@ -130,7 +130,7 @@ def test_run_ids_are_unique() -> None:
 
 
 def test_environment_differences_are_named() -> None:
-    now = environment("cpu")
+    now = environment(from_preset("paper"))
     assert environment_changes(now, now) == []
     assert environment_changes({**now, "threads": 99}, now) == [f"threads: 99 -> {now['threads']}"]
 
@@ -138,10 +138,10 @@ def test_environment_differences_are_named() -> None:
 def test_threads_of_numpys_sums_are_part_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    before = environment("cpu")
+    before = environment(from_preset("stream"))
     assert before["blas_threads"] == 3
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")  # goes before the other
-    assert environment_changes(before, environment("cpu")) == ["blas_threads: 3 -> 2"]
+    assert environment_changes(before, environment(from_preset("stream"))) == ["blas_threads: 3 -> 2"]
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.delenv(name)
-    assert 1 <= int(environment("cpu")["blas_threads"]) <= (os.cpu_count() or 1)
+    assert 1 <= int(environment(from_preset("stream"))["blas_threads"]) <= (os.cpu_count() or 1)

@@ -91,7 +91,7 @@ def test_no_broker_is_an_error_within_five_seconds_that_names_the_three_ways() -
     ],
 )
 def test_wrong_usage_is_explained(arguments: list[str], code: int, text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if arguments[-1] == "cuda" and resolve_device("auto").type == "cuda":
+    if arguments[-1] == "cuda" and resolve_device("auto") == "cuda":
         pytest.skip("this machine has a GPU")
     with pytest.raises(SystemExit) as ended:
         main(arguments)

@@ -40,7 +40,7 @@ from autoemb_pipeline.kernels import (
     uses_of,
     weights_at,
 )
-from autoemb_pipeline.learners.common.layers import seeded_generator
+from autoemb_pipeline.learners.common.initial import seeded_generator
 from autoemb_pipeline.learners.search.controller import Controller
 from autoemb_pipeline.rows import hashed_uniform
 

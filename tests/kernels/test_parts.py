@@ -24,7 +24,7 @@ from autoemb_pipeline.kernels import (
     weights_at,
 )
 from autoemb_pipeline.learners.common.dense import DenseParameters
-from autoemb_pipeline.learners.common.layers import seeded_generator
+from autoemb_pipeline.learners.common.initial import seeded_generator
 from autoemb_pipeline.learners.common.optimisers import make_optimiser
 from autoemb_pipeline.learners.search.controller import Controller
 from tests.kernels import twins

@@ -27,7 +27,7 @@ def outcome(kafka: Mapping[str, str], config: RunConfig, *, with_log: bool = Tru
         return {
             "step": loaded.step,
             "payload": {name: value for name, value in loaded.payload.items() if name not in OWN},
-            "tensors": {name: (str(t.dtype), t.numpy().tobytes()) for name, t in loaded.tensors.items()},
+            "tensors": {name: (str(t.dtype), t.tobytes()) for name, t in loaded.tensors.items()},
             "rows": {s.name: [(i, [part.tobytes() for part in row]) for i, row in opened.rows.records(s.name)] for s in opened.rows.specs},
             "counts": {s.name: opened.rows.count(s.name) for s in opened.rows.specs},
             "metrics": metrics(kafka, config, run_id),

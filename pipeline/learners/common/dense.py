@@ -1,15 +1,19 @@
 """The dense parameters of a module, with the state of the optimiser that updates them together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from autoemb_pipeline.errors import CheckpointError
+from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.layers import Parameters, ParametersView
 from autoemb_pipeline.learners.common.optimisers import Optimiser, State, stepped
+from autoemb_pipeline.learners.common.packing import restored
+from autoemb_pipeline.learners.common.tensors import array_of
 
 
 class DenseParameters:
@@ -47,34 +51,24 @@ class DenseParameters:
         self.state = dict(zip(self.values, states, strict=True))
         self.values = {key: value.requires_grad_() for key, value in zip(self.values, values, strict=True)}
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Copies on the CPU, under names that start with this group's."""
-        out = {f"{self.name}/steps": torch.tensor(self.steps, dtype=torch.int64)}
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Copies, under names that start with this group's."""
+        out = {f"{self.name}/steps": np.array(self.steps, dtype=np.int64)}
         for key, value in self.values.items():
-            out[f"{self.name}/value/{key}"] = value.detach().to("cpu", copy=True)
+            out[f"{self.name}/value/{key}"] = array_of(value)
             for slot, tensor in enumerate(self.state[key]):
-                out[f"{self.name}/state{slot}/{key}"] = tensor.to("cpu", copy=True)
+                out[f"{self.name}/state{slot}/{key}"] = array_of(tensor)
         return out
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Restores what `state_dict` gave.
 
         Raises:
-            CheckpointError: a tensor is missing, or of another shape or type.
+            CheckpointError: an array is missing, or of another shape or type.
         """
-        self.steps = int(self._read(state, "steps", torch.tensor(0)).item())
+        self.steps = int(restored(state, f"{self.name}/steps", np.array(0, dtype=np.int64)))
         for key, value in self.values.items():
-            restored = self._read(state, f"value/{key}", value).to(value.device, copy=True)
-            slots = range(self.optimiser.slots)
-            self.state[key] = tuple(self._read(state, f"state{slot}/{key}", value).to(value.device, copy=True) for slot in slots)
-            self.values[key] = restored.requires_grad_()
-
-    def _read(self, state: Mapping[str, Tensor], key: str, like: Tensor) -> Tensor:
-        name = f"{self.name}/{key}"
-        stored = state.get(name)
-        if stored is None or stored.shape != like.shape or stored.dtype != like.dtype:
-            what = "is missing" if stored is None else f"is {tuple(stored.shape)} {stored.dtype}, not {tuple(like.shape)} {like.dtype}"
-            raise CheckpointError(
-                f"the checkpoint's tensor {name} {what}", why="it is of another configuration", remedy="start with its options"
-            )
-        return stored.detach()
+            like = array_of(value)
+            names = [f"value/{key}", *(f"state{slot}/{key}" for slot in range(self.optimiser.slots))]
+            own, *slots = (torch.from_numpy(restored(state, f"{self.name}/{name}", like)).to(value.device) for name in names)
+            self.values[key], self.state[key] = own.requires_grad_(), tuple(slots)

@@ -6,15 +6,15 @@ An update is value − rate · direction. Elementwise, so embedding rows and den
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from autoemb_pipeline.learners.common.choices import OptimiserName, Preconditioner
+
 State = tuple[Tensor, ...]
 Tensors = Sequence[Tensor]
-OptimiserName = Literal["sgd", "adagrad", "adam"]
-Preconditioner = Literal["exact", "detached", "sgd"]
 
 
 class Optimiser(Protocol):

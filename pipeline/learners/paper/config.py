@@ -8,12 +8,16 @@ from numpy.typing import NDArray
 
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.learners.common.checks import check_numbers, check_widths
-from autoemb_pipeline.learners.common.optimisers import OptimiserName, Preconditioner
-from autoemb_pipeline.learners.paper.network import Normalisation, Selection, SoftScale
-from autoemb_pipeline.learners.paper.validation import holdout_mask
+from autoemb_pipeline.learners.common.choices import OptimiserName, Preconditioner
+from autoemb_pipeline.learners.paper.choices import Normalisation, Selection, SoftScale
 from autoemb_pipeline.learners.search.config import Method, SearchConfig
 
 Unroll = Literal["exact", "finite-difference"]
+
+
+def holdout_mask(size: int, *, fraction: float, seed: int, step: int) -> NDArray[np.bool_]:
+    """[size] True for the interactions of mini-batch `step` that validation source `holdout` holds out: a function of its arguments."""
+    return np.random.Generator(np.random.Philox(key=[seed, step])).random(size) < fraction
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +43,7 @@ class PaperConfig(SearchConfig):
     """
 
     takes_context: ClassVar[bool] = False
+    uses_torch: ClassVar[bool] = True
 
     method: Method = "autoemb"
     preset: Literal["paper", "paper-layernorm"] = "paper-layernorm"

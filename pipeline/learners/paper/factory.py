@@ -6,6 +6,7 @@ from autoemb_pipeline.learners.common.dense import DenseParameters
 from autoemb_pipeline.learners.common.losses import outputs
 from autoemb_pipeline.learners.common.optimisers import make_optimiser
 from autoemb_pipeline.learners.common.tables import EmbeddingTable, TablePlan
+from autoemb_pipeline.learners.common.tensors import torch_type
 from autoemb_pipeline.learners.paper.config import PaperConfig
 from autoemb_pipeline.learners.paper.forward import PaperModel
 from autoemb_pipeline.learners.paper.hypergradient import Hypergradient
@@ -26,9 +27,9 @@ def paper_tables(config: PaperConfig) -> tuple[TableSpec, ...]:
     return (*(_plan(config, name).spec() for name in EMBEDDING_TABLES), *selector_tables(config))
 
 
-def make_paper_learner(config: PaperConfig, store: RowStore, device: torch.device) -> NetworkLearner:
-    """A new learner with its initial parameters. store: holds `paper_tables`."""
-    model = make_model(config, store, device)
+def make_paper_learner(config: PaperConfig, store: RowStore, device: str) -> NetworkLearner:
+    """A new learner with its initial parameters. store: holds `paper_tables`; device: torch's name of one that is there."""
+    model = make_model(config, store, torch.device(device))
     return NetworkLearner(model, _strategy(config, model))
 
 
@@ -38,7 +39,7 @@ def make_model(config: PaperConfig, store: RowStore, device: torch.device) -> Pa
         "recommender",
         _network(config),
         make_optimiser(config.dense_optimiser, config.dense_rate, initial_accumulator=config.initial_accumulator),
-        dtype=config.dtype,
+        dtype=torch_type(config.precision),
         device=device,
     )
     users, items = (EmbeddingTable(_plan(config, name), store, device) for name in EMBEDDING_TABLES)
@@ -48,14 +49,16 @@ def make_model(config: PaperConfig, store: RowStore, device: torch.device) -> Pa
         selection=config.selection,
         task=config.task,
         reduction=config.reduction,
-        dtype=config.dtype,
+        dtype=torch_type(config.precision),
         device=device,
     )
 
 
 def _plan(config: PaperConfig, name: str) -> TablePlan:
     optimiser = make_optimiser(config.row_optimiser, config.row_rate, initial_accumulator=config.initial_accumulator)
-    return TablePlan(name=name, width=config.width, std=config.embedding_std, optimiser=optimiser, seed=config.seed, dtype=config.dtype)
+    return TablePlan(
+        name=name, width=config.width, std=config.embedding_std, optimiser=optimiser, seed=config.seed, dtype=torch_type(config.precision)
+    )
 
 
 def _network(config: PaperConfig) -> FixedSizeNetwork | SelectingNetwork:

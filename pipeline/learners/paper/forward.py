@@ -13,7 +13,8 @@ from torch import Tensor
 
 from autoemb_pipeline.learners.common.losses import interaction_losses, targets
 from autoemb_pipeline.learners.common.transfer import to_device
-from autoemb_pipeline.learners.paper.network import Selection, largest
+from autoemb_pipeline.learners.paper.choices import Selection
+from autoemb_pipeline.learners.paper.network import largest
 from autoemb_pipeline.learners.paper.recommender import Point, Recommender
 from autoemb_pipeline.learners.search.encoding import EncodedBatch, encode
 from autoemb_pipeline.learners.search.selectors import Selector, Theta, Weights

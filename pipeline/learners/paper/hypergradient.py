@@ -8,14 +8,18 @@ it on rows that were gathered for that step. Hence
 with ξ as a factor on the rates: 0 is the first-order approximation, 1 the total derivative of what happened.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from autoemb_pipeline.learners.common.optimisers import Optimiser, Preconditioner, State
+from autoemb_pipeline.learners.base import Arrays
+from autoemb_pipeline.learners.common.choices import Preconditioner
+from autoemb_pipeline.learners.common.optimisers import Optimiser, State
 from autoemb_pipeline.learners.common.transfer import to_device
 from autoemb_pipeline.learners.paper.config import Unroll
 from autoemb_pipeline.learners.paper.forward import ForwardPass, PaperModel, gradients
@@ -68,11 +72,11 @@ class Hypergradient:
         indirect = self._exact(self.last, theta, pull) if self.unroll == "exact" else self._finite_difference(self.last, theta, pull)
         return [(validation.theta, direct), (theta, [self.xi * term for term in indirect])]
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """The last training step."""
         return {} if self.last is None else pack_step(self.last)
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Restores what `state_dict` gave."""
         self.last = unpack_step(state, self.model.device, tuple(self.model.recommender.dense.values))
 

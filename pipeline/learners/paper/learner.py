@@ -3,13 +3,12 @@
 Shape legend: B interactions, N spaces, C outputs.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from autoemb_pipeline.errors import AutoembError
+from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.losses import prediction_losses, probabilities
 from autoemb_pipeline.learners.common.transfer import to_host
 from autoemb_pipeline.learners.paper.forward import PaperModel
@@ -68,15 +67,15 @@ class NetworkLearner:
         self._pending = None
         return losses
 
-    def state_dict(self) -> Mapping[str, Tensor]:
-        """Dense parameters, optimiser state and whatever the method keeps between mini-batches; copies on the CPU."""
+    def state_dict(self) -> Arrays:
+        """Dense parameters, optimiser state and whatever the method keeps between mini-batches; copies."""
         return self._model.recommender.state_dict() | self._model.selector.state_dict() | self._strategy.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Restores what `state_dict` returned; a prediction made before waits no longer.
 
         Raises:
-            CheckpointError: a tensor is missing or of another shape.
+            CheckpointError: an array is missing or of another shape.
         """
         self._pending = None
         self._model.recommender.load_state_dict(state)

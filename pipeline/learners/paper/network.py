@@ -8,16 +8,13 @@ features, C outputs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from autoemb_pipeline.learners.common.layers import Affine, Mlp, glorot_uniform, seeded_generator
-
-Normalisation = Literal["batch", "layer", "none"]
-Selection = Literal["soft", "hard"]
-SoftScale = Literal["1/N", "1"]
+from autoemb_pipeline.learners.common.initial import UniformGenerator, glorot_uniform, seeded_generator
+from autoemb_pipeline.learners.common.layers import Affine, Mlp
+from autoemb_pipeline.learners.paper.choices import Normalisation, SoftScale
 
 EPSILON = 1e-5
 
@@ -77,7 +74,7 @@ class EmbeddingSpaces(nn.Sequential):
         generator: of the initial maps: W_n [d_n, W] by Glorot, b_n zero.
     """
 
-    def __init__(self, dims: Sequence[int], normalisation: Normalisation, generator: torch.Generator) -> None:
+    def __init__(self, dims: Sequence[int], normalisation: Normalisation, generator: UniformGenerator) -> None:
         super().__init__(*(Affine(glorot_uniform(generator, dim, dims[-1])) for dim in dims))
         self.dims = tuple(dims)
         self._normalisation = normalisation

@@ -3,12 +3,15 @@
 Shape legend: B interactions, N spaces, C outputs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.dense import DenseParameters
 from autoemb_pipeline.learners.common.layers import ParametersView
 from autoemb_pipeline.learners.common.tables import EmbeddingTable, GatheredRows
@@ -82,10 +85,12 @@ class Recommender:
         self.users.apply(point.users, gradients[-2], self.dense.steps)
         self.items.apply(point.items, gradients[-1], self.dense.steps)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Dense parameters, their optimiser's state and the step counter."""
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Dense parameters, their optimiser's state and the step counter. The store then has every row."""
+        self.users.settle()
+        self.items.settle()
         return self.dense.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Restores what `state_dict` gave."""
         self.dense.load_state_dict(state)

@@ -1,15 +1,17 @@
 """A bounded uniform sample of all earlier interactions, for replayed validation (paper, Algorithm 1, line 2)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from autoemb_pipeline.errors import CheckpointError
-from autoemb_pipeline.learners.common.layers import seeded_generator
-from autoemb_pipeline.learners.common.packing import copied, pack_strings, read, unpack_strings
+from autoemb_pipeline.learners.base import Arrays
+from autoemb_pipeline.learners.common.initial import seed_of
+from autoemb_pipeline.learners.common.packing import pack_strings, read, unpack_strings
+from autoemb_pipeline.learners.common.tensors import array_of
 from autoemb_pipeline.records import FloatArray, Labels, LearnerInputs, SideContext
 
 PREFIX = "reservoir"
@@ -65,7 +67,7 @@ class Reservoir:
     def __init__(self, capacity: int, seed: int) -> None:
         self.capacity = capacity
         self.seen = 0
-        self._generator = seeded_generator(seed, PREFIX)
+        self._generator = torch.Generator().manual_seed(seed_of(seed, PREFIX))
         self._users, self._items = _Side(), _Side()
         self._columns: dict[str, NDArray[np.float64]] = {}
 
@@ -114,19 +116,19 @@ class Reservoir:
         )
         return inputs, Labels(binary=c["binary"][:, 0], classes=c["classes"][:, 0].astype(np.int64))
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """Everything held, and the generator's state."""
         slots = range(len(self))
-        out = {f"{PREFIX}/seen": torch.tensor(self.seen), f"{PREFIX}/generator": copied(self._generator.get_state())}
+        out = {f"{PREFIX}/seen": np.array(self.seen, dtype=np.int64), f"{PREFIX}/generator": array_of(self._generator.get_state())}
         for name, side in (("users", self._users), ("items", self._items)):
             out |= pack_strings(f"{PREFIX}/{name}", side.ids)
-            out[f"{PREFIX}/{name}/counts"] = torch.from_numpy(side.counts(slots))
-        return out | {f"{PREFIX}/column/{name}": copied(torch.from_numpy(c[: len(self)])) for name, c in self._columns.items()}
+            out[f"{PREFIX}/{name}/counts"] = side.counts(slots)
+        return out | {f"{PREFIX}/column/{name}": c[: len(self)].copy() for name, c in self._columns.items()}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Restores what `state_dict` gave."""
-        self.seen = int(read(state, f"{PREFIX}/seen").item())
-        self._generator.set_state(read(state, f"{PREFIX}/generator"))
+        self.seen = int(read(state, f"{PREFIX}/seen"))
+        self._generator.set_state(torch.from_numpy(read(state, f"{PREFIX}/generator")))
         self._users, self._items = _Side(), _Side()
         for name, side in (("users", self._users), ("items", self._items)):
             counts = read(state, f"{PREFIX}/{name}/counts").tolist()
@@ -135,7 +137,7 @@ class Reservoir:
         start = f"{PREFIX}/column/"
         self._columns = {}
         for name in (n.removeprefix(start) for n in state if n.startswith(start)):
-            stored = read(state, start + name).numpy()
+            stored = read(state, start + name)
             if len(stored) > self.capacity:
                 raise CheckpointError(
                     f"the checkpoint's reservoir holds {len(stored)} interactions, this one at most {self.capacity}",

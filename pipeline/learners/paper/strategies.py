@@ -1,11 +1,12 @@
 """How W and Θ learn from one mini-batch: the difference between the methods (paper, section 2.5 and 3.4)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from numpy.typing import NDArray
 from torch import Tensor
 
+from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.paper.forward import ForwardPass, PaperModel, gradients
 from autoemb_pipeline.learners.paper.hypergradient import Hypergradient
 from autoemb_pipeline.learners.paper.validation import AfterTraining, trainable
@@ -33,21 +34,21 @@ class Strategy(Protocol):
         """Updates W, Θ, or both."""
         ...
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """What must survive between mini-batches besides W and Θ."""
         ...
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Restores what `state_dict` gave."""
         ...
 
 
 class _Stateless:
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """Empty."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Nothing to restore."""
 
 
@@ -153,11 +154,11 @@ class Bilevel:
             self._hypergradient.remember(*trained)
             descend(self._model, *trained)
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """The last training step and the validation source's state."""
         return self._hypergradient.state_dict() | (self._source.state_dict() if self._source else {})
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Restores what `state_dict` gave."""
         self._hypergradient.load_state_dict(state)
         if self._source:

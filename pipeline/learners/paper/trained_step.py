@@ -2,13 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.optimisers import State
-from autoemb_pipeline.learners.common.packing import copied, pack_strings, read, unpack_strings
+from autoemb_pipeline.learners.common.packing import pack_strings, read, unpack_strings
 from autoemb_pipeline.learners.common.tables import GatheredRows
+from autoemb_pipeline.learners.common.tensors import array_of
 from autoemb_pipeline.learners.paper.recommender import Point
 from autoemb_pipeline.learners.search.encoding import EncodedBatch
 
@@ -34,24 +39,24 @@ class TrainedStep:
     number: int
 
 
-def pack_step(step: TrainedStep) -> dict[str, Tensor]:
-    """Copies of everything in the step, on the CPU."""
-    out = {f"{PREFIX}/number": torch.tensor(step.number), f"{PREFIX}/target": copied(step.target)}
+def pack_step(step: TrainedStep) -> dict[str, NDArray[Any]]:
+    """Copies of everything in the step."""
+    out = {f"{PREFIX}/number": np.array(step.number, dtype=np.int64), f"{PREFIX}/target": array_of(step.target)}
     for name in _BATCH_TENSORS:
-        out[f"{PREFIX}/batch/{name}"] = copied(getattr(step.batch, name))
+        out[f"{PREFIX}/batch/{name}"] = array_of(getattr(step.batch, name))
     for side, rows in (("users", step.point.users), ("items", step.point.items)):
         out |= pack_strings(f"{PREFIX}/{side}/ids", rows.ids)
-        out[f"{PREFIX}/{side}/values"] = copied(rows.values)
+        out[f"{PREFIX}/{side}/values"] = array_of(rows.values)
         for slot, tensor in enumerate(rows.state):
-            out[f"{PREFIX}/{side}/state{slot}"] = copied(tensor)
+            out[f"{PREFIX}/{side}/state{slot}"] = array_of(tensor)
     for key, value in step.point.dense.items():
-        out[f"{PREFIX}/dense/value/{key}"] = copied(value)
+        out[f"{PREFIX}/dense/value/{key}"] = array_of(value)
         for slot, tensor in enumerate(step.dense_state[key]):
-            out[f"{PREFIX}/dense/state{slot}/{key}"] = copied(tensor)
+            out[f"{PREFIX}/dense/state{slot}/{key}"] = array_of(tensor)
     return out
 
 
-def unpack_step(state: Mapping[str, Tensor], device: torch.device, keys: Sequence[str]) -> TrainedStep | None:
+def unpack_step(state: Arrays, device: torch.device, keys: Sequence[str]) -> TrainedStep | None:
     """The step that `pack_step` packed, or None where the checkpoint holds none.
 
     Args:
@@ -66,7 +71,7 @@ def unpack_step(state: Mapping[str, Tensor], device: torch.device, keys: Sequenc
         return None
 
     def get(name: str) -> Tensor:
-        return read(state, f"{PREFIX}/{name}").to(device)
+        return torch.from_numpy(read(state, f"{PREFIX}/{name}")).to(device)
 
     def slots(prefix: str, suffix: str = "") -> State:
         count = 0

@@ -1,23 +1,17 @@
 """Where the interactions of the validation loss come from. The paper samples earlier ones; DARTS splits; a stream has the next batch."""
 
-from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.paper.reservoir import Reservoir
 from autoemb_pipeline.learners.search.encoding import take
 from autoemb_pipeline.records import Labels, LearnerInputs
 
 Sample = tuple[LearnerInputs, Labels] | None
-
-
-def holdout_mask(size: int, *, fraction: float, seed: int, step: int) -> NDArray[np.bool_]:
-    """[size] True for the interactions of mini-batch `step` that validation source `holdout` holds out: a function of its arguments."""
-    return np.random.Generator(np.random.Philox(key=[seed, step])).random(size) < fraction
 
 
 def trainable(inputs: LearnerInputs) -> NDArray[np.int64]:
@@ -32,11 +26,11 @@ class AfterTraining(Protocol):
         """Interactions to validate on after this mini-batch; None for no step of Θ."""
         ...
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """What the source keeps."""
         ...
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Restores what `state_dict` gave."""
         ...
 
@@ -59,11 +53,11 @@ class Replay:
             self._reservoir.add(inputs, labels, trainable(inputs))
         return self._reservoir.sample(self._size)
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """The reservoir."""
         return self._reservoir.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Restores what `state_dict` gave."""
         self._reservoir.load_state_dict(state)
 
@@ -88,9 +82,9 @@ class Holdout:
             return None
         return take(inputs, rows), Labels(binary=labels.binary[rows], classes=labels.classes[rows])
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """Empty."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Nothing to restore."""

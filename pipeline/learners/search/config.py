@@ -4,17 +4,16 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.learners.common.checks import check_choices, check_numbers, check_widths
-from autoemb_pipeline.learners.common.layers import Activation
-from autoemb_pipeline.learners.common.optimisers import OptimiserName
+from autoemb_pipeline.learners.common.choices import Activation, OptimiserName
 from autoemb_pipeline.records import Task
 
 Method = Literal["fse", "fse-uniform", "sam", "darts", "autoemb"]
 Precision = Literal["float32", "float64"]
+LOGIT_TABLES = ("logits.user", "logits.item")  # rows of the free logits of `darts`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +37,8 @@ class SearchConfig:
 
     takes_context: ClassVar[bool]
     """Whether context features, and with them label statistics, are inputs of the network."""
+    uses_torch: ClassVar[bool]
+    """Whether its arithmetic is torch's, so that torch, its threads and its devices decide the bits."""
 
     method: str = "autoemb"
     task: Task = "binary"
@@ -71,11 +72,6 @@ class SearchConfig:
     def width(self) -> int:
         """Numbers of one row's concatenated embedding; 146 in the paper."""
         return sum(self.dims)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Torch's type of `precision`."""
-        return torch.float32 if self.precision == "float32" else torch.float64
 
     @property
     def row_dtype(self) -> Literal["f4", "f8"]:

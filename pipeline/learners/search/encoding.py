@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoemb_pipeline.learners.common.transfer import to_device
-from autoemb_pipeline.learners.search.controller import controller_inputs
+from autoemb_pipeline.learners.search.inputs import controller_inputs
 from autoemb_pipeline.records import LearnerInputs, SideContext
 
 

@@ -1,17 +1,16 @@
-"""From a configuration to Θ, for both learners."""
+"""From a configuration to Θ in torch."""
 
 import torch
 
 from autoemb_pipeline.learners.common.dense import DenseParameters
-from autoemb_pipeline.learners.common.layers import seeded_generator
+from autoemb_pipeline.learners.common.initial import seeded_generator
 from autoemb_pipeline.learners.common.optimisers import make_optimiser
 from autoemb_pipeline.learners.common.tables import EmbeddingTable, TablePlan
-from autoemb_pipeline.learners.search.config import SearchConfig
+from autoemb_pipeline.learners.common.tensors import torch_type
+from autoemb_pipeline.learners.search.config import LOGIT_TABLES, SearchConfig
 from autoemb_pipeline.learners.search.controller import BothControllers, Controller
 from autoemb_pipeline.learners.search.selectors import Controllers, EqualWeights, FreeLogits, NoSelection, Selector
 from autoemb_pipeline.rows import RowStore, TableSpec
-
-LOGIT_TABLES = ("logits.user", "logits.item")
 
 
 def selector_tables(config: SearchConfig) -> tuple[TableSpec, ...]:
@@ -19,14 +18,13 @@ def selector_tables(config: SearchConfig) -> tuple[TableSpec, ...]:
     return tuple(plan.spec() for plan in _logit_plans(config)) if config.method == "darts" else ()
 
 
-def make_selector(config: SearchConfig, store: RowStore, device: torch.device, *, start: float = 0.0) -> Selector:
+def make_selector(config: SearchConfig, store: RowStore, device: torch.device) -> Selector:
     """Θ with its initial parameters.
 
     Args:
         config: what to build.
         store: holds `selector_tables(config)`.
         device: of Θ's arithmetic.
-        start: see `Controller.start`.
     """
     if config.method == "fse":
         return NoSelection()
@@ -41,7 +39,6 @@ def make_selector(config: SearchConfig, store: RowStore, device: torch.device, *
             config.controller_hidden,
             seeded_generator(config.seed, name),
             activation=config.controller_activation,
-            start=start,
         )
         for name in ("user_controller", "item_controller")
     )
@@ -50,7 +47,7 @@ def make_selector(config: SearchConfig, store: RowStore, device: torch.device, *
             "controllers",
             BothControllers(users, items),
             make_optimiser(config.controller_optimiser, config.controller_rate),
-            dtype=config.dtype,
+            dtype=torch_type(config.precision),
             device=device,
         )
     )
@@ -60,5 +57,6 @@ def _logit_plans(config: SearchConfig) -> tuple[TablePlan, ...]:
     optimiser = make_optimiser(config.logit_optimiser, config.logit_rate)
     width = len(config.dims)
     return tuple(
-        TablePlan(name=name, width=width, std=0.0, optimiser=optimiser, seed=config.seed, dtype=config.dtype) for name in LOGIT_TABLES
+        TablePlan(name=name, width=width, std=0.0, optimiser=optimiser, seed=config.seed, dtype=torch_type(config.precision))
+        for name in LOGIT_TABLES
     )

@@ -4,12 +4,15 @@ Shape legend: B interactions, N spaces.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.dense import DenseParameters
 from autoemb_pipeline.learners.common.packing import read
 from autoemb_pipeline.learners.common.tables import EmbeddingTable, GatheredRows
@@ -46,11 +49,11 @@ class Selector(Protocol):
         """One step of Θ with the sum of the terms; each has gradients in the order of its theta's leaves."""
         ...
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """Θ and its optimiser's state, without rows."""
         ...
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Restores what `state_dict` gave."""
         ...
 
@@ -72,11 +75,11 @@ class NoSelection:
     def apply(self, terms: Sequence[tuple[Theta, Sequence[Tensor]]]) -> None:
         """Nothing to step."""
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """Empty."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Nothing to restore."""
 
 
@@ -131,11 +134,11 @@ class Controllers:
         leaf_by_leaf = zip(*(gradients for _, gradients in terms), strict=True)
         self.parameters.apply([functools.reduce(torch.add, summands) for summands in leaf_by_leaf])
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """The controllers' parameters and optimiser state."""
         return self.parameters.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Restores what `state_dict` gave."""
         self.parameters.load_state_dict(state)
 
@@ -182,10 +185,12 @@ class FreeLogits:
             total = torch.zeros_like(rows.values).index_add(0, to_device(index, device=summands.device), summands)
             table.apply(rows, total, self._steps)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The step counter; the logits are rows."""
-        return {"logits/steps": torch.tensor(self._steps)}
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """The step counter; the logits are rows, and the store then has every one."""
+        for table in self._tables:
+            table.settle()
+        return {"logits/steps": np.array(self._steps, dtype=np.int64)}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Restores what `state_dict` gave."""
-        self._steps = int(read(state, "logits/steps").item())
+        self._steps = int(read(state, "logits/steps"))

@@ -14,16 +14,16 @@ Caches and the process around them have their own bound (`--cache-mb`).
 Shape legend: n distinct ids of a mini-batch, N blocks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sortedcontainers import SortedList
-from torch import Tensor
 
+from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.packing import pack_strings, unpack_strings
 from autoemb_pipeline.learners.stream.rows import HOLDS, WORTH, SidePlan, take
 from autoemb_pipeline.records import FloatArray
@@ -174,14 +174,14 @@ class MemoryBudget:
             self.bytes -= self._cost(plan, block, identifier)
         self.evicted += len(poor)
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """The clock hands and counters; what is held is in the store."""
         return {
             **pack_strings("budget/cursors", list(self._cursor.values())),
-            "budget/counters": torch.tensor([self.bytes, self.evicted, self.step], dtype=torch.int64),
+            "budget/counters": np.array([self.bytes, self.evicted, self.step], dtype=np.int64),
         }
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Restores what `state_dict` gave; the store was read already."""
         self._index = self._held()
         self._cursor = dict(zip(self._index, unpack_strings("budget/cursors", state), strict=True))

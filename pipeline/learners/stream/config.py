@@ -36,6 +36,7 @@ class StreamConfig(SearchConfig):
     """
 
     takes_context: ClassVar[bool] = True
+    uses_torch: ClassVar[bool] = False
 
     method: Literal[Method, OwnMethod] = "autoemb"
     preset: Literal["stream"] = "stream"

@@ -1,15 +1,14 @@
 """From a configuration to a stream learner."""
 
 import numpy as np
-import torch
 
-from autoemb_pipeline.learners.search.controller import controller_width
-from autoemb_pipeline.learners.search.factory import make_selector, selector_tables
+from autoemb_pipeline.learners.search.inputs import controller_width
 from autoemb_pipeline.learners.stream.blocks import Blocks
 from autoemb_pipeline.learners.stream.budget import MemoryBudget
 from autoemb_pipeline.learners.stream.config import StreamConfig
-from autoemb_pipeline.learners.stream.gates import ControllerGate, FixedGate, Gate, LogitGate, same_use, threshold_use
+from autoemb_pipeline.learners.stream.gates import ControllerGate, FixedGate, Gate, same_use, threshold_use
 from autoemb_pipeline.learners.stream.learner import StreamComponents, StreamLearner
+from autoemb_pipeline.learners.stream.logits import LogitGate, logit_tables
 from autoemb_pipeline.learners.stream.rows import SidePlan
 from autoemb_pipeline.learners.stream.trace import Trace, trace_tables
 from autoemb_pipeline.open_batch import SIDES
@@ -31,7 +30,8 @@ def blocks_of(config: StreamConfig) -> Blocks:
 def stream_tables(config: StreamConfig) -> tuple[AnySpec, ...]:
     """Tables of `make_stream_learner`; the records' parts stand behind the context's of the same name (`joined`)."""
     specs: list[AnySpec] = [plan.spec() for plan in side_plans(config)]
-    specs += selector_tables(config)
+    if config.method == "darts":
+        specs += logit_tables(config)
     if config.validation == "trace":
         specs += trace_tables(blocks_of(config), controller_width(len(config.dims)))
     return tuple(specs)
@@ -86,5 +86,5 @@ def _gate(config: StreamConfig, store: RowStore) -> Gate:
     if config.method == "count-thresholds":
         return FixedGate(threshold_use(config.thresholds, blocks_of(config)))
     if config.method == "darts":
-        return LogitGate(make_selector(config, store, torch.device("cpu")), blocks_of(config), config.dtype)
+        return LogitGate(config, store, blocks_of(config))
     return ControllerGate(config)

@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from autoemb_pipeline.kernels import (
     FIXED_INPUTS,
@@ -23,17 +21,18 @@ from autoemb_pipeline.kernels import (
     uses_of,
     weights_at,
 )
-from autoemb_pipeline.learners.common.layers import seeded_generator
+from autoemb_pipeline.learners.base import Arrays
+from autoemb_pipeline.learners.common.choices import OptimiserName
+from autoemb_pipeline.learners.common.initial import mlp_weights, seeded_generator
 from autoemb_pipeline.learners.common.packing import restored
-from autoemb_pipeline.learners.search.controller import Controller
-from autoemb_pipeline.learners.search.encoding import EncodedBatch
-from autoemb_pipeline.learners.search.selectors import Selector, Theta
 from autoemb_pipeline.learners.stream.blocks import Blocks
 from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.open_batch import OpenBatch
 from autoemb_pipeline.records import FloatArray
 
 CONTROLLERS = ("user_controller", "item_controller")
+SLOTS: Mapping[OptimiserName, int] = {"sgd": 0, "adagrad": 1, "adam": 2}
+"""State numbers per parameter."""
 Numbers = NDArray[Any]
 
 
@@ -53,13 +52,23 @@ class Gate(Protocol):
         """One step from ∂L/∂α and ∂L/∂β, [2, B, N], of the mini-batch opened."""
         ...
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """Parameters and optimiser state."""
         ...
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Restores what `state_dict` gave."""
         ...
+
+
+def descend(optimiser: OptimiserName, rate: float, step: int, parameters: Numbers, moments: Numbers, gradient: Numbers) -> None:
+    """One step of Q parameters, in place. step: 1 for the first; moments: [SLOTS, Q]."""
+    if optimiser == "adam":
+        adam(parameters, moments, gradient, step, rate)
+    elif optimiser == "adagrad":
+        adagrad(parameters, moments[0], gradient, rate)
+    else:
+        parameters -= parameters.dtype.type(rate) * gradient
 
 
 class FixedGate:
@@ -81,11 +90,11 @@ class FixedGate:
     def learn(self, slopes: Numbers) -> None:
         """Nothing to learn."""
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """Empty."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Nothing to restore."""
 
 
@@ -117,7 +126,7 @@ class ControllerGate:
         self._optimiser, self._rate = config.controller_optimiser, config.controller_rate
         self.sizes = (FIXED_INPUTS + spaces, *config.controller_hidden, spaces)
         self.networks = [self._initial(config, name) for name in CONTROLLERS]
-        self._slots = {"sgd": 0, "adagrad": 1, "adam": 2}[self._optimiser]
+        self._slots = SLOTS[self._optimiser]
         self._moments = [np.zeros((self._slots, len(network)), dtype=self._dtype) for network in self.networks]
         self._steps = 0
         self._taken: list[list[Numbers]] = []
@@ -125,16 +134,11 @@ class ControllerGate:
         self.weights: Numbers | None = None
 
     def _initial(self, config: StreamConfig, name: str) -> Numbers:
-        made = Controller(
-            len(config.dims),
-            config.controller_hidden,
-            seeded_generator(config.seed, name),
-            activation=config.controller_activation,
-            start=config.start,
-        )
-        parameters = np.concatenate([p.detach().numpy().ravel() for p in made.parameters()]).astype(self._dtype)
-        if len(parameters) != parameter_count(self.sizes):
-            raise AssertionError("the kernels' controllers have another shape than the learners'")
+        parameters = np.zeros(parameter_count(self.sizes), dtype=self._dtype)
+        own = layers(parameters, self.sizes)
+        for (weight, _), initial in zip(own, mlp_weights(self.sizes, seeded_generator(config.seed, name)), strict=True):
+            weight[...] = initial
+        own[-1][1][-1] = config.start
         return parameters
 
     def open(self, opened: OpenBatch) -> FloatArray:
@@ -165,15 +169,7 @@ class ControllerGate:
                 inputs, further = again[field]
                 weights, taken = forward(network, self.sizes, inputs.astype(self._dtype), self._activation)
                 gradient += backward(network, self.sizes, taken, weights, further.astype(self._dtype), self._activation)
-            self._step(network, self._moments[field], gradient)
-
-    def _step(self, network: Numbers, moments: Numbers, gradient: Numbers) -> None:
-        if self._optimiser == "adam":
-            adam(network, moments, gradient, self._steps, self._rate)
-        elif self._optimiser == "adagrad":
-            adagrad(network, moments[0], gradient, self._rate)
-        else:
-            network -= self._dtype(self._rate) * gradient
+            descend(self._optimiser, self._rate, self._steps, network, self._moments[field], gradient)
 
     def _named(self) -> dict[str, Numbers]:
         """Each layer's parameters and optimiser state, views, by their names in a checkpoint."""
@@ -185,68 +181,14 @@ class ControllerGate:
                     known[f"controllers/{kind}/{name}.{number}.bias"] = bias
         return known
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """Copies of the parameters, layer by layer, with the optimiser's state."""
-        tensors = {name: torch.from_numpy(array.copy()) for name, array in self._named().items()}
-        return {"controllers/steps": torch.tensor(self._steps, dtype=torch.int64), **tensors}
+        arrays = {name: array.copy() for name, array in self._named().items()}
+        return {"controllers/steps": np.array(self._steps, dtype=np.int64), **arrays}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restores what `state_dict` gave. CheckpointError: a tensor is missing, or of another shape or type."""
+    def load_state_dict(self, state: Arrays) -> None:
+        """Restores what `state_dict` gave. CheckpointError: an array is missing, or of another shape or type."""
         self._steps = int(restored(state, "controllers/steps", np.zeros((), dtype=np.int64)))
         for name, array in self._named().items():
             array[...] = restored(state, name, array)
         self.weights = None
-
-
-class LogitGate:
-    """Free logits per id (DARTS), by torch: rows of their own tables, with their own optimiser.
-
-    Args:
-        selector: the logits.
-        blocks: of the rows.
-        dtype: of the arithmetic.
-    """
-
-    def __init__(self, selector: Selector, blocks: Blocks, dtype: torch.dtype) -> None:
-        self._selector, self._blocks, self._dtype = selector, blocks, dtype
-        self._opened: tuple[Theta, tuple[Tensor, Tensor]] | None = None
-        self.weights: Numbers | None = None
-
-    def open(self, opened: OpenBatch) -> FloatArray:
-        """The uses that the logits' softmax gives."""
-        nothing = torch.zeros((0, 0), dtype=self._dtype)
-        users, items = (torch.from_numpy(opened.interactions.local[field, opened.carried :].copy()) for field in range(2))
-        batch = EncodedBatch(
-            user_ids=opened.ids[0][: opened.new[0]],
-            item_ids=opened.ids[1][: opened.new[1]],
-            user_index=users,
-            item_index=items,
-            user_inputs=nothing,
-            item_inputs=nothing,
-            features=nothing,
-        )
-        theta = self._selector.gather(batch)
-        weights = theta.weights(batch)
-        if weights is None:
-            raise ValueError("a gate needs a selector with weights")
-        self._opened = (theta, weights)
-        self.weights = np.stack([w.detach().numpy() for w in weights])
-        return np.stack([self._blocks.use_of(w.astype(np.float64)) for w in self.weights])
-
-    def learn(self, slopes: Numbers) -> None:
-        """One step of every id's logits."""
-        if self._opened is None:
-            raise RuntimeError("learn() without open()")
-        theta, weights = self._opened
-        loss = torch.stack([(w * torch.from_numpy(s).to(w.dtype)).sum() for w, s in zip(weights, slopes, strict=True)]).sum()
-        self._selector.apply([(theta, torch.autograd.grad(loss, list(theta.leaves)))])
-        self._opened = None
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The step counter; the logits are rows."""
-        return self._selector.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restores what `state_dict` gave."""
-        self._opened = None
-        self._selector.load_state_dict(state)

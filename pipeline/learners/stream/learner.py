@@ -9,13 +9,10 @@ step and the controllers by one Adam step per mini-batch.
 Shape legend: E interactions, those that waited and B new ones; N blocks; M dense inputs and products; C outputs; 2 sides, users first.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from autoemb_pipeline.errors import AutoembError
 from autoemb_pipeline.kernels import (
@@ -31,6 +28,7 @@ from autoemb_pipeline.kernels import (
     newton_observe,
     run,
 )
+from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.packing import read, restored
 from autoemb_pipeline.learners.stream.budget import MemoryBudget, SideDemand
 from autoemb_pipeline.learners.stream.config import StreamConfig
@@ -226,27 +224,27 @@ class StreamLearner:
     def _arrays(self) -> dict[str, FloatArray]:
         return {"newton/weights": self._weights, "newton/precision": self._precision}
 
-    def state_dict(self) -> Mapping[str, Tensor]:
-        """Dense weights, the gate, and what waits for its labels; copies on the CPU."""
+    def state_dict(self) -> Arrays:
+        """Dense weights, the gate, and what waits for its labels; copies."""
         own = {**self._arrays(), "waiting/base": self._waiting_base, "waiting/uses": self._waiting_uses}
         optional = [part.state_dict() for part in (self._components.trace, self._components.budget) if part is not None]
         return {
-            **{name: torch.from_numpy(array.copy()) for name, array in own.items()},
+            **{name: array.copy() for name, array in own.items()},
             **self._components.gate.state_dict(),
-            **{name: tensor for state in optional for name, tensor in state.items()},
+            **{name: array for state in optional for name, array in state.items()},
         }
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Restores what `state_dict` returned; a mini-batch that was open is forgotten.
 
         Raises:
-            CheckpointError: a tensor is missing or of another shape.
+            CheckpointError: an array is missing or of another shape.
         """
         self._open = None
         for name, array in self._arrays().items():
             array[...] = restored(state, name, array)
         self._gradient[:] = 0.0
-        self._waiting_base, self._waiting_uses = read(state, "waiting/base").numpy(), read(state, "waiting/uses").numpy()
+        self._waiting_base, self._waiting_uses = read(state, "waiting/base"), read(state, "waiting/uses")
         self._components.gate.load_state_dict(state)
         for part in (self._components.trace, self._components.budget):
             if part is not None:

@@ -10,14 +10,14 @@ The kernel is called once per operation, to see every row before and after it: a
 Shape legend: E interactions of the open mini-batch, n rows, N blocks, D numbers of a row, K controller inputs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from autoemb_pipeline.kernels import LEARN, Interactions, Model, Operations, Predicted, State, run
+from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.stream.blocks import Blocks
 from autoemb_pipeline.learners.stream.gates import ControllerGate
 from autoemb_pipeline.open_batch import OpenBatch
@@ -137,14 +137,14 @@ class Trace:
         self._waiting_inputs = np.concatenate([self._waiting_inputs[:, rest], self._seen[:, self._opened.waiting]], axis=1)
         self._opened = None
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, NDArray[Any]]:
         """The step, and the controllers' inputs of interactions that wait for their labels."""
         return {
-            "trace/step": torch.tensor(self._step, dtype=torch.int64),
-            "trace/waiting": torch.from_numpy(self._waiting_inputs.copy()),
+            "trace/step": np.array(self._step, dtype=np.int64),
+            "trace/waiting": self._waiting_inputs.copy(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Arrays) -> None:
         """Restores what `state_dict` gave."""
-        self._step = int(state["trace/step"].item())
-        self._waiting_inputs = state["trace/waiting"].numpy().copy()
+        self._step = int(state["trace/step"])
+        self._waiting_inputs = state["trace/waiting"].copy()

@@ -88,4 +88,4 @@ def snapshot(store, config):
 
 
 def state_bytes(learner):
-    return {name: tensor.numpy().tobytes() for name, tensor in learner.state_dict().items()}
+    return {name: array.tobytes() for name, array in learner.state_dict().items()}

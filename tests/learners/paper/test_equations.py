@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoemb_pipeline.learners.common.layers import Mlp, seeded_generator
+from autoemb_pipeline.learners.common.initial import seeded_generator
+from autoemb_pipeline.learners.common.layers import Mlp
 from autoemb_pipeline.learners.common.losses import interaction_losses, prediction_losses, probabilities
 from autoemb_pipeline.learners.paper.network import (
     EPSILON,

@@ -7,7 +7,7 @@ import pytest
 
 from autoemb_pipeline.context.tracker import ContextConfig, ContextTracker, context_tables
 from autoemb_pipeline.learners.factory import learner_tables, make_learner
-from autoemb_pipeline.learners.paper.validation import holdout_mask
+from autoemb_pipeline.learners.paper.config import holdout_mask
 from autoemb_pipeline.prequential.labels import labels_of
 from autoemb_pipeline.state.memory import MemoryRowStore
 from tests.learners.paper.batches import EVERY, batch_of, learner_of, name_of, small_config

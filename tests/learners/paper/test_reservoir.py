@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoemb_pipeline.errors import CheckpointError
+from autoemb_pipeline.learners.paper.config import holdout_mask
 from autoemb_pipeline.learners.paper.reservoir import Reservoir
-from autoemb_pipeline.learners.paper.validation import Holdout, holdout_mask
+from autoemb_pipeline.learners.paper.validation import Holdout
 from autoemb_pipeline.records import Labels
 from tests.learners.paper.batches import batch_of
 

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoemb_pipeline.learners.common.layers import seeded_generator
-from autoemb_pipeline.learners.search.controller import POPULARITY_THRESHOLDS, Controller, controller_inputs, controller_width
+from autoemb_pipeline.learners.common.initial import seeded_generator
+from autoemb_pipeline.learners.search.controller import Controller
+from autoemb_pipeline.learners.search.inputs import POPULARITY_THRESHOLDS, controller_inputs, controller_width
 from autoemb_pipeline.records import SideContext
 
 NAN = math.nan

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.context.tracker import ContextConfig
@@ -47,7 +46,7 @@ def steps(by: Trainer, stream: Sequence[Interaction], size: int, first: int = 0)
 
 def everything(by: Trainer, store: MemoryRowStore, of: TrainerConfig) -> dict[str, np.ndarray]:
     """Every tensor and row, by name."""
-    state = {name: tensor.numpy().copy() for name, tensor in by.tensors().items() if isinstance(tensor, torch.Tensor)}
+    state = dict(by.tensors())
     for spec in trainer_tables(of):
         if isinstance(spec, RecordSpec):
             state.update({f"{spec.name}/{i}/{k}": part for i, row in store.records(spec.name) for k, part in enumerate(row)})
