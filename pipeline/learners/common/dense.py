@@ -27,9 +27,12 @@ class DenseParameters:
         module: has the parameters before the first step.
         optimiser: updates them.
         dtype, device: of the arithmetic.
+        bf16: whether the module's matrices are multiplied in bfloat16.
     """
 
-    def __init__(self, name: str, module: nn.Module, optimiser: Optimiser, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, name: str, module: nn.Module, optimiser: Optimiser, *, dtype: torch.dtype, device: torch.device, bf16: bool = False
+    ) -> None:
         self.name = name
         self.optimiser = optimiser
         self.steps = 0
@@ -39,10 +42,15 @@ class DenseParameters:
             for key, value in self.values.items()
         }
         self._module = module.to("meta")
+        self._bf16 = bf16
 
     def call(self, values: ParametersView, *inputs: Any) -> Any:
         """What the module gives with these values of its parameters, differentiable in them."""
-        return functional_call(self._module, dict(values), inputs)
+        if not self._bf16:
+            return functional_call(self._module, dict(values), inputs)
+        device = next(iter(values.values())).device.type
+        with torch.autocast(device, dtype=torch.bfloat16):
+            return functional_call(self._module, dict(values), inputs)
 
     def apply(self, gradients: Sequence[Tensor]) -> None:
         """One step. gradients: in the order of `values`."""

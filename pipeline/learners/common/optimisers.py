@@ -1,7 +1,7 @@
 """SGD, Adagrad and Adam as pure functions of (gradient, state).
 
-An update is value − rate · direction. Elementwise, so embedding rows and dense layers share them. `direction` can be differentiated through;
-`step` makes the same update, to the same bits, in fewer passes over memory and without a graph.
+An update is value − rate · direction. Elementwise, so embedding rows and dense layers share them. `direction` can be differentiated
+through; `step` makes the same update, to the same bits, in fewer passes over memory and without a graph.
 """
 
 from collections.abc import Sequence
@@ -159,8 +159,10 @@ def _moved(values: Tensors, moves: Sequence[Tensor]) -> list[Tensor]:
 def stepped(
     optimiser: Optimiser, values: Tensors, gradients: Tensors, states: Sequence[State], step: int
 ) -> tuple[list[Tensor], list[State]]:
-    """`optimiser.step` as the device does it fastest: all tensors in one kernel per operation, or on the CPU one tensor after the other,
-    which then stays in the cache from operation to operation."""
+    """`optimiser.step` as the device does it fastest.
+
+    That is all tensors in one kernel per operation; on the CPU one tensor after the other, which stays in the cache between operations.
+    """
     with torch.no_grad():
         if values[0].device.type != "cpu":
             return optimiser.step(values, gradients, states, step)
