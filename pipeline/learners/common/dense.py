@@ -55,7 +55,7 @@ class DenseParameters:
     def apply(self, gradients: Sequence[Tensor]) -> None:
         """One step. gradients: in the order of `values`."""
         self.steps += 1
-        values, states = stepped(self.optimiser, list(self.values.values()), gradients, list(self.state.values()), self.steps)
+        values, states = stepped(self.optimiser, list(self.values.values()), list(gradients), list(self.state.values()), self.steps)
         self.state = dict(zip(self.values, states, strict=True))
         self.values = {key: value.requires_grad_() for key, value in zip(self.values, values, strict=True)}
 

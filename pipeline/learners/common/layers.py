@@ -28,7 +28,7 @@ class _CpuTanh(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
         """slope · (1 − y²), which can itself be differentiated."""
         (y,) = ctx.saved_tensors
         gradient: Tensor = torch.ops.aten.tanh_backward(slope, y)

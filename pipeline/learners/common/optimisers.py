@@ -14,7 +14,7 @@ from torch import Tensor
 from autoemb_pipeline.learners.common.choices import OptimiserName, Preconditioner
 
 State = tuple[Tensor, ...]
-Tensors = Sequence[Tensor]
+Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
 class Optimiser(Protocol):
@@ -152,7 +152,7 @@ class Adam:
         return _moved(values, moves), list(zip(first, second, strict=True))
 
 
-def _moved(values: Tensors, moves: Sequence[Tensor]) -> list[Tensor]:
+def _moved(values: Tensors, moves: Tensors) -> list[Tensor]:
     return list(torch._foreach_sub(values, moves))
 
 

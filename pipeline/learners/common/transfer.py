@@ -51,5 +51,5 @@ def to_host(tensor: Tensor) -> Arriving:
     host = torch.empty(own.shape, dtype=own.dtype, pin_memory=True)
     host.copy_(own, non_blocking=True)
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record()  # type: ignore[no-untyped-call]
+    event.record()
     return Arriving(host=host, event=event)
