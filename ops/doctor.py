@@ -12,6 +12,7 @@ from typing import Literal
 
 from autoemb_pipeline.errors import AutoembError, ConfigurationError
 from autoemb_pipeline.ops.brokers.client import client_config
+from autoemb_pipeline.ops.gpu import gpu, torch_cuda, why_no_cuda
 from autoemb_pipeline.ops.registry_settings import registry_settings
 from autoemb_pipeline.ops.state_directory import StateDirectoryProblem, examine_state_directory
 from autoemb_pipeline.ops.topics import SettingProblem, broker_kind, mending_command, partition_count, setting_problems
@@ -124,16 +125,14 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _device(device: str) -> Finding:
-    import torch  # noqa: PLC0415  # takes seconds; what comes before shows at once
-
-    if torch.cuda.is_available():
-        return Finding(subject="device", ok=True, text=f"cuda: {torch.cuda.get_device_name()}, torch built for CUDA {torch.version.cuda}")
+    found, built = gpu(), torch_cuda()
+    why = why_no_cuda(found, built)
+    if found is not None and why is None:
+        return Finding(subject="device", ok=True, text=f"cuda: {found.name}, torch built for CUDA {built}")
     if device == "cuda":
-        why = "this torch is a CPU build" if torch.version.cuda is None else "torch finds no usable GPU or driver"
         remedy = "nvidia-smi; then install a CUDA build of torch that fits the driver (README), or train with --device cpu"
         return Finding(subject="device", ok=False, text=f"cuda is not available: {why}", remedy=remedy)
-    capability = torch.backends.cpu.get_cpu_capability()
-    return Finding(subject="device", ok=True, text=f"cpu: {os.cpu_count()} cores, {torch.get_num_threads()} threads, {capability}")
+    return Finding(subject="device", ok=True, text=f"cpu: {os.cpu_count()} cores")
 
 
 def _state(directory: Path, min_free_bytes: int) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from threading import Thread
 
 import numpy as np
 import structlog
@@ -35,6 +36,12 @@ def compile_kernels() -> None:
         _log.info("compiling the kernels, once on this machine", done=done, of=total, now=name or "ready")
 
     compile_all(show)
+
+
+def load_kernels_beside() -> None:
+    """Loads the compiled kernels in a thread, in the time that a broker takes to answer; nothing where they must be compiled first."""
+    if is_compiled():
+        Thread(target=compile_all, args=(lambda *_: None,), name="load kernels").start()
 
 
 class Method:

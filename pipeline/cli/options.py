@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
+from datetime import UTC, datetime
 from inspect import cleandoc
 from pathlib import Path
 from threading import Event
@@ -152,6 +153,27 @@ def logging_options(command: F) -> F:
         show_default=True,
         help="Log lines on stderr: console on a terminal, JSON otherwise.",
     )(command)
+
+
+class EventTime(click.ParamType[int]):
+    """ISO 8601 date or time (UTC unless it says otherwise), or seconds since the epoch; as milliseconds."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Milliseconds since the epoch."""
+        if isinstance(value, int):
+            return value
+        text = str(value)
+        try:
+            return round(float(text) * 1000)
+        except ValueError:
+            pass
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            self.fail(f"{text!r} is neither an ISO 8601 time (2005-03-01, 2005-03-01T12:00:00Z) nor seconds since the epoch", param, ctx)
+        return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 class Duration(click.ParamType[float]):

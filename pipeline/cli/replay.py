@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from autoemb_pipeline.cli.options import (
+    EventTime,
     broker_options,
     configure_logging,
     kafka_settings,
@@ -29,27 +29,6 @@ from autoemb_pipeline.producers.datasets.ties import Ties
 from autoemb_pipeline.producers.formats.named import Columns
 from autoemb_pipeline.producers.replay import ReplayConfig, ReplayProgress, ReplayResult, replay
 from autoemb_pipeline.schemas.registry import InteractionDecoder
-
-
-class EventTime(click.ParamType[int]):
-    """ISO 8601 date or time (UTC unless it says otherwise), or seconds since the epoch; as milliseconds."""
-
-    name = "time"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Milliseconds since the epoch."""
-        if isinstance(value, int):
-            return value
-        text = str(value)
-        try:
-            return round(float(text) * 1000)
-        except ValueError:
-            pass
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            self.fail(f"{text!r} is neither an ISO 8601 time (2005-03-01, 2005-03-01T12:00:00Z) nor seconds since the epoch", param, ctx)
-        return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 class Speed(click.ParamType[float | None]):

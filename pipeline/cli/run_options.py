@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from autoemb_pipeline.cli.options import default_of, field_option, together
-from autoemb_pipeline.cli.replay import EventTime
+from autoemb_pipeline.cli.options import EventTime, default_of, field_option, together
 from autoemb_pipeline.config import RunConfig
 from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.learners.config import PRESETS

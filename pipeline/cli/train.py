@@ -23,7 +23,7 @@ from autoemb_pipeline.cli.progress import ProgressLog, describe
 from autoemb_pipeline.cli.run_options import storage_options, stream_options, train_options
 from autoemb_pipeline.config import Observer, Ports, RunConfig, run_config, with_offline_stage
 from autoemb_pipeline.errors import BrokerError
-from autoemb_pipeline.ops.metrics.endpoint import PrometheusExporter, parse_address
+from autoemb_pipeline.method import load_kernels_beside
 from autoemb_pipeline.ops.topics import broker_kind, ensure_metrics_topics, partition_count, record_count, topic_id, wait_for_topic
 from autoemb_pipeline.ops.training_topics import check_for_training
 from autoemb_pipeline.run import train
@@ -46,6 +46,7 @@ def command(**options: Any) -> int:
     """Train on a topic of interactions: predict, score, learn; emit prequential metrics. Goes on from the state directory's checkpoint."""
     configure_logging(options["log_format"])
     config, topic = run_config(options), options["topic"]
+    load_kernels_beside()
     kafka = kafka_settings(options["bootstrap_servers"], options["kafka_config"])
     registry = open_registry(options["schema_registry"], options["schema_registry_config"])
     if config.exactly_once and broker_kind(kafka) == "tansu":
@@ -92,6 +93,8 @@ def prometheus_observer(address: str | None) -> Iterator[tuple[Observer, ...]]:
     if address is None:
         yield ()
         return
+    from autoemb_pipeline.ops.metrics.endpoint import PrometheusExporter, parse_address  # noqa: PLC0415 - its client takes .1 s
+
     host, port = parse_address(address)
     with PrometheusExporter(host, port) as exporter:
         _log.info("prometheus", url=f"http://{host}:{exporter.port}/metrics")

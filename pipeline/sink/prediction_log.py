@@ -9,16 +9,18 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from autoemb_pipeline.columns import Block, MiniBatch, Texts, concat, distinct
 from autoemb_pipeline.durable import replace_synced
 from autoemb_pipeline.errors import StateError
 from autoemb_pipeline.records import FloatArray, LearnerInputs, Predictions, Task
+
+if TYPE_CHECKING:
+    import polars as pl  # takes .2 s, and nobody needs it before the first segment is written or read
 
 _SEGMENT = re.compile(r"steps-(\d{9})-(\d{9})\.parquet")
 
@@ -89,8 +91,10 @@ class PredictionLog:
         self._blocks, self._parts, self._first = [], [], 0
         self._trim()
 
-    def _frame(self) -> pl.DataFrame:
+    def _frame(self) -> "pl.DataFrame":
         """What is buffered, as one frame."""
+        import polars as pl  # noqa: PLC0415
+
         block = concat(self._blocks)
         step, *rest = self._parts[0]
         columns = {name: np.concatenate([part[name] for part in self._parts]) for name in (step, *rest)}
@@ -116,6 +120,8 @@ class PredictionLog:
             leftover.unlink()
 
     def _trim(self) -> None:
+        import polars as pl  # noqa: PLC0415
+
         kept = 0
         for path, _ in reversed(_segments(self._folder)):
             if kept >= self._limit:
@@ -124,18 +130,22 @@ class PredictionLog:
                 kept += int(pl.scan_parquet(path).select(pl.len()).collect().item())
 
 
-def _strings(column: Texts) -> pl.Series:
+def _strings(column: Texts) -> "pl.Series":
     """The texts, each distinct one made an object once."""
+    import polars as pl  # noqa: PLC0415
+
     values, _, inverse = distinct(column)
     return pl.Series([value.decode() for value in values.to_list()], dtype=pl.String).gather(inverse)
 
 
-def read_predictions(folder: Path) -> pl.LazyFrame:
+def read_predictions(folder: Path) -> "pl.LazyFrame":
     """All segments in step order.
 
     Raises:
         FileNotFoundError: the run logged no predictions.
     """
+    import polars as pl  # noqa: PLC0415
+
     paths = [path for path, _ in _segments(folder)]
     if not paths:
         raise FileNotFoundError(folder)

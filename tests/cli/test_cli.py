@@ -14,8 +14,8 @@ import pytest
 from autoemb_pipeline import errors
 from autoemb_pipeline.cli.errors import render
 from autoemb_pipeline.cli.main import COMMANDS, cli, main
-from autoemb_pipeline.cli.options import Duration
-from autoemb_pipeline.cli.replay import EventTime, Speed
+from autoemb_pipeline.cli.options import Duration, EventTime
+from autoemb_pipeline.cli.replay import Speed
 from autoemb_pipeline.config import learner_config
 from autoemb_pipeline.errors import AutoembError, ConfigurationError
 from autoemb_pipeline.learners.factory import resolve_device

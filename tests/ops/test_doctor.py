@@ -15,6 +15,7 @@ from autoemb_pipeline.kafka.settings import quiet_admin
 from autoemb_pipeline.ops import doctor, state_directory
 from autoemb_pipeline.ops.brokers.process import free_port
 from autoemb_pipeline.ops.doctor import DoctorConfig, Finding, examine
+from autoemb_pipeline.ops.gpu import Gpu, gpu, torch_cuda, why_no_cuda
 from autoemb_pipeline.ops.state_directory import StateDirectoryProblem, examine_state_directory
 from autoemb_pipeline.ops.topics import ensure_interactions_topic, ensure_metrics_topics
 
@@ -113,6 +114,19 @@ def test_cuda_that_is_not_there_is_found() -> None:
     finding = findings(DoctorConfig(bootstrap_servers=f"127.0.0.1:{free_port()}", device="cuda"))["device"]
     assert not finding.ok
     assert "--device cpu" in finding.remedy
+
+
+def test_a_gpu_is_judged_without_torch_as_torch_judges_it() -> None:
+    import torch  # noqa: PLC0415
+
+    assert torch_cuda() == torch.version.cuda
+    assert (why_no_cuda(gpu(), torch_cuda()) is None) == torch.cuda.is_available()
+    card = Gpu(name="H100", cuda=(12, 4))
+    assert why_no_cuda(card, "12.8") is None
+    assert why_no_cuda(card, "11.8") is None
+    assert "12.4" in (why_no_cuda(card, "13.0") or "")
+    assert "CPU build" in (why_no_cuda(card, None) or "")
+    assert "no GPU" in (why_no_cuda(None, "12.4") or "")
 
 
 def test_full_disk_is_found(tmp_path: Path) -> None:
