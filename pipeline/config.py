@@ -18,7 +18,7 @@ from autoemb_pipeline.trainer import TrainerConfig
 
 Observer = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
 
-LEARNER_OPTIONS = ("method", "task", "seed", "device", "memory_budget")
+LEARNER_OPTIONS = ("method", "task", "seed", "device", "precision", "memory_budget")
 """Fields of a learner's configuration that are options by their own names; the others are given as settings."""
 
 

@@ -10,6 +10,7 @@ from autoemb_pipeline.checkpoint.contents import LoadedCheckpoint
 from autoemb_pipeline.checkpoint.identity import restore_threads
 from autoemb_pipeline.checkpoint.reading import OpenCheckpoint
 from autoemb_pipeline.config import trainer_of
+from autoemb_pipeline.learners.factory import resolve_device
 from autoemb_pipeline.method import Method
 from autoemb_pipeline.records import FloatArray, Interaction, LearnerInputs, Predictions
 from autoemb_pipeline.rows import AnySpec
@@ -57,11 +58,15 @@ class Predictor:
     Args:
         opened: with rows opened by `tables_of`.
         device: of the arithmetic.
+
+    Raises:
+        ConfigurationError: the learner does not compute there.
     """
 
     def __init__(self, opened: OpenCheckpoint, *, device: str = "cpu") -> None:
         loaded = opened.loaded
         self.config = checkpoint_trainer(loaded, device=device)
+        resolve_device(device, uses_torch=self.config.learner.uses_torch)
         self.step = loaded.step
         frontier = loaded.payload["position"]["frontier"]
         self._now: int = 0 if frontier is None else frontier[0]

@@ -8,6 +8,7 @@ from autoemb_pipeline.cli.options import EventTime, default_of, field_option, to
 from autoemb_pipeline.config import RunConfig
 from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.learners.config import PRESETS
+from autoemb_pipeline.learners.paper.config import PaperConfig
 from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.records import OfflineStage
@@ -33,7 +34,11 @@ context_option = field_option(ContextConfig, "mode", "--context")
 batch_size_option = field_option(RunConfig, "batch_size", least=1)
 epochs_option = field_option(TrainerConfig, "offline_epochs", least=1)
 device_option = field_option(
-    StreamConfig, "device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where a step computes."
+    StreamConfig,
+    "device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    help="Where a step computes: auto is CUDA where there is one; preset stream computes on the CPU.",
 )
 settings_option = click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A learner setting of docs/algorithm.md; repeatable."
@@ -47,6 +52,7 @@ train_options = together(
     context_option,
     field_option(StreamConfig, "seed"),
     device_option,
+    field_option(PaperConfig, "precision", unset=True),
     field_option(TrainerConfig, "positive_above"),
     field_option(StreamConfig, "memory_budget", least=0, unset=True, metavar="BYTES"),
     settings_option,

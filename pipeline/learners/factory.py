@@ -41,10 +41,16 @@ def resolve_device(name: str, *, uses_torch: bool = True) -> str:
     Torch is imported for any but the CPU.
 
     Raises:
-        ConfigurationError: torch knows no such device, or there is none.
+        ConfigurationError: torch knows no such device, or there is none, or the learner computes on the CPU only.
     """
     if name == "cpu" or (name == "auto" and not uses_torch):
         return "cpu"
+    if not uses_torch:
+        raise ConfigurationError(
+            f"preset stream does not compute on device {name!r}",
+            why="it learns event by event, each from what the one before it taught: a GPU finds nothing to do at once",
+            remedy="use --device auto or cpu, or --preset paper-layernorm",
+        )
     import torch  # noqa: PLC0415 - takes 1.5 s
 
     has_cuda = torch.cuda.is_available()

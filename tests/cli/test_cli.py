@@ -85,13 +85,15 @@ def test_no_broker_is_an_error_within_five_seconds_that_names_the_three_ways() -
         (["train", "--set", "colour=red"], 2, "no such setting"),
         (["train", "--set", "drift=fast"], 2, "not a float"),
         (["train", "--method", "magic"], 2, "is not one of"),
-        (["train", "--device", "cuda"], 2, "no CUDA device"),
+        (["train", "--preset", "paper", "--device", "cuda"], 2, "no CUDA device"),
+        (["train", "--device", "cuda"], 2, "does not compute on device"),
+        (["train", "--precision", "bf16"], 2, "precision 'bf16' is unknown"),
         (["broker", "--port", "0"], 2, "1<=x<=65535"),
         (["nonsense"], 2, "No such command"),
     ],
 )
 def test_wrong_usage_is_explained(arguments: list[str], code: int, text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if arguments[-1] == "cuda" and resolve_device("auto") == "cuda":
+    if text == "no CUDA device" and resolve_device("auto") == "cuda":
         pytest.skip("this machine has a GPU")
     with pytest.raises(SystemExit) as ended:
         main(arguments)

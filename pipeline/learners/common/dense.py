@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.layers import Parameters, ParametersView
-from autoemb_pipeline.learners.common.optimisers import Optimiser, State
+from autoemb_pipeline.learners.common.optimisers import Optimiser, State, stepped
 from autoemb_pipeline.learners.common.packing import restored
 from autoemb_pipeline.learners.common.tensors import array_of
 
@@ -27,9 +27,12 @@ class DenseParameters:
         module: has the parameters before the first step.
         optimiser: updates them.
         dtype, device: of the arithmetic.
+        bf16: whether the module's matrices are multiplied in bfloat16.
     """
 
-    def __init__(self, name: str, module: nn.Module, optimiser: Optimiser, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, name: str, module: nn.Module, optimiser: Optimiser, *, dtype: torch.dtype, device: torch.device, bf16: bool = False
+    ) -> None:
         self.name = name
         self.optimiser = optimiser
         self.steps = 0
@@ -39,21 +42,22 @@ class DenseParameters:
             for key, value in self.values.items()
         }
         self._module = module.to("meta")
+        self._bf16 = bf16
 
     def call(self, values: ParametersView, *inputs: Any) -> Any:
         """What the module gives with these values of its parameters, differentiable in them."""
-        return functional_call(self._module, dict(values), inputs)
+        if not self._bf16:
+            return functional_call(self._module, dict(values), inputs)
+        device = next(iter(values.values())).device.type
+        with torch.autocast(device, dtype=torch.bfloat16):
+            return functional_call(self._module, dict(values), inputs)
 
     def apply(self, gradients: Sequence[Tensor]) -> None:
         """One step. gradients: in the order of `values`."""
         self.steps += 1
-        values: Parameters = {}
-        state: dict[str, State] = {}
-        with torch.no_grad():
-            for (key, value), gradient in zip(self.values.items(), gradients, strict=True):
-                direction, state[key] = self.optimiser.direction(gradient, self.state[key], self.steps)
-                values[key] = (value - self.optimiser.rate * direction).requires_grad_()
-        self.values, self.state = values, state
+        values, states = stepped(self.optimiser, list(self.values.values()), list(gradients), list(self.state.values()), self.steps)
+        self.state = dict(zip(self.values, states, strict=True))
+        self.values = {key: value.requires_grad_() for key, value in zip(self.values, values, strict=True)}
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Copies, under names that start with this group's."""

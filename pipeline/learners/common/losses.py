@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autoemb_pipeline.learners.common.transfer import to_device
 from autoemb_pipeline.records import RATING_CLASSES, FloatArray, Labels, Task
 
 
@@ -18,8 +19,8 @@ def outputs(task: Task) -> int:
 def targets(labels: Labels, task: Task, *, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[B] floats in {0, 1} (binary) or [B] class numbers (rating)."""
     if task == "binary":
-        return torch.as_tensor(labels.binary, dtype=dtype, device=device)
-    return torch.as_tensor(labels.classes, dtype=torch.int64, device=device)
+        return to_device(labels.binary, device=device, dtype=dtype)
+    return to_device(labels.classes, device=device, dtype=torch.int64)
 
 
 def interaction_losses(logits_BC: Tensor, targets_B: Tensor) -> Tensor:

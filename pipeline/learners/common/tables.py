@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoemb_pipeline.learners.common.optimisers import Optimiser, State
+from autoemb_pipeline.learners.common.optimisers import Optimiser, State, stepped
+from autoemb_pipeline.learners.common.transfer import Arriving, to_device, to_host
 from autoemb_pipeline.rows import Rows, RowStore, TableSpec, hashed_uniform
 
 
@@ -68,6 +69,30 @@ class TablePlan:
         return TableSpec(name=self.name, width=self.width + state, dtype="f4" if self.dtype == torch.float32 else "f8", initial=initial)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Late:
+    """Rows that were stepped on the device and that the store has not yet.
+
+    Attributes:
+        ids: n distinct ids.
+        rows: [n, width] on the device, as stored.
+        arriving: the same on their way to the host.
+    """
+
+    ids: tuple[str, ...]
+    rows: Tensor
+    arriving: Arriving
+
+    def over(self, stored: Tensor, ids: tuple[str, ...]) -> Tensor:
+        """The store's rows of `ids`, with those of this step in the place of their older ones; computed on the device."""
+        places = {identifier: n for n, identifier in enumerate(self.ids)}
+        pairs = [(here, places[identifier]) for here, identifier in enumerate(ids) if identifier in places]
+        if not pairs:
+            return stored
+        index = to_device(np.array(pairs, dtype=np.int64).T.copy(), device=stored.device)
+        return stored.index_copy(0, index[0], self.rows.index_select(0, index[1]))
+
+
 class EmbeddingTable:
     """One table seen through its store.
 
@@ -75,23 +100,36 @@ class EmbeddingTable:
         plan: what the table is.
         store: holds its rows; must have been made with `plan.spec()`.
         device: of the arithmetic.
+        deferred: whether stepped rows reach the store later, so that no step waits for their copy: with the next `apply`, before which
+            somebody waited for predictions, or with `settle`. Until then `gather` takes them from the device. None: on CUDA.
     """
 
-    def __init__(self, plan: TablePlan, store: RowStore, device: torch.device) -> None:
+    def __init__(self, plan: TablePlan, store: RowStore, device: torch.device, *, deferred: bool | None = None) -> None:
         self.plan = plan
         self._store = store
         self._device = device
+        self._deferred = device.type == "cuda" if deferred is None else deferred
+        self._late: _Late | None = None
 
     def gather(self, ids: tuple[str, ...]) -> GatheredRows:
         """Rows of distinct ids, copied to the device."""
-        stored = torch.from_numpy(np.ascontiguousarray(self._store.gather(self.plan.name, ids)))
-        parts = torch.split(stored.to(self._device, self.plan.dtype), self.plan.width, dim=1)
+        stored = to_device(np.ascontiguousarray(self._store.gather(self.plan.name, ids)), device=self._device, dtype=self.plan.dtype)
+        if self._late is not None:
+            stored = self._late.over(stored, ids)
+        parts = torch.split(stored, self.plan.width, dim=1)
         return GatheredRows(ids=ids, values=parts[0].clone().requires_grad_(), state=tuple(parts[1:]))
 
     def apply(self, rows: GatheredRows, gradient: Tensor, step: int) -> None:
         """Steps the rows by their optimiser and scatters them. gradient: [n, D]; step: of the whole table."""
-        optimiser = self.plan.optimiser
-        with torch.no_grad():
-            direction, state = optimiser.direction(gradient, rows.state, step)
-            stored = torch.cat([rows.values - optimiser.rate * direction, *state], dim=1)
-        self._store.scatter(self.plan.name, rows.ids, stored.cpu().numpy())
+        self.settle()
+        (values,), (state,) = stepped(self.plan.optimiser, [rows.values], [gradient], [rows.state], step)
+        stored = torch.cat([values, *state], dim=1)
+        self._late = _Late(ids=rows.ids, rows=stored, arriving=to_host(stored))
+        if not self._deferred:
+            self.settle()
+
+    def settle(self) -> None:
+        """The store has every row after it. Waits for rows that are still on their way."""
+        late, self._late = self._late, None
+        if late is not None:
+            self._store.scatter(self.plan.name, late.ids, late.arriving.wait())

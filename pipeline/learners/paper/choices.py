@@ -5,3 +5,4 @@ from typing import Literal
 Normalisation = Literal["batch", "layer", "none"]
 Selection = Literal["soft", "hard"]
 SoftScale = Literal["1/N", "1"]
+PaperPrecision = Literal["bf16", "float32", "float64"]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.learners.common.checks import check_numbers, check_widths
 from autoemb_pipeline.learners.common.choices import OptimiserName, Preconditioner
-from autoemb_pipeline.learners.paper.choices import Normalisation, Selection, SoftScale
+from autoemb_pipeline.learners.paper.choices import Normalisation, PaperPrecision, Selection, SoftScale
 from autoemb_pipeline.learners.search.config import Method, SearchConfig
 
 Unroll = Literal["exact", "finite-difference"]
@@ -25,6 +25,8 @@ class PaperConfig(SearchConfig):
     """Configuration of the paper's network: embeddings concatenated into hidden layers.
 
     Attributes:
+        precision: of all arithmetic and of stored rows, preset paper: `bf16` multiplies matrices in bfloat16 (autocast), with parameters,
+            rows and losses in float32.
         hidden: widths of the network's hidden layers.
         normalisation: of the transformed embeddings (Eq. 2): over the mini-batch, or over one embedding's features.
         shared_maps: one set of linear maps (Eq. 1) for both sides.
@@ -47,6 +49,7 @@ class PaperConfig(SearchConfig):
 
     method: Method = "autoemb"
     preset: Literal["paper", "paper-layernorm"] = "paper-layernorm"
+    precision: PaperPrecision = "float32"
     hidden: tuple[int, ...] = (512, 512)
     normalisation: Normalisation = "layer"
     shared_maps: bool = False

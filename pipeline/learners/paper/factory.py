@@ -41,6 +41,7 @@ def make_model(config: PaperConfig, store: RowStore, device: torch.device) -> Pa
         make_optimiser(config.dense_optimiser, config.dense_rate, initial_accumulator=config.initial_accumulator),
         dtype=torch_type(config.precision),
         device=device,
+        bf16=config.precision == "bf16",
     )
     users, items = (EmbeddingTable(_plan(config, name), store, device) for name in EMBEDDING_TABLES)
     return PaperModel(

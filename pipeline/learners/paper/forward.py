@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autoemb_pipeline.learners.common.losses import interaction_losses, targets
+from autoemb_pipeline.learners.common.transfer import to_device
 from autoemb_pipeline.learners.paper.choices import Selection
 from autoemb_pipeline.learners.paper.network import largest
 from autoemb_pipeline.learners.paper.recommender import Point, Recommender
@@ -66,7 +67,7 @@ class PaperModel:
     def targets(self, labels: Labels, rows: NDArray[np.int64] | None = None) -> Tensor:
         """[B] targets of the task, or those of the named rows."""
         all_rows = targets(labels, self.task, dtype=self.dtype, device=self.device)
-        return all_rows if rows is None else all_rows[torch.as_tensor(rows, device=self.device)]
+        return all_rows if rows is None else all_rows[to_device(rows, device=self.device)]
 
     def forward(self, batch: EncodedBatch, *, point: Point | None = None, selection: Selection | None = None) -> ForwardPass:
         """Predicts a mini-batch with W and Θ as they stand.

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch import Tensor
 from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.choices import Preconditioner
 from autoemb_pipeline.learners.common.optimisers import Optimiser, State
+from autoemb_pipeline.learners.common.transfer import to_device
 from autoemb_pipeline.learners.paper.config import Unroll
 from autoemb_pipeline.learners.paper.forward import ForwardPass, PaperModel, gradients
 from autoemb_pipeline.learners.paper.recommender import Point
@@ -95,9 +97,8 @@ class Hypergradient:
         terms = [rate * (v * d).sum() for (rate, d), v in zip(self._directions(step, leaves), pull, strict=True)]
         towards = gradients(torch.stack(terms).sum(), leaves)
         norm = torch.sqrt(torch.stack([t.square().sum() for t in towards]).sum())
-        if not norm > 0:
-            return [torch.zeros_like(leaf) for leaf in theta.leaves]
-        radius = FINITE_DIFFERENCE_NORM / norm
+        # A host that looked whether it is 0 would wait for the device. Without a slope both ends are one point: the difference is 0.
+        radius = FINITE_DIFFERENCE_NORM / torch.where(norm > 0, norm, torch.ones_like(norm))
         ends = []
         for sign in (1.0, -1.0):
             shifted = step.point.moved([sign * radius * t for t in towards])
@@ -131,5 +132,5 @@ class Hypergradient:
 def _rows_by_id(rows: Tensor, ids: Sequence[str], target: Sequence[str]) -> Tensor:
     """rows [n, D] of `ids`, as [m, D] for `target`; zeros for ids without a row."""
     positions = {identifier: n for n, identifier in enumerate(ids)}
-    index = torch.tensor([positions.get(w, len(ids)) for w in target], device=rows.device)
+    index = to_device(np.array([positions.get(w, len(ids)) for w in target], dtype=np.int64), device=rows.device)
     return torch.cat([rows, rows.new_zeros(1, rows.shape[1])])[index]

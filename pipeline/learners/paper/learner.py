@@ -4,13 +4,16 @@ Shape legend: B interactions, N spaces, C outputs.
 """
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from autoemb_pipeline.errors import AutoembError
 from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.losses import prediction_losses, probabilities
+from autoemb_pipeline.learners.common.transfer import to_host
 from autoemb_pipeline.learners.paper.forward import PaperModel
 from autoemb_pipeline.learners.paper.strategies import Predicted, Strategy
+from autoemb_pipeline.learners.search.selectors import Weights
 from autoemb_pipeline.records import FloatArray, Labels, LearnerInputs, Predictions
 
 
@@ -38,10 +41,9 @@ class NetworkLearner:
                 "an empty mini-batch was given to a learner", why="there is nothing to predict", remedy="skip mini-batches without records"
             )
         forward = self._model.forward(self._model.encode(inputs))
-        logits = _array(forward.logits)
+        logits, alpha, beta = _on_the_host(forward.logits, forward.weights if self._model.selector.searches else None)
         if not np.isfinite(logits).all():
             raise AutoembError("the predictions are not finite", why="the parameters diverged", remedy="lower the learning rates")
-        alpha, beta = (None, None) if forward.weights is None or not self._model.selector.searches else map(_array, forward.weights)
         predictions = Predictions(probabilities=probabilities(logits), user_weights=alpha, item_weights=beta)
         self._pending = (Predicted(inputs=inputs, forward=forward), predictions)
         return predictions
@@ -81,5 +83,10 @@ class NetworkLearner:
         self._strategy.load_state_dict(state)
 
 
-def _array(tensor: Tensor) -> FloatArray:
-    return np.asarray(tensor.detach().cpu().numpy(), dtype=np.float64)
+def _on_the_host(logits_BC: Tensor, weights: Weights) -> tuple[FloatArray, FloatArray | None, FloatArray | None]:
+    """Logits, α and β in one copy: the only one that a step waits for."""
+    parts = [logits_BC] if weights is None else [logits_BC, *weights]
+    arrived = to_host(torch.cat([part.detach() for part in parts], dim=1)).wait().astype(np.float64)
+    logits, *others = np.split(arrived, np.cumsum([part.shape[1] for part in parts])[:-1], axis=1)
+    alpha, beta = others or (None, None)
+    return logits, alpha, beta

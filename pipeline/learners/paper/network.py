@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autoemb_pipeline.learners.common.initial import UniformGenerator, glorot_uniform, seeded_generator
-from autoemb_pipeline.learners.common.layers import Affine, Mlp
+from autoemb_pipeline.learners.common.layers import Affine, Mlp, tanh
 from autoemb_pipeline.learners.paper.choices import Normalisation, SoftScale
 
 EPSILON = 1e-5
@@ -61,8 +61,7 @@ def select(spaces_BNW: Tensor, weights_BN: Tensor, *, scale: SoftScale = "1/N") 
 
 def largest(weights_BN: Tensor) -> Tensor:
     """One-hot rows at the largest weight, the first of equals (Eq. 6, whose printed max is an argmax). Without gradient."""
-    chosen_B = weights_BN.argmax(dim=1)
-    return torch.nn.functional.one_hot(chosen_B, weights_BN.shape[1]).to(weights_BN.dtype)
+    return torch.zeros_like(weights_BN).scatter_(1, weights_BN.detach().argmax(dim=1, keepdim=True), 1.0)
 
 
 class EmbeddingSpaces(nn.Sequential):
@@ -80,13 +79,13 @@ class EmbeddingSpaces(nn.Sequential):
         self._normalisation = normalisation
 
     def transform(self, rows_BD: Tensor) -> Tensor:
-        """ẽ_n = W_nᵀ e_n + b_n (Eq. 1): [B, D] to [B, N, W]."""
+        """ẽ_n = W_nᵀ e_n + b_n (Eq. 1): [B, D] to [B, N, W], of the rows' type, so that Eq. 2's statistics are."""
         embeddings = torch.split(rows_BD, list(self.dims), dim=1)
-        return torch.stack([linear(e_Bd) for linear, e_Bd in zip(self, embeddings, strict=True)], dim=1)
+        return torch.stack([linear(e_Bd) for linear, e_Bd in zip(self, embeddings, strict=True)], dim=1).to(rows_BD.dtype)
 
     def forward(self, rows_BD: Tensor) -> Tensor:
         """ê_n = tanh(normalised ẽ_n) (Eq. 2): [B, D] to [B, N, W], every number in (−1, 1)."""
-        return torch.tanh(normalise(self.transform(rows_BD), self._normalisation))
+        return tanh(normalise(self.transform(rows_BD), self._normalisation))
 
 
 class FixedSizeNetwork(nn.Module):

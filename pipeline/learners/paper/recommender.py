@@ -86,7 +86,9 @@ class Recommender:
         self.items.apply(point.items, gradients[-1], self.dense.steps)
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Dense parameters, their optimiser's state and the step counter."""
+        """Dense parameters, their optimiser's state and the step counter. The store then has every row."""
+        self.users.settle()
+        self.items.settle()
         return self.dense.state_dict()
 
     def load_state_dict(self, state: Arrays) -> None:

@@ -90,15 +90,18 @@ class Reservoir:
         last_user = dict(zip(inputs.user_ids, user_counts.tolist(), strict=True))
         last_item = dict(zip(inputs.item_ids, item_counts.tolist(), strict=True))
         uniform = torch.rand(len(rows), generator=self._generator, dtype=torch.float64).tolist()
+        held, row_of_slot = len(self), dict[int, int]()
         for row, unit in zip(rows.tolist(), uniform, strict=True):
             self.seen += 1
-            slot = len(self) if len(self) < self.capacity else int(unit * self.seen)
+            slot = held if held < self.capacity else int(unit * self.seen)
             if slot >= self.capacity:
                 continue
+            held += slot == held
+            row_of_slot[slot] = row
             self._users.put(slot, inputs.user_ids[row], last_user[inputs.user_ids[row]])
             self._items.put(slot, inputs.item_ids[row], last_item[inputs.item_ids[row]])
-            for name, column in new.items():
-                self._columns[name][slot] = column[row]
+        for name, column in new.items():
+            self._columns[name][list(row_of_slot)] = column[list(row_of_slot.values())]
 
     def sample(self, size: int) -> tuple[LearnerInputs, Labels] | None:
         """Up to `size` distinct slots, uniformly; None while nothing is held."""

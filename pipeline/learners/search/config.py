@@ -31,7 +31,7 @@ class SearchConfig:
         controller_optimiser, controller_rate: of the controllers.
         logit_optimiser, logit_rate: of the free weights of `darts`.
         seed: of initial parameters and of every random choice.
-        precision: of all arithmetic and of stored rows.
+        precision: of all arithmetic and of stored rows. A learner may have precisions of its own.
         device: torch device of a step's arithmetic; rows stay in the row store.
     """
 
@@ -51,7 +51,7 @@ class SearchConfig:
     logit_optimiser: OptimiserName = "adagrad"
     logit_rate: float = 0.05
     seed: int = 0
-    precision: Precision = "float32"
+    precision: str = "float32"
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -76,4 +76,4 @@ class SearchConfig:
     @property
     def row_dtype(self) -> Literal["f4", "f8"]:
         """The row store's type of `precision`."""
-        return "f4" if self.precision == "float32" else "f8"
+        return "f8" if self.precision == "float64" else "f4"

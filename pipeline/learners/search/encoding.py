@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autoemb_pipeline.learners.common.transfer import to_device
 from autoemb_pipeline.learners.search.inputs import controller_inputs
 from autoemb_pipeline.records import LearnerInputs, SideContext
 
@@ -51,11 +52,11 @@ def encode(inputs: LearnerInputs, *, dtype: torch.dtype, device: torch.device) -
     return EncodedBatch(
         user_ids=user_ids,
         item_ids=item_ids,
-        user_index=torch.as_tensor(user_index, device=device),
-        item_index=torch.as_tensor(item_index, device=device),
-        user_inputs=torch.as_tensor(controller_inputs(inputs.users, inputs.global_loss), dtype=dtype, device=device),
-        item_inputs=torch.as_tensor(controller_inputs(inputs.items, inputs.global_loss), dtype=dtype, device=device),
-        features=torch.as_tensor(inputs.features, dtype=dtype, device=device),
+        user_index=to_device(user_index, device=device),
+        item_index=to_device(item_index, device=device),
+        user_inputs=to_device(controller_inputs(inputs.users, inputs.global_loss), device=device, dtype=dtype),
+        item_inputs=to_device(controller_inputs(inputs.items, inputs.global_loss), device=device, dtype=dtype),
+        features=to_device(inputs.features, device=device, dtype=dtype),
     )
 
 

@@ -49,6 +49,7 @@ def make_selector(config: SearchConfig, store: RowStore, device: torch.device) -
             make_optimiser(config.controller_optimiser, config.controller_rate),
             dtype=torch_type(config.precision),
             device=device,
+            bf16=config.precision == "bf16",
         )
     )
 

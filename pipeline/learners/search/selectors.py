@@ -16,6 +16,7 @@ from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.dense import DenseParameters
 from autoemb_pipeline.learners.common.packing import read
 from autoemb_pipeline.learners.common.tables import EmbeddingTable, GatheredRows
+from autoemb_pipeline.learners.common.transfer import to_device
 from autoemb_pipeline.learners.search.encoding import EncodedBatch, distinct
 
 Weights = tuple[Tensor, Tensor] | None
@@ -181,11 +182,13 @@ class FreeLogits:
             ids, index = distinct([identifier for rows, _ in named for identifier in rows.ids])
             rows = table.gather(ids)
             summands = torch.cat([gradient for _, gradient in named])
-            total = torch.zeros_like(rows.values).index_add(0, torch.as_tensor(index, device=summands.device), summands)
+            total = torch.zeros_like(rows.values).index_add(0, to_device(index, device=summands.device), summands)
             table.apply(rows, total, self._steps)
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """The step counter; the logits are rows."""
+        """The step counter; the logits are rows, and the store then has every one."""
+        for table in self._tables:
+            table.settle()
         return {"logits/steps": np.array(self._steps, dtype=np.int64)}
 
     def load_state_dict(self, state: Arrays) -> None:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.learners.common.checks import check_numbers
-from autoemb_pipeline.learners.search.config import Method, SearchConfig
+from autoemb_pipeline.learners.search.config import Method, Precision, SearchConfig
 
 OwnMethod = Literal["context-only", "count-thresholds"]
 
@@ -40,6 +40,7 @@ class StreamConfig(SearchConfig):
 
     method: Literal[Method, OwnMethod] = "autoemb"
     preset: Literal["stream"] = "stream"
+    precision: Precision = "float32"
     controller_hidden: tuple[int, ...] = (64,)
     controller_rate: float = 1e-3
     validation: Literal["next", "trace"] = "next"

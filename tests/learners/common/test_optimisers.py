@@ -6,7 +6,7 @@ import torch
 
 from autoemb_pipeline.learners.common.dense import DenseParameters
 from autoemb_pipeline.learners.common.layers import Affine
-from autoemb_pipeline.learners.common.optimisers import Adagrad, Adam, Sgd
+from autoemb_pipeline.learners.common.optimisers import Adagrad, Adam, Sgd, stepped
 from autoemb_pipeline.learners.common.tables import EmbeddingTable, TablePlan
 from autoemb_pipeline.state.memory import MemoryRowStore
 
@@ -147,3 +147,24 @@ def test_adagrad_cancels_the_scale_of_a_gradient_at_an_empty_accumulator():
     zero = (torch.zeros(1, dtype=torch.float64),)
     one, two = (Adagrad(rate=0.1).direction(torch.tensor([g], dtype=torch.float64), zero, 1)[0] for g in (1e-3, 2e-3))
     torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("optimiser", [Sgd(rate=0.1), Adagrad(rate=0.1), Adam(rate=0.1)], ids=["sgd", "adagrad", "adam"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_step_is_its_direction_to_the_same_bits(optimiser, dtype):
+    """What is differentiated for the second-order term is the update that is made."""
+    generator = torch.Generator().manual_seed(3)
+    values = [torch.randn(shape, generator=generator, dtype=dtype) for shape in ((7, 5), (5,), (300, 41))]
+    states = [tuple(torch.zeros_like(value) for _ in range(optimiser.slots)) for value in values]
+    for number in range(1, 5):
+        gradients = [torch.randn(value.shape, generator=generator, dtype=dtype) * 0.01 for value in values]
+        gradients[0][2:4] = 0.0
+        for made, (new, kept) in (
+            ("one by one", stepped(optimiser, values, gradients, states, number)),
+            ("together", optimiser.step(values, gradients, states, number)),
+        ):
+            for value, gradient, state, own, own_state in zip(values, gradients, states, new, kept, strict=True):
+                direction, after = optimiser.direction(gradient, state, number)
+                assert torch.equal(own, value - optimiser.rate * direction), made
+                assert all(map(torch.equal, own_state, after)), made
+        values, states = new, kept
