@@ -23,11 +23,13 @@ from autoemb_pipeline.cli.options import (
 )
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.ops.topics import ensure_interactions_topic
+from autoemb_pipeline.producers.config import ReplayConfig
 from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, default_cache_dir, default_data_dir, load_dataset
 from autoemb_pipeline.producers.datasets.shuffling import Order
 from autoemb_pipeline.producers.datasets.ties import Ties
 from autoemb_pipeline.producers.formats.named import Columns
-from autoemb_pipeline.producers.replay import ReplayConfig, ReplayProgress, ReplayResult, replay
+from autoemb_pipeline.producers.progress import ReplayProgress, ReplayResult
+from autoemb_pipeline.producers.replay import replay
 from autoemb_pipeline.schemas.registry import InteractionDecoder
 
 

@@ -9,12 +9,14 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from autoemb_pipeline.errors import BrokerError, ConfigurationError, DatasetError, DeliveryError, TopicError
 from autoemb_pipeline.kafka.settings import quiet_admin
+from autoemb_pipeline.producers.config import ReplayConfig
 from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, load_dataset
 from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
 from autoemb_pipeline.producers.datasets.sorting import sort_source
 from autoemb_pipeline.producers.formats.layouts import find_source
 from autoemb_pipeline.producers.partitioner import partition_of
-from autoemb_pipeline.producers.replay import ReplayConfig, ReplayProgress, ReplayResult, replay
+from autoemb_pipeline.producers.progress import ReplayProgress, ReplayResult
+from autoemb_pipeline.producers.replay import replay
 from autoemb_pipeline.producers.topic_reader import FINGERPRINT_HEADER
 from autoemb_pipeline.schemas.codec import encode_interaction
 from tests.producers.topic_content import assert_each_once, read_all
