@@ -55,6 +55,7 @@ class Sender:
         self._reported = -math.inf
 
     def result(self, status: Literal["complete", "already-complete", "stopped"]) -> ReplayResult:
+        """How the replay ended."""
         return ReplayResult(
             status=status,
             topic=self._config.topic,

@@ -1,6 +1,6 @@
 """Reads a topic whole, without the code under test."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
@@ -21,7 +21,9 @@ class Record:
     interaction: Interaction
 
 
-def read_all(kafka: Mapping[str, str], topic: str, partitions: int) -> list[Record]:
+def read_all(
+    kafka: Mapping[str, str], topic: str, partitions: int, decode: Callable[[bytes], Interaction] = decode_interaction
+) -> list[Record]:
     consumer = Consumer({**kafka, "group.id": "test", "enable.partition.eof": True, "enable.auto.commit": False})
     consumer.assign([TopicPartition(topic, p, 0) for p in range(partitions)])
     records, ended = [], set()
@@ -39,7 +41,7 @@ def read_all(kafka: Mapping[str, str], topic: str, partitions: int) -> list[Reco
                 message.key(),
                 message.timestamp()[1],
                 dict(message.headers() or []),
-                decode_interaction(message.value()),
+                decode(message.value()),
             )
         )
     consumer.close()
