@@ -1,6 +1,6 @@
 """`autoemb-pipeline replay` against Apache Kafka's own producer benchmark: records of the same size, the same broker, in turns.
 
-    KAFKA_HOME=... python -m tests.benchmarks.bench_replay [--interactions 1000000] [--rounds 3] [--partitions 1]
+    KAFKA_HOME=... python -m tests.benchmarks.bench_replay [--interactions 2000000] [--rounds 3] [--partitions 1]
 
 Both rates are what the commands print themselves: sending alone, without the processes' start. ProducerPerformance sends lines of text as long
 as a replayed record's key, value and header together, with replay's batching and compression; it keeps no order by user, reads no dataset
@@ -84,7 +84,7 @@ def write_payload(dataset: SortedDataset, size: int, file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--interactions", type=int, default=1_000_000)
+    parser.add_argument("--interactions", type=int, default=2_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--partitions", type=int, default=1)
     options = parser.parse_args()
