@@ -37,6 +37,11 @@ def schema_fingerprint(schema: Schema) -> bytes:
     return bytes.fromhex(fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))
 
 
+def same_bodies(one: Schema, other: Schema) -> bool:
+    """Whether the two say the same of a record's bytes and of its fields: their parsing canonical forms are equal."""
+    return bool(to_parsing_canonical_form(one) == to_parsing_canonical_form(other))
+
+
 def parse(schema: Schema) -> Any:
     """The schema as fastavro wants it, without logical types: times stay integers.
 

@@ -5,7 +5,7 @@ every other value is given to that decoder. Plain are records of this very versi
 the two to the same verdicts and values on any bytes.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,6 +17,7 @@ from autoemb_pipeline.kernels.avro import decode_interactions, encode_interactio
 from autoemb_pipeline.records import Interaction
 from autoemb_pipeline.schemas.avro import MAGIC, schema_fingerprint
 from autoemb_pipeline.schemas.codec import INTERACTION_SCHEMA, MAX_ID_BYTES, MAX_TIMESTAMP, encode_interaction
+from autoemb_pipeline.schemas.registry import InteractionDecoder
 
 HEADER = MAGIC + schema_fingerprint(INTERACTION_SCHEMA)
 
@@ -25,14 +26,14 @@ class ColumnDecoder:
     """Decodes the values of a chunk of records.
 
     Args:
-        decoder: the decoder of one value; raises DecodeError, and nothing else, for bytes that are no interaction.
-        headers: what a value of the current schema begins with, besides the single-object header: the registry's header with an id that
-            is known to be this schema.
+        decoder: the decoder of one value; raises DecodeError, and nothing else, for bytes that are no interaction. An `InteractionDecoder`
+            also says with which registry's headers a value is plain, once it has decoded one of them.
     """
 
-    def __init__(self, decoder: Callable[[bytes], Interaction], headers: Iterable[bytes] = ()) -> None:
+    def __init__(self, decoder: Callable[[bytes], Interaction]) -> None:
         self._decoder = decoder
-        self._headers = Texts.of([HEADER, *headers])
+        self._registry_headers: tuple[bytes, ...] = ()
+        self._headers = Texts.of([HEADER])
 
     def decode(self, values: Sequence[bytes | None]) -> Decoded:
         """The interactions in these values, and the values that are none. What the decoder raises, but DecodeError, is let through."""
@@ -45,11 +46,17 @@ class ColumnDecoder:
             lengths = np.fromiter(map(len, values), np.int64, len(values))  # type: ignore[arg-type]
         bounds = np.zeros(len(values) + 1, np.int64)
         np.cumsum(lengths, out=bounds[1:])
+        self._learn_headers()
         plain, *columns = decode_interactions(
             np.frombuffer(joined, np.uint8), bounds, self._headers.data, self._headers.bounds, MAX_ID_BYTES, MAX_TIMESTAMP
         )
         block = _block(joined, *columns)
         return Decoded(block, None, ()) if len(block) == len(values) else self._with_slow(values, block, plain)
+
+    def _learn_headers(self) -> None:
+        if isinstance(self._decoder, InteractionDecoder) and self._decoder.plain_headers != self._registry_headers:
+            self._registry_headers = self._decoder.plain_headers
+            self._headers = Texts.of([HEADER, *self._registry_headers])
 
     def _with_slow(self, values: Sequence[bytes | None], block: Block, plain: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> Decoded:
         """Adds what only the decoder of one value can read."""
@@ -104,6 +111,10 @@ class Encoded:
 
     data: bytes
     bounds: Integers
+
+    def __getitem__(self, rows: slice) -> "Encoded":
+        """The values of these rows (step 1); copies nothing."""
+        return Encoded(self.data, self.bounds[rows.start : rows.stop + 1])
 
     def values(self) -> list[bytes]:
         """Each value, to be produced."""

@@ -10,8 +10,8 @@ from typing import Any
 from autoemb_pipeline.errors import AutoembError, BrokerError, ConfigurationError, DecodeError
 from autoemb_pipeline.records import Interaction
 from autoemb_pipeline.redaction import keep_secret, keep_settings_secret
-from autoemb_pipeline.schemas.avro import parse, read_body, schema_text, write_body
-from autoemb_pipeline.schemas.codec import INTERACTION_SCHEMA, checked_interaction, decode_interaction, encode_checked
+from autoemb_pipeline.schemas.avro import parse, read_body, same_bodies, schema_text, write_body
+from autoemb_pipeline.schemas.codec import INTERACTION_SCHEMA, checked_interaction, decode_interaction
 from autoemb_pipeline.schemas.metrics import RecordFormat
 
 USER_INFO_VARIABLE = "AUTOEMB_SCHEMA_REGISTRY_USER_INFO"
@@ -40,12 +40,15 @@ class RegistryCodec:
         self._client = _open_client({"timeout": 10, "retries.wait.ms": 200, **settings})
         self._interaction = parse(INTERACTION_SCHEMA)
         self._writers: dict[int, Any] = {}
+        self._plain: tuple[bytes, ...] = ()
         self._unknown: dict[int, str] = {}
 
-    def interaction_encoder(self, topic: str) -> Callable[[Interaction], bytes]:
-        """Registers the schema for ``topic`` (subject ``<topic>-value``); the encoder raises as `schemas.codec.encode_interaction`."""
-        prefix = self._register(topic, "interaction")
-        return lambda interaction: encode_checked(lambda record: write_body(prefix, self._interaction, record), interaction)
+    def interaction_header(self, topic: str) -> bytes:
+        """Registers the schema for ``topic`` (subject ``<topic>-value``); what every value of the topic begins with (5 bytes).
+
+        An interaction's body behind it is that of single-object encoding: `autoemb_pipeline.schemas.columnar.encode_block` writes both.
+        """
+        return self._register(topic, "interaction")
 
     def record_encoder(self, topic: str, record_format: RecordFormat) -> Callable[[Mapping[str, Any]], bytes]:
         """The same for a metrics record; the encoder raises as `RecordFormat.normalise`."""
@@ -62,6 +65,11 @@ class RegistryCodec:
             BrokerError: the registry does not answer: nothing is known about the record, so it is not condemned.
         """
         return checked_interaction(read_body(payload, HEADER_BYTES, self._writer(payload), self._interaction))
+
+    @property
+    def plain_headers(self) -> tuple[bytes, ...]:
+        """What records begin with whose id, seen so far by `decode_interaction`, names this very version of the interaction's schema."""
+        return self._plain
 
     def decode_record(self, payload: bytes, record_format: RecordFormat) -> dict[str, Any]:
         """The same for a metrics record, normalised."""
@@ -88,6 +96,8 @@ class RegistryCodec:
         writer = self._writers.get(schema_id)
         if writer is None:
             writer = self._writers[schema_id] = self._fetch(schema_id)
+            if same_bodies(writer, self._interaction):
+                self._plain = (*self._plain, payload[:HEADER_BYTES])
         return writer
 
     def _fetch(self, schema_id: int) -> Any:
@@ -186,6 +196,11 @@ class InteractionDecoder:
 
     def __init__(self, *, registry: RegistryCodec | None = None) -> None:
         self._registry = registry
+
+    @property
+    def plain_headers(self) -> tuple[bytes, ...]:
+        """As `RegistryCodec.plain_headers`; none without a registry."""
+        return () if self._registry is None else self._registry.plain_headers
 
     def __call__(self, payload: bytes | None) -> Interaction:
         """The interaction in a record's value.

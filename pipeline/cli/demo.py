@@ -24,9 +24,10 @@ from autoemb_pipeline.ops.brokers.process import free_port
 from autoemb_pipeline.ops.topics import ensure_interactions_topic, ensure_metrics_topics, topic_id
 from autoemb_pipeline.ops.watch.live_view import one_line, picture
 from autoemb_pipeline.ops.watch.run_history import Histories
+from autoemb_pipeline.producers.config import ReplayConfig
 from autoemb_pipeline.producers.datasets.catalogue import load_dataset
 from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
-from autoemb_pipeline.producers.replay import ReplayConfig, replay
+from autoemb_pipeline.producers.replay import replay
 from autoemb_pipeline.run import RunSummary, train
 from autoemb_pipeline.schemas.metrics import PREQUENTIAL, RUNTIME
 from autoemb_pipeline.schemas.registry import InteractionDecoder

@@ -23,11 +23,14 @@ from autoemb_pipeline.cli.options import (
 )
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.ops.topics import ensure_interactions_topic
+from autoemb_pipeline.producers.config import ReplayConfig
 from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, default_cache_dir, default_data_dir, load_dataset
 from autoemb_pipeline.producers.datasets.shuffling import Order
 from autoemb_pipeline.producers.datasets.ties import Ties
 from autoemb_pipeline.producers.formats.named import Columns
-from autoemb_pipeline.producers.replay import ReplayConfig, ReplayProgress, ReplayResult, replay
+from autoemb_pipeline.producers.progress import ReplayProgress, ReplayResult
+from autoemb_pipeline.producers.replay import replay
+from autoemb_pipeline.schemas.columnar import HEADER
 from autoemb_pipeline.schemas.registry import InteractionDecoder
 
 
@@ -205,7 +208,7 @@ def command(
     data = load_dataset(dataset, dataset_options(data_dir, console, **reading))
     ensure_interactions_topic(kafka, topic, partitions)
     registry = open_registry(schema_registry, schema_registry_config)
-    encode = registry.interaction_encoder(topic) if registry else None
+    header = registry.interaction_header(topic) if registry else HEADER
     with stop_on_signals() as stopping, progress_bar(console, f"replay {data.name}") as show:
         result = replay(
             data,
@@ -213,7 +216,7 @@ def command(
             kafka=kafka,
             progress=show,
             stop=stopping.is_set,
-            encode=encode,
+            header=header,
             decode=InteractionDecoder(registry=registry),
         )
     click.echo(describe(result, data.length))

@@ -16,8 +16,9 @@ from autoemb_pipeline.experiments.kafka_cells import Topic
 from autoemb_pipeline.ops.brokers.command import make_broker
 from autoemb_pipeline.ops.brokers.process import free_port
 from autoemb_pipeline.ops.topics import ensure_interactions_topic, ensure_metrics_topics, topic_id
+from autoemb_pipeline.producers.config import ReplayConfig
 from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
-from autoemb_pipeline.producers.replay import ReplayConfig, replay
+from autoemb_pipeline.producers.replay import replay
 
 TopicOf = Callable[[SortedDataset, Stream], Topic]
 

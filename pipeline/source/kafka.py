@@ -32,7 +32,7 @@ class KafkaSource(MergedSource):
         config: the topic and how to read it.
         kafka: librdkafka settings of the client; any may be given but those that the guarantees rest on.
         decoder: a record's value to its interaction; raises DecodeError for bytes that are none. Not asked for plain values of the
-            current schema in single-object encoding, which a kernel decodes.
+            current schema, which a kernel decodes (`ColumnDecoder`).
         position: where the run stands; a partition it does not name is read from its earliest record.
         clock: seconds, monotonic.
 

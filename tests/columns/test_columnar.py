@@ -29,7 +29,7 @@ def without_features(interaction: Interaction) -> Interaction:
     return interaction._replace(features=None)
 
 
-def check(values: Sequence[bytes | None]) -> None:
+def check(values: Sequence[bytes | None], decoder: InteractionDecoder = one_by_one) -> None:
     """The decoder of columns says of each value what the decoder of one says."""
     records, rows, refused = [], [], []
     for row, value in enumerate(values):
@@ -37,11 +37,11 @@ def check(values: Sequence[bytes | None]) -> None:
             refused.append((row, "no-value", "the record has no value (a tombstone)"))
             continue
         try:
-            records.append(without_features(one_by_one(value)))
+            records.append(without_features(decoder(value)))
             rows.append(row)
         except DecodeError as error:
             refused.append((row, error.reason, str(error)))
-    decoded = ColumnDecoder(one_by_one).decode(values)
+    decoded = ColumnDecoder(decoder).decode(values)
     assert decoded.block.interactions() == records
     assert [struct.pack("<d", i.rating) for i in records] == [struct.pack("<d", r) for r in decoded.block.rating.tolist()]
     assert (list(range(len(values))) if decoded.rows is None else decoded.rows.tolist()) == rows
@@ -120,10 +120,8 @@ def test_more_datasets_than_the_kernel_has_room_for() -> None:
     assert ColumnDecoder(one_by_one).decode([encode_interaction(r) for r in records]).block.interactions() == records
 
 
-def test_a_known_registry_header_is_plain() -> None:
-    header = b"\x00\x00\x00\x00\x07"
-    value = header + encode_interaction(VALID)[len(HEADER) :]
-    assert ColumnDecoder(never, [header]).decode([value]).block.interactions() == [VALID]
+def test_a_registrys_header_is_refused_where_none_is_configured() -> None:
+    value = b"\x00\x00\x00\x00\x07" + encode_interaction(VALID)[len(HEADER) :]
     assert [r.reason for r in ColumnDecoder(one_by_one).decode([value]).refused] == ["registry-needed"]
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 from confluent_kafka import Producer
@@ -9,15 +10,20 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from autoemb_pipeline.errors import BrokerError, ConfigurationError, DatasetError, DeliveryError, TopicError
 from autoemb_pipeline.kafka.settings import quiet_admin
+from autoemb_pipeline.producers.config import ReplayConfig
 from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, load_dataset
 from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
 from autoemb_pipeline.producers.datasets.sorting import sort_source
 from autoemb_pipeline.producers.formats.layouts import find_source
 from autoemb_pipeline.producers.partitioner import partition_of
-from autoemb_pipeline.producers.replay import ReplayConfig, ReplayProgress, ReplayResult, replay
+from autoemb_pipeline.producers.progress import ReplayProgress, ReplayResult
+from autoemb_pipeline.producers.replay import replay
 from autoemb_pipeline.producers.topic_reader import FINGERPRINT_HEADER
+from autoemb_pipeline.schemas.avro import HEADER_BYTES
 from autoemb_pipeline.schemas.codec import encode_interaction
+from autoemb_pipeline.schemas.registry import InteractionDecoder, RegistryCodec
 from tests.producers.topic_content import assert_each_once, read_all
+from tests.schemas.test_registry import serving
 
 PARTITIONS = 3
 
@@ -76,6 +82,18 @@ def test_real_data_arrives_whole_in_order_at_its_event_times(broker, make_topic,
     assert all(r.headers == {FINGERPRINT_HEADER: dataset.fingerprint.encode()} for r in records)
     assert (seen[-1].acknowledged, seen[-1].total, seen[-1].already) == (100_836, 100_836, 0)
     assert [p.acknowledged for p in seen] == sorted(p.acknowledged for p in seen)
+
+
+def test_a_registrys_records_are_the_same_behind_its_header_and_are_gone_on_with(broker, topic, small):
+    with serving() as registry, closing(RegistryCodec(registry.url)) as codec:
+        header, decode = codec.interaction_header(topic), InteractionDecoder(registry=codec)
+        seen: list[bytes] = []
+        for limit in (1000, None, None):
+            result = replay(small, ReplayConfig(topic=topic, limit=limit), kafka=broker.kafka, header=header, decode=decode)
+        assert (result.status, result.already) == ("already-complete", 5000)
+        records = read_all(broker.kafka, topic, PARTITIONS, lambda value: seen.append(value) or decode(value))
+    assert_each_once(records, small, PARTITIONS)
+    assert seen == [header + encode_interaction(record.interaction)[HEADER_BYTES:] for record in records]
 
 
 def test_a_finished_replay_says_so_and_sends_nothing(broker, topic, small):
@@ -227,6 +245,18 @@ def test_a_refused_record_stops_the_replay_without_a_gap_and_it_resumes(broker, 
     admin.incremental_alter_configs([resource])[resource].result(15)
     time.sleep(0.5)
     assert replay(dataset, ReplayConfig(topic=topic), kafka=kafka).status == "complete"
+    assert_each_once(read_all(broker.kafka, topic, PARTITIONS), dataset, PARTITIONS)
+
+
+def test_a_record_too_large_for_the_client_is_named_and_what_is_before_it_is_gone_on_with(broker, topic, tmp_path):
+    victim = 2500
+    dataset = from_csv(tmp_path, "\n".join(f"{n % 40},{'i' * 1010 if n == victim else n},3,{n}" for n in range(3000)))
+    small_messages = {**broker.kafka, "message.max.bytes": "1000"}
+    with pytest.raises(DeliveryError, match=f"refused interaction {victim} of d") as raised:
+        replay(dataset, ReplayConfig(topic=topic), kafka=small_messages)
+    assert "MSG_SIZE_TOO_LARGE" in raised.value.why
+    assert all(record.interaction.sequence < victim for record in read_all(broker.kafka, topic, PARTITIONS))
+    assert replay(dataset, ReplayConfig(topic=topic), kafka=broker.kafka).status == "complete"
     assert_each_once(read_all(broker.kafka, topic, PARTITIONS), dataset, PARTITIONS)
 
 

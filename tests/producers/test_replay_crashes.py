@@ -13,8 +13,10 @@ import pytest
 from autoemb_pipeline.errors import TopicError
 from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka
 from autoemb_pipeline.ops.topics import ensure_interactions_topic
+from autoemb_pipeline.producers.config import ReplayConfig
 from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, load_dataset
-from autoemb_pipeline.producers.replay import ReplayConfig, ReplayProgress, replay
+from autoemb_pipeline.producers.progress import ReplayProgress
+from autoemb_pipeline.producers.replay import replay
 from tests.producers.topic_content import assert_each_once, read_all
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +28,8 @@ CHILD = """
 import sys
 from pathlib import Path
 from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, load_dataset
-from autoemb_pipeline.producers.replay import ReplayConfig, replay
+from autoemb_pipeline.producers.config import ReplayConfig
+from autoemb_pipeline.producers.replay import replay
 
 servers, topic, spec, cache = sys.argv[1:]
 dataset = load_dataset(spec, DatasetOptions(cache_dir=Path(cache)))

@@ -1,6 +1,6 @@
 """Reads a topic whole, without the code under test."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
@@ -20,9 +20,11 @@ class Record:
     interaction: Interaction
 
 
-def read_all(kafka: Mapping[str, str], topic: str, partitions: int) -> list[Record]:
+def read_all(
+    kafka: Mapping[str, str], topic: str, partitions: int, decode: Callable[[bytes], Interaction] = decode_interaction
+) -> list[Record]:
     return [
-        Record(m.partition(), m.offset(), m.key(), m.timestamp()[1], dict(m.headers() or []), decode_interaction(m.value()))
+        Record(m.partition(), m.offset(), m.key(), m.timestamp()[1], dict(m.headers() or []), decode(m.value()))
         for partition in range(partitions)
         for m in topic_messages(kafka, topic, partition)
     ]

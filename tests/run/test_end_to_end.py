@@ -14,8 +14,9 @@ from autoemb_pipeline.checkpoint.store import CheckpointStore
 from autoemb_pipeline.errors import CheckpointError, StateError
 from autoemb_pipeline.learners.config import METHODS, STREAM_METHODS
 from autoemb_pipeline.predict import tables_of
+from autoemb_pipeline.producers.config import ReplayConfig
 from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, load_dataset
-from autoemb_pipeline.producers.replay import ReplayConfig, replay
+from autoemb_pipeline.producers.replay import replay
 from autoemb_pipeline.sink.prediction_log import read_predictions
 from tests.run.conftest import MakeStream, trainer_config
 from tests.run.kafka_reading import metrics_of, read_all

@@ -4,20 +4,25 @@ import builtins
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
+from autoemb_pipeline.columns import Block
 from autoemb_pipeline.errors import BrokerError, ConfigurationError, DecodeError
 from autoemb_pipeline.records import Interaction
-from autoemb_pipeline.schemas.avro import schema_text
+from autoemb_pipeline.schemas.avro import HEADER_BYTES, load_schema, schema_text
 from autoemb_pipeline.schemas.codec import encode_interaction
+from autoemb_pipeline.schemas.columnar import ColumnDecoder, encode_block
 from autoemb_pipeline.schemas.metrics import PREQUENTIAL
 from autoemb_pipeline.schemas.registry import InteractionDecoder, RegistryCodec
+from tests.columns.test_columnar import check, mutated
 from tests.strategies import interactions
 
 VALID = Interaction("7", "42", 3.5, 1_000, "ml", 9, {"price": 2.5})
@@ -104,15 +109,24 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(404, {"error_code": 40401, "message": "Subject not found"})
 
 
-@pytest.fixture
-def registry() -> Iterator[Registry]:
+@contextmanager
+def serving() -> Iterator[Registry]:
+    """A registry that answers while the block runs."""
     server = Registry()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture
@@ -128,9 +142,14 @@ def theirs(registry: Registry) -> Iterator[SchemaRegistryClient]:
         yield client
 
 
+def written(codec: RegistryCodec, interaction: Interaction, topic: str = "t") -> bytes:
+    """A record's value in the registry's format."""
+    return codec.interaction_header(topic) + encode_interaction(interaction)[HEADER_BYTES:]
+
+
 def test_the_schema_is_registered_under_the_topic_and_its_id_travels(registry: Registry, codec: RegistryCodec) -> None:
     registry.add("other-value", {"schema": '"string"'})
-    payload = codec.interaction_encoder("interactions")(VALID)
+    payload = written(codec, VALID, "interactions")
     assert registry.subjects["interactions-value"] == [2]
     assert payload[:5] == b"\x00\x00\x00\x00\x02"
     assert payload[5:] == encode_interaction(VALID)[10:]
@@ -143,7 +162,7 @@ def test_interchange_with_confluents_serialiser(codec: RegistryCodec, theirs: Sc
     conf = {"subject.name.strategy.type": "TOPIC"}
     serialise = AvroSerializer(theirs, schema_text("interaction"), lambda i, _: i._asdict(), conf)
     deserialise = AvroDeserializer(theirs, schema_text("interaction"), conf=conf)
-    theirs_written, ours_written = serialise(interaction, context), codec.interaction_encoder("interactions")(interaction)
+    theirs_written, ours_written = serialise(interaction, context), written(codec, interaction, "interactions")
     assert ours_written == theirs_written
     assert InteractionDecoder(registry=codec)(theirs_written) == interaction
     read = deserialise(ours_written, context)
@@ -165,7 +184,70 @@ def test_metrics_travel_by_registry_too(codec: RegistryCodec, theirs: SchemaRegi
 
 def test_the_decoder_takes_both_formats(codec: RegistryCodec) -> None:
     decode = InteractionDecoder(registry=codec)
-    assert decode(encode_interaction(VALID)) == decode(codec.interaction_encoder("t")(VALID)) == VALID
+    assert decode(encode_interaction(VALID)) == decode(written(codec, VALID)) == VALID
+
+
+with_a_codec = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+@with_a_codec
+@given(records=st.lists(interactions, min_size=1, max_size=8))
+def test_columns_are_written_as_confluents_serialiser_writes(
+    codec: RegistryCodec, theirs: SchemaRegistryClient, records: list[Interaction]
+) -> None:
+    plain = [record._replace(features=None) for record in records]
+    serialise = AvroSerializer(theirs, schema_text("interaction"), lambda i, _: i._asdict(), {"subject.name.strategy.type": "TOPIC"})
+    context = SerializationContext("interactions", MessageField.VALUE)
+    ours = encode_block(Block.of(plain), codec.interaction_header("interactions")).values()
+    assert ours == [serialise(record, context) for record in plain]
+
+
+def schemas_like_ours(registry: Registry) -> dict[str, bytes]:
+    """Headers of schemas beside the current one, registered: which of them have its bodies says the name."""
+    ours = load_schema("interaction")
+    string = {"type": "string", "avro.java.string": "String"}
+    like = {
+        "documented": {**ours, "doc": "written by another team"},
+        "of-java": {**ours, "fields": [{**field, "type": string} if field["type"] == "string" else field for field in ours["fields"]]},
+        "shorter": {**ours, "fields": ours["fields"][:-1]},
+        "turned": {**ours, "fields": [ours["fields"][1], ours["fields"][0], *ours["fields"][2:]]},
+        "ending": {**ours, "fields": [*ours["fields"], {"name": "more", "type": "long"}]},
+    }
+    return {name: b"\x00" + registry.add("like", {"schema": json.dumps(schema)}).to_bytes(4, "big") for name, schema in like.items()}
+
+
+HEADERS = st.sampled_from(["ours", "documented", "of-java", "shorter", "turned", "ending", "unknown"])
+
+
+@with_a_codec
+@given(values=st.lists(st.tuples(HEADERS, mutated() | interactions.map(encode_interaction)), max_size=8), between=st.binary(max_size=12))
+@example(values=[(name, encode_interaction(VALID._replace(features=None))) for name in ("ours", "documented", "shorter")], between=b"")
+def test_many_at_once_get_the_verdicts_of_one_by_one(
+    registry: Registry, codec: RegistryCodec, values: list[tuple[str, bytes]], between: bytes
+) -> None:
+    headers = {"ours": codec.interaction_header("t"), **schemas_like_ours(registry), "unknown": b"\x00\x00\x00\x03\xe7"}
+    framed = [headers[name] + value[HEADER_BYTES:] for name, value in values]
+    decoder = InteractionDecoder(registry=codec)
+    # the second time headers learnt in the first are plain
+    for _ in range(2):
+        check([*framed, between, None, encode_interaction(VALID)], decoder)
+    assert {name for name, header in headers.items() if header in codec.plain_headers} <= {"ours", "documented", "of-java"}
+
+
+def test_a_schema_once_known_as_ours_is_read_by_the_kernel(
+    registry: Registry, codec: RegistryCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = VALID._replace(features=None)
+    body = encode_interaction(plain)[HEADER_BYTES:]
+    headers = {"ours": codec.interaction_header("t"), **schemas_like_ours(registry)}
+    columns = ColumnDecoder(InteractionDecoder(registry=codec))
+    for name in ("ours", "documented", "of-java"):
+        assert columns.decode([headers[name] + body]).block.interactions() == [plain]
+    asked: list[bytes] = []
+    monkeypatch.setattr(codec, "decode_interaction", lambda value: asked.append(value) or plain)
+    values = [headers["documented"] + body, headers["shorter"] + body[:-1], headers["of-java"] + body, headers["ours"] + body]
+    assert columns.decode(values * 3).block.interactions() == [plain] * 12
+    assert asked == [values[1]] * 3
 
 
 def reason(decode: InteractionDecoder, payload: bytes | None) -> str:
@@ -177,13 +259,13 @@ def reason(decode: InteractionDecoder, payload: bytes | None) -> str:
 def test_without_a_registry_its_format_is_refused_by_name(codec: RegistryCodec) -> None:
     decode = InteractionDecoder()
     assert decode(encode_interaction(VALID)) == VALID
-    assert reason(decode, codec.interaction_encoder("t")(VALID)) == "registry-needed"
+    assert reason(decode, written(codec, VALID)) == "registry-needed"
     assert reason(decode, None) == "empty"
 
 
 def test_what_is_no_interaction_is_refused(registry: Registry, codec: RegistryCodec) -> None:
     decode = InteractionDecoder(registry=codec)
-    good = codec.interaction_encoder("t")(VALID)
+    good = written(codec, VALID)
     assert reason(decode, good[:3]) == "bad-magic"
     assert reason(decode, good[:9]) == "bad-avro"
     assert reason(decode, good + b"x") == "trailing-bytes"
@@ -206,7 +288,7 @@ def test_an_unknown_id_is_asked_for_once(registry: Registry, codec: RegistryCode
 
 @pytest.mark.parametrize("status", [500, 503, 401, 404])
 def test_a_failing_registry_condemns_no_record(registry: Registry, codec: RegistryCodec, status: int) -> None:
-    payload = codec.interaction_encoder("t")(VALID)
+    payload = written(codec, VALID)
     decode = InteractionDecoder(registry=codec)
     registry.failing = status
     with pytest.raises(BrokerError, match="did not give schema 1") as caught:
@@ -219,7 +301,7 @@ def test_a_failing_registry_condemns_no_record(registry: Registry, codec: Regist
 def test_an_absent_registry_is_a_broker_error_naming_it(registry: Registry) -> None:
     codec = RegistryCodec({"url": "http://127.0.0.1:9", "max.retries": 1, "retries.wait.ms": 1})
     with pytest.raises(BrokerError, match=r"127\.0\.0\.1:9") as caught:
-        codec.interaction_encoder("t")
+        codec.interaction_header("t")
     assert caught.value.remedy
     codec.close()
     codec.close()
@@ -227,7 +309,7 @@ def test_an_absent_registry_is_a_broker_error_naming_it(registry: Registry) -> N
 
 def test_an_incompatible_subject_is_a_configuration_error(codec: RegistryCodec) -> None:
     with pytest.raises(ConfigurationError, match="refused") as caught:
-        codec.interaction_encoder("refused")
+        codec.interaction_header("refused")
     assert "incompatible" in caught.value.why
 
 
