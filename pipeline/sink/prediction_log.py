@@ -127,7 +127,7 @@ class PredictionLog:
 def _strings(column: Texts) -> pl.Series:
     """The texts, each distinct one made an object once."""
     values, _, inverse = distinct(column)
-    return pl.Series([value.decode() for value in values.to_list()], dtype=pl.String).gather(inverse)
+    return pl.Series(values.to_strings(), dtype=pl.String).gather(inverse)
 
 
 def read_predictions(folder: Path) -> pl.LazyFrame:
