@@ -44,11 +44,17 @@ class PrequentialConfig:
 
 
 def losses_and_hits(probabilities: FloatArray, labels: Labels, task: Task) -> tuple[FloatArray, FloatArray]:
-    """[B] loss and [B] 1.0 where the prediction is right: squared error and threshold .5, or cross-entropy (nats) and argmax."""
+    """[..., B] loss and 1.0 where the prediction is right: squared error and threshold .5, or cross-entropy (nats) and argmax.
+
+    Args:
+        probabilities: [..., B], or [..., B, C] for the rating task.
+        labels: B of them.
+        task: which.
+    """
     if task == "binary":
         return (probabilities - labels.binary) ** 2, ((probabilities >= 0.5) == (labels.binary == 1.0)).astype(np.float64)  # noqa: PLR2004
-    own = probabilities[np.arange(len(probabilities)), labels.classes]
-    hits = (probabilities.argmax(axis=1) == labels.classes).astype(np.float64)
+    own = probabilities[..., np.arange(len(labels.classes)), labels.classes]
+    hits = (probabilities.argmax(axis=-1) == labels.classes).astype(np.float64)
     return -np.log(np.maximum(own, PROBABILITY_FLOOR)), hits
 
 
@@ -119,8 +125,9 @@ class PopularityMeans:
         rows = [np.ones_like(losses), losses]
         if dimensions is not None and weights is not None:
             rows += [dimensions, *weights.T]
-        for row, values in enumerate(rows):
-            self._sums[row] += np.bincount(buckets, weights=values, minlength=BUCKETS)
+        cells = buckets + BUCKETS * np.arange(len(rows))[:, None]
+        sums = np.bincount(cells.ravel(), weights=np.concatenate(rows), minlength=BUCKETS * len(rows))
+        self._sums[: len(rows)] += sums.reshape(len(rows), BUCKETS)
 
     def fields(self, side: str, dims: tuple[int, ...]) -> dict[str, dict[str, float] | dict[str, int]]:
         """Maps keyed by a bucket's lower bound, only buckets that hold something."""
@@ -151,11 +158,12 @@ def weight_fields(side: str, weights: FloatArray | None, dims: tuple[int, ...]) 
     """Mean weights, entropy (nats) and effective dimension Σ α_n d_n of one side in this mini-batch; None without controllers."""
     if weights is None or len(weights) == 0:
         return {f"{side}_weight": None, f"{side}_entropy": None, f"{side}_dimension": None}
-    entropy = -(weights * np.log(np.maximum(weights, PROBABILITY_FLOOR))).sum(axis=1)
+    count = len(weights)
+    entropies = -(weights * np.log(np.maximum(weights, PROBABILITY_FLOOR))).sum(axis=1)
     return {
-        f"{side}_weight": {str(d): float(w) for d, w in zip(dims, weights.mean(axis=0), strict=True)},
-        f"{side}_entropy": float(entropy.mean()),
-        f"{side}_dimension": float((weights @ np.array(dims, dtype=np.float64)).mean()),
+        f"{side}_weight": dict(zip(map(str, dims), (weights.sum(axis=0) / count).tolist(), strict=True)),
+        f"{side}_entropy": float(entropies.sum() / count),
+        f"{side}_dimension": float((weights @ np.array(dims, dtype=np.float64)).sum() / count),
     }
 
 
@@ -177,7 +185,7 @@ class Prequential:
         """Scores one mini-batch; returns [2, B], loss and hit, of every model."""
         task = self._config.task
         given = {"method": predictions.probabilities, **references}
-        values = np.stack([losses_and_hits(given[name], labels, task) for name in self._models])
+        values = np.stack(losses_and_hits(np.stack([given[name] for name in self._models]), labels, task), axis=1)
         self._means.add(values)
         scores = dict(zip(self._models, values, strict=True))
         losses = scores["method"][0]
