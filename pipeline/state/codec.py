@@ -82,12 +82,20 @@ class RowCodec:
             return
         spaces = 0 if self._spec.held is None else self.parts[self._spec.held].width
         groups: dict[bytes, list[int]] = {}
+        size = len(values[0])
+        if set(map(len, values)) == {size}:  # as a rule they hold the same blocks
+            stored: Bytes = np.frombuffer(b"".join(values), dtype=np.uint8).reshape(len(values), size)
+            if (stored[:, : 1 + spaces] == stored[0, : 1 + spaces]).all():
+                self._decode_alike(values[0][: 1 + spaces], ids, stored, slabs, slots)
+                return
         for row, value in enumerate(values):
             groups.setdefault(value[: 1 + spaces], []).append(row)
         for head, members in groups.items():
-            if head[:1] != bytes([VERSION]) or len(head) != 1 + spaces:
+            size = len(values[members[0]])
+            if any(len(values[k]) != size for k in members):
                 raise self._other_format()
-            self._decode_alike(head, [ids[k] for k in members], [values[k] for k in members], slabs, slots[members])
+            stored = np.frombuffer(b"".join([values[k] for k in members]), dtype=np.uint8).reshape(len(members), size)
+            self._decode_alike(head, [ids[k] for k in members], stored, slabs, slots[members])
 
     def one(self, identifier: str, value: bytes) -> Record:
         """The row of one value."""
@@ -95,25 +103,28 @@ class RowCodec:
         self.decode([identifier], [value], slabs, np.zeros(1, dtype=np.int64))
         return tuple(slab[0] for slab in slabs)
 
-    def _decode_alike(self, head: bytes, ids: Sequence[str], values: Sequence[bytes], slabs: Record, slots: NDArray[np.int64]) -> None:
-        """Values that hold the same blocks."""
+    def _decode_alike(self, head: bytes, ids: Sequence[str], values: Bytes, slabs: Record, slots: NDArray[np.int64]) -> None:
+        """Values, [n, bytes], that hold the same blocks. head: what each begins with."""
         spec = self._spec
         assert isinstance(spec, RecordSpec)  # noqa: S101
+        if head[:1] != bytes([VERSION]) or len(head) != 1 + (0 if spec.held is None else self.parts[spec.held].width):
+            raise self._other_format()
         pattern = np.frombuffer(head[1:], dtype=np.int8) != 0
         parts = [k for k in range(len(self.parts)) if k != spec.held]
         columns = {
             k: self._kept(pattern) if spec.held is not None and k == spec.optional else np.arange(self.parts[k].width) for k in parts
         }
         sizes = [len(columns[k]) * slabs[k].dtype.itemsize for k in parts]
-        if any(len(value) != len(head) + sum(sizes) for value in values):
+        if values.shape[1] != len(head) + sum(sizes):
             raise self._other_format()
-        joined: Bytes = np.frombuffer(b"".join(values), dtype=np.uint8).reshape(len(values), -1)
         place = len(head)
         for k, size in zip(parts, sizes, strict=True):
-            stored = np.ascontiguousarray(joined[:, place : place + size]).view(slabs[k].dtype)
+            stored = np.ascontiguousarray(values[:, place : place + size]).view(slabs[k].dtype)
             place += size
-            if len(columns[k]) < self.parts[k].width:
-                slabs[k][slots] = initial_rows(self.parts[k], ids)
+            if len(columns[k]) == self.parts[k].width:
+                slabs[k][slots] = stored
+                continue
+            slabs[k][slots] = initial_rows(self.parts[k], ids)
             slabs[k][slots[:, None], columns[k]] = stored
         if spec.held is not None:
             slabs[spec.held][slots] = np.frombuffer(head[1:], dtype=np.int8)
