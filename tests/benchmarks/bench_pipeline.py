@@ -38,9 +38,11 @@ class Rates:
     peak: int = 0
 
 
-def measure(stream: Stream, checkout: Path, servers: str, topics: Sequence[str], scratch: Path, rates: Rates) -> None:
-    """One round."""
-    short, long = (stream.train(checkout, servers, topic, scratch) for topic in topics)
+def measure(
+    stream: Stream, checkout: Path, servers: str, topics: Sequence[str], scratch: Path, rates: Rates, *further: str
+) -> None:  # fmt: skip
+    """One round. further: options of train."""
+    short, long = (stream.train(checkout, servers, topic, scratch, *further) for topic in topics)
     count = stream.lengths[1] - stream.lengths[0]
     rates.wall.append(count / (long.wall - short.wall))
     rates.cpu.append(count / (long.cpu - short.cpu))
@@ -51,7 +53,9 @@ def measure(stream: Stream, checkout: Path, servers: str, topics: Sequence[str],
 
 def interactions_of(stream: Stream, length: int) -> list[Interaction]:
     """The same interactions as objects."""
-    roles = next((Roles.parse(text) for option, text in zip(stream.reading, stream.reading[1:], strict=False) if option == "--columns"), None)
+    roles = next(
+        (Roles.parse(text) for option, text in zip(stream.reading, stream.reading[1:], strict=False) if option == "--columns"), None
+    )
     with tempfile.TemporaryDirectory() as cache:
         reading = DatasetOptions(cache_dir=Path(cache), columns=roles)
         return list(islice(load_dataset(stream.dataset, reading).interactions(), length))

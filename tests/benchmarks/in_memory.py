@@ -91,6 +91,14 @@ def mini_batch(step: int, users: Sequence[int], items: Sequence[int]) -> MiniBat
     ids = tuple(Texts.of([identifier(int(number)).encode() for number in side]) for side in (users, items))
     first = 1_500_000_000_000 + step * count * 1000
     block = Block(
-        ids, 1.0 + 4.0 * liked, first + numbers * 1000, step * count + numbers, nothing, ("bench",), nothing, numbers, nothing.astype(np.int8)
+        ids,
+        1.0 + 4.0 * liked,
+        first + numbers * 1000,
+        step * count + numbers,
+        nothing,
+        ("bench",),
+        nothing,
+        numbers,
+        nothing.astype(np.int8),
     )
     return MiniBatch(step=step, block=block, next_offsets={0: step})
