@@ -87,7 +87,7 @@ def mini_batch(step: int, users: Sequence[int], items: Sequence[int]) -> MiniBat
     """One of interactions between these, a second apart; labels follow from the ids."""
     count = len(users)
     numbers, nothing = np.arange(count), np.zeros(count, dtype=np.int64)
-    liked = (np.asarray(users) * 7 + np.asarray(items) * 3) % 5 < 2  # noqa: PLR2004
+    liked = (np.asarray(users) * 7 + np.asarray(items) * 3) % 5 < 2
     ids = tuple(Texts.of([identifier(int(number)).encode() for number in side]) for side in (users, items))
     first = 1_500_000_000_000 + step * count * 1000
     block = Block(
