@@ -93,6 +93,15 @@ class Texts:
         data, places = self.data[first : self.bounds[-1]].tobytes(), (self.bounds - first).tolist()
         return [data[start:stop] for start, stop in pairwise(places)]
 
+    def to_strings(self) -> list[str]:
+        """The values as strings; they are UTF-8."""
+        first = int(self.bounds[0])
+        data = self.data[first : self.bounds[-1]].tobytes()
+        text = data.decode()
+        if len(text) != len(data):  # not all of it is ASCII
+            return [value.decode() for value in self.to_list()]
+        return [text[start:stop] for start, stop in pairwise((self.bounds - first).tolist())]
+
     @staticmethod
     def concat(columns: Sequence["Texts"]) -> "Texts":
         """All values, one column behind the other."""
@@ -213,7 +222,7 @@ class Block:
 
     def interactions(self) -> list[Interaction]:
         """The records as objects, without further features: for tests and for what is not on the hot path."""
-        users, items = ([value.decode() for value in column.to_list()] for column in self.ids[:2])
+        users, items = (column.to_strings() for column in self.ids[:2])
         columns = (self.rating.tolist(), self.time.tolist(), self.dataset.tolist(), self.sequence.tolist())
         return [
             Interaction(user, item, rating, time, None if code < 0 else self.datasets[code], None if sequence < 0 else sequence)

@@ -51,7 +51,7 @@ def columns_of(records: Records, labels: Labels) -> Columns:
 
 
 def _names(ids: Distinct) -> tuple[str, ...]:
-    return tuple(value.decode() for value in ids.values.to_list())
+    return tuple(ids.values.to_strings())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

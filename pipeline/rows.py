@@ -7,7 +7,6 @@ writes there, and says which rows changed by `keep`. Nothing else in the project
 in memory or in RocksDB.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
@@ -15,10 +14,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from autoemb_pipeline.kernels.hashing import hashed_rows
+
 Rows = NDArray[Any]
 Record = tuple[Rows, ...]
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,14 +141,17 @@ def hashed_uniform(ids: Sequence[str], *, seed: int, table: str, width: int, std
     Returns:
         [n, width] float32.
     """
-    prefix = f"{seed}\x00{table}\x00".encode()
-    keys = np.array([int.from_bytes(hashlib.blake2b(prefix + i.encode(), digest_size=8).digest(), "little") for i in ids], dtype=np.uint64)
-    counters = np.arange(1, width + 1, dtype=np.uint64) * _GOLDEN
-    z = keys[:, None] + counters[None, :]
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
-    unit = (z >> np.uint64(11)).astype(np.float64) * (2.0**-53)
-    half_width = std * 3.0**0.5
-    rows: NDArray[np.float32] = ((2.0 * unit - 1.0) * half_width).astype(np.float32)
+    rows = np.empty((len(ids), width), dtype=np.float32)
+    prefix = np.frombuffer(f"{seed}\x00{table}\x00".encode(), np.uint8)
+    hashed_rows(prefix, *joined_texts(ids), std * 3.0**0.5, rows)
     return rows
+
+
+def joined_texts(ids: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """UTF-8 of the ids, one behind the other, and the n + 1 bounds between them."""
+    data = "".join(ids).encode()
+    bounds = np.zeros(len(ids) + 1, dtype=np.int64)
+    np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)), out=bounds[1:])
+    if bounds[-1] != len(data):  # not all of them are ASCII
+        np.cumsum(np.fromiter((len(i.encode()) for i in ids), np.int64, len(ids)), out=bounds[1:])
+    return np.frombuffer(data, np.uint8), bounds

@@ -25,6 +25,7 @@ from autoemb_pipeline.kernels import (
     State,
     blank_context,
     blank_totals,
+    earlier_in_batch,
     observe,
     operations,
     remember,
@@ -216,7 +217,9 @@ class ContextTracker:
 
     def _inputs(self, columns: Columns, lent: tuple[Lent, Lent], held_out: NDArray[np.bool_] | None) -> LearnerInputs:
         users, items = (self._side(field, lent[field], columns.local[field]) for field in range(2))
-        user_ids, item_ids = ([ids[k] for k in local.tolist()] for ids, local in zip(columns.ids, columns.local, strict=True))
+        user_ids, item_ids = (
+            list(map(ids.__getitem__, local.tolist())) for ids, local in zip(columns.ids, columns.local, strict=True)
+        )  # fmt: skip
         return LearnerInputs(
             user_ids=user_ids,
             item_ids=item_ids,
@@ -247,21 +250,26 @@ _NO_MODEL = Model(
 
 def _with_waiting(columns: Columns, waiting: Sequence[_Waiting]) -> tuple[Interactions, tuple[tuple[str, ...], tuple[str, ...]]]:
     """The interactions that waited, then those of the mini-batch, and both sides' distinct ids; slots and uses are still empty."""
+    if not waiting:  # as ever but in `strict`
+        return _interactions(columns.local, columns.times.copy(), columns.labels), columns.ids
     ids, local = [], []
     for field in range(2):
         positions = {identifier: k for k, identifier in enumerate(columns.ids[field])}
         carried = [positions.setdefault(w.ids[field], len(positions)) for w in waiting]
         ids.append(tuple(positions))
         local.append(np.concatenate([np.array(carried, dtype=np.int64), columns.local[field]]))
-    interactions = Interactions(
-        local=np.stack(local),
-        slots=(np.zeros(0, dtype=np.int64),) * 2,
-        times=np.concatenate([np.array([w.timestamp for w in waiting], dtype=np.int64), columns.times]),
+    labels = Labels(
         binary=np.concatenate([np.array([w.binary for w in waiting], dtype=np.float64), columns.labels.binary]),
         classes=np.concatenate([np.array([w.klass for w in waiting], dtype=np.int64), columns.labels.classes]),
-        uses=np.zeros((2, 0, 0)),
     )
-    return interactions, (ids[0], ids[1])
+    times = np.concatenate([np.array([w.timestamp for w in waiting], dtype=np.int64), columns.times])
+    return _interactions(np.stack(local), times, labels), (ids[0], ids[1])
+
+
+def _interactions(local: NDArray[np.int64], times: NDArray[np.int64], labels: Labels) -> Interactions:
+    """As the kernels take them; slots and uses are still empty."""
+    nowhere = np.zeros(0, dtype=np.int64)
+    return Interactions(local, (nowhere, nowhere), times, labels.binary, labels.classes, np.zeros((2, 0, 0)))
 
 
 def _without(
@@ -277,15 +285,3 @@ def _waiting_at(opened: OpenBatch, i: int) -> _Waiting:
     table = opened.interactions
     users, items = (opened.ids[field][table.local[field, i]] for field in range(2))
     return _Waiting(int(table.times[i]), users, items, float(table.binary[i]), int(table.classes[i]))
-
-
-def earlier_in_batch(index: NDArray[np.int64]) -> FloatArray:
-    """[B] how often the same id stood earlier in the batch."""
-    order = np.argsort(index, kind="stable")
-    grouped = index[order]
-    starts = np.concatenate(([True], grouped[1:] != grouped[:-1])) if len(index) else np.zeros(0, dtype=bool)
-    positions = np.arange(len(index))
-    first = np.maximum.accumulate(np.where(starts, positions, 0))
-    earlier = np.empty(len(index), dtype=np.float64)
-    earlier[order] = positions - first
-    return earlier

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from autoemb_pipeline.kernels.compiling import kernel
-from autoemb_pipeline.kernels.layout import LEARN, PREDICT, Bytes, Integers, Operations
+from autoemb_pipeline.kernels.layout import LEARN, PREDICT, Bytes, Floats, Integers, Operations
 
 ContextMode = Literal["batch", "event", "strict"]
 
@@ -64,3 +64,14 @@ def _strict(times: Integers, carried: int, kinds: Bytes, events: Integers, waiti
         waiting[left] = i
         left += 1
     return done, left
+
+
+@kernel
+def earlier_in_batch(local: Integers) -> Floats:
+    """[B] how often the same id stood earlier in the mini-batch. local: [B] numbers from 0 of the ids."""
+    seen = np.zeros(local.max() + 1 if len(local) else 0, dtype=np.int64)
+    earlier = np.empty(len(local), dtype=np.float64)
+    for i in range(len(local)):
+        earlier[i] = seen[local[i]]
+        seen[local[i]] += 1
+    return earlier

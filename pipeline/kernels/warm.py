@@ -8,6 +8,7 @@ from autoemb_pipeline.kernels.avro import decode_interactions, encode_interactio
 from autoemb_pipeline.kernels.compiling import cache_directory
 from autoemb_pipeline.kernels.controllers import backward, forward, parameter_count
 from autoemb_pipeline.kernels.events import observe, run
+from autoemb_pipeline.kernels.hashing import hashed_rows
 from autoemb_pipeline.kernels.layout import (
     HELD,
     PAIR,
@@ -23,7 +24,7 @@ from autoemb_pipeline.kernels.layout import (
 from autoemb_pipeline.kernels.newton import newton_descend, newton_observe
 from autoemb_pipeline.kernels.order import ascending_runs, ascends, count_late, merge_by_heads
 from autoemb_pipeline.kernels.references import features_of, predict_references
-from autoemb_pipeline.kernels.schedule import operations
+from autoemb_pipeline.kernels.schedule import earlier_in_batch, operations
 from autoemb_pipeline.kernels.search import FIXED_INPUTS, controller_inputs, mixture_slopes, remember, remember_run, uses_of
 from autoemb_pipeline.kernels.spans import extend_spans, thin_spans
 from autoemb_pipeline.kernels.texts import distinct_texts, partitions_of, take_texts
@@ -85,6 +86,7 @@ def _jobs(fields: int) -> Iterator[tuple[str, Callable[[], object]]]:
         backward(network, sizes, taken, known, alpha)
 
     yield "order of strict labels", lambda: operations(events.times, "strict")
+    yield "counts within a mini-batch", lambda: earlier_in_batch(which)
     yield "context, prediction and learning", lambda: run(nothing, events, state, model, out)
     yield "context alone", lambda: observe(nothing, events, state, model, out)
     yield "Newton's sums", lambda: newton_observe(out.inputs, which, out.probabilities, one, which, precision, weights)
@@ -115,6 +117,7 @@ def _source_jobs() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "runs of sequences", lambda: ascending_runs(whole, whole, whole.copy())
     yield "re-deliveries", lambda: extend_spans(first, last, low, high, 0, whole, whole, 3)
     yield "fewer anchors", lambda: thin_spans(first, last, low, high, 3)
+    yield "new rows", lambda: hashed_rows(value, value, bounds, 1.0, np.zeros((1, 1), dtype=np.float32))
     yield "texts", lambda: take_texts(text, bounds, whole)
     yield "distinct ids", lambda: distinct_texts(text, bounds)
     yield "partitions", lambda: partitions_of(text, bounds, 1)

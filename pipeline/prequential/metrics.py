@@ -4,7 +4,7 @@ Predict, record, then learn (prequential evaluation: Dawid 1984; fading factors:
 learning algorithms"). Everything here is a function of the stream, so that a recomputation gives the same bytes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,62 +44,73 @@ class PrequentialConfig:
 
 
 def losses_and_hits(probabilities: FloatArray, labels: Labels, task: Task) -> tuple[FloatArray, FloatArray]:
-    """[B] loss and [B] 1.0 where the prediction is right: squared error and threshold .5, or cross-entropy (nats) and argmax."""
+    """[..., B] loss and 1.0 where the prediction is right: squared error and threshold .5, or cross-entropy (nats) and argmax.
+
+    Args:
+        probabilities: [..., B], or [..., B, C] for the rating task.
+        labels: B of them.
+        task: which.
+    """
     if task == "binary":
         return (probabilities - labels.binary) ** 2, ((probabilities >= 0.5) == (labels.binary == 1.0)).astype(np.float64)  # noqa: PLR2004
-    own = probabilities[np.arange(len(probabilities)), labels.classes]
-    hits = (probabilities.argmax(axis=1) == labels.classes).astype(np.float64)
+    own = probabilities[..., np.arange(len(labels.classes)), labels.classes]
+    hits = (probabilities.argmax(axis=-1) == labels.classes).astype(np.float64)
     return -np.log(np.maximum(own, PROBABILITY_FLOOR)), hits
 
 
 class RunningMeans:
-    """Cumulative, windowed and fading means of two series (loss, hit) of one model.
+    """Cumulative, windowed and fading means of two series (loss, hit) of each of several models, whose arrays lie side by side.
 
-    State is a handful of numbers and the window's ring, whatever the length of the stream.
+    State is a handful of numbers and the windows' rings, whatever the length of the stream.
+
+    Args:
+        config: window and fading.
+        models: how many.
     """
 
-    def __init__(self, config: PrequentialConfig) -> None:
+    def __init__(self, config: PrequentialConfig, models: int = 1) -> None:
         self._config = config
         self._count = 0
-        self._sums = np.zeros(2)
-        self._faded = np.zeros(2)
+        self._sums = np.zeros((models, 2))
+        self._faded = np.zeros((models, 2))
         self._faded_weight = 0.0
-        self._ring = np.zeros((2, config.window))
+        self._ring = np.zeros((models, 2, config.window))
+        self._weights = np.ones(0)
 
     def add(self, values: FloatArray) -> None:
-        """values: [2, B], loss and hit per interaction, in order."""
-        size = values.shape[1]
+        """values: [models, 2, B], loss and hit per interaction, in order."""
+        size = values.shape[2]
         window, factor = self._config.window, self._config.fading
-        self._sums += values.sum(axis=1)
-        weights = factor ** np.arange(size - 1, -1, -1)
-        self._faded = self._faded * factor**size + (values * weights).sum(axis=1)
-        self._faded_weight = self._faded_weight * factor**size + float(weights.sum())
-        kept = values[:, -window:]
-        slots = (self._count + size - kept.shape[1] + np.arange(kept.shape[1])) % window
-        self._ring[:, slots] = kept
+        if len(self._weights) != size:  # all mini-batches but the last have one size
+            self._weights = factor ** np.arange(size - 1, -1, -1)
+        self._sums += values.sum(axis=2)
+        self._faded = self._faded * factor**size + (values * self._weights).sum(axis=2)
+        self._faded_weight = self._faded_weight * factor**size + float(self._weights.sum())
+        kept = values[:, :, -window:]
+        first = (self._count + size - kept.shape[2]) % window
+        fitting = min(kept.shape[2], window - first)
+        self._ring[:, :, first : first + fitting] = kept[:, :, :fitting]
+        self._ring[:, :, : kept.shape[2] - fitting] = kept[:, :, fitting:]
         self._count += size
 
-    def means(self) -> dict[str, tuple[float | None, float | None]]:
-        """Suffix -> (loss, accuracy); None before the first interaction."""
+    def means(self) -> list[dict[str, tuple[float | None, float | None]]]:
+        """Of each model: suffix -> (loss, accuracy); None before the first interaction."""
         if self._count == 0:
-            return {"": (None, None), "_window": (None, None), "_fading": (None, None)}
-        window = self._ring[:, : min(self._count, self._config.window)].mean(axis=1)
-        cumulative, faded = self._sums / self._count, self._faded / self._faded_weight
-        return {
-            "": (float(cumulative[0]), float(cumulative[1])),
-            "_window": (float(window[0]), float(window[1])),
-            "_fading": (float(faded[0]), float(faded[1])),
-        }
+            return [{"": (None, None), "_window": (None, None), "_fading": (None, None)} for _ in self._sums]
+        window = self._ring[:, :, : min(self._count, self._config.window)].mean(axis=2)
+        means = np.stack([self._sums / self._count, window, self._faded / self._faded_weight], axis=1).tolist()
+        return [dict(zip(("", "_window", "_fading"), ((loss, hit) for loss, hit in own), strict=True)) for own in means]
 
-    def state(self) -> dict[str, FloatArray]:
-        """Arrays for the checkpoint."""
+    def state(self) -> list[dict[str, FloatArray]]:
+        """Of each model: arrays for the checkpoint."""
         scalars = np.array([float(self._count), self._faded_weight])
-        return {"sums": self._sums.copy(), "faded": self._faded.copy(), "ring": self._ring.copy(), "scalars": scalars}
+        parts = zip(self._sums.copy(), self._faded.copy(), self._ring.copy(), strict=True)
+        return [{"sums": sums, "faded": faded, "ring": ring, "scalars": scalars} for sums, faded, ring in parts]
 
-    def load_state(self, state: Mapping[str, FloatArray]) -> None:
+    def load_state(self, state: Sequence[Mapping[str, FloatArray]]) -> None:
         """Restores what `state` returned."""
-        self._sums, self._faded, self._ring = state["sums"].copy(), state["faded"].copy(), state["ring"].copy()
-        self._count, self._faded_weight = int(state["scalars"][0]), float(state["scalars"][1])
+        self._sums, self._faded, self._ring = (np.stack([own[name] for own in state]) for name in ("sums", "faded", "ring"))
+        self._count, self._faded_weight = int(state[0]["scalars"][0]), float(state[0]["scalars"][1])
 
 
 class PopularityMeans:
@@ -110,26 +121,27 @@ class PopularityMeans:
 
     def add(self, counts: FloatArray, losses: FloatArray, dimensions: FloatArray | None, weights: FloatArray | None) -> None:
         """counts, losses, dimensions: [B]; weights: [B, N]."""
-        buckets = np.minimum(np.floor(np.log2(np.maximum(counts, 0.5))).astype(np.int64) + 1, BUCKETS - 1)
+        buckets = np.minimum(np.frexp(counts)[1], BUCKETS - 1)  # the exponents: 0 of 0, 1 of 1, 2 of 2 and 3, ...
         rows = [np.ones_like(losses), losses]
         if dimensions is not None and weights is not None:
             rows += [dimensions, *weights.T]
-        for row, values in enumerate(rows):
-            self._sums[row] += np.bincount(buckets, weights=values, minlength=BUCKETS)
+        cells = buckets + BUCKETS * np.arange(len(rows))[:, None]
+        sums = np.bincount(cells.ravel(), weights=np.concatenate(rows), minlength=BUCKETS * len(rows))
+        self._sums[: len(rows)] += sums.reshape(len(rows), BUCKETS)
 
     def fields(self, side: str, dims: tuple[int, ...]) -> dict[str, dict[str, float] | dict[str, int]]:
         """Maps keyed by a bucket's lower bound, only buckets that hold something."""
-        count = self._sums[0]
+        count, losses, dimensions, *weights = self._sums.tolist()
         used = [b for b in range(BUCKETS) if count[b] > 0]
         bounds = {b: "0" if b == 0 else str(2 ** (b - 1)) for b in used}
         result: dict[str, dict[str, float] | dict[str, int]] = {
             f"{side}_bucket_count": {bounds[b]: int(count[b]) for b in used},
-            f"{side}_bucket_loss": {bounds[b]: float(self._sums[1, b] / count[b]) for b in used},
+            f"{side}_bucket_loss": {bounds[b]: losses[b] / count[b] for b in used},
         }
-        if self._sums[3:].any():  # weights were given; they are positive
-            result[f"{side}_bucket_dimension"] = {bounds[b]: float(self._sums[2, b] / count[b]) for b in used}
+        if any(map(any, weights)):  # weights were given; they are positive
+            result[f"{side}_bucket_dimension"] = {bounds[b]: dimensions[b] / count[b] for b in used}
             result[f"{side}_bucket_weight"] = {
-                f"{bounds[b]}_{dim}": float(self._sums[3 + n, b] / count[b]) for b in used for n, dim in enumerate(dims)
+                f"{bounds[b]}_{dim}": own[b] / count[b] for b in used for dim, own in zip(dims, weights, strict=True)
             }
         return result
 
@@ -146,11 +158,12 @@ def weight_fields(side: str, weights: FloatArray | None, dims: tuple[int, ...]) 
     """Mean weights, entropy (nats) and effective dimension Σ α_n d_n of one side in this mini-batch; None without controllers."""
     if weights is None or len(weights) == 0:
         return {f"{side}_weight": None, f"{side}_entropy": None, f"{side}_dimension": None}
-    entropy = -(weights * np.log(np.maximum(weights, PROBABILITY_FLOOR))).sum(axis=1)
+    count = len(weights)
+    entropies = -(weights * np.log(np.maximum(weights, PROBABILITY_FLOOR))).sum(axis=1)
     return {
-        f"{side}_weight": {str(d): float(w) for d, w in zip(dims, weights.mean(axis=0), strict=True)},
-        f"{side}_entropy": float(entropy.mean()),
-        f"{side}_dimension": float((weights @ np.array(dims, dtype=np.float64)).mean()),
+        f"{side}_weight": dict(zip(map(str, dims), (weights.sum(axis=0) / count).tolist(), strict=True)),
+        f"{side}_entropy": float(entropies.sum() / count),
+        f"{side}_dimension": float((weights @ np.array(dims, dtype=np.float64)).sum() / count),
     }
 
 
@@ -160,7 +173,8 @@ class Prequential:
     def __init__(self, config: PrequentialConfig, dims: tuple[int, ...], models: tuple[str, ...]) -> None:
         self._config = config
         self._dims = dims
-        self._means = {name: RunningMeans(config) for name in models}
+        self._models = models
+        self._means = RunningMeans(config, len(models))
         self._popularity = {side: PopularityMeans(len(dims)) for side in ("user", "item")}
         self._latest: dict[str, object] = {}
         self.examples = 0
@@ -170,11 +184,10 @@ class Prequential:
     ) -> dict[str, FloatArray]:
         """Scores one mini-batch; returns [2, B], loss and hit, of every model."""
         task = self._config.task
-        scores = {
-            name: np.stack(losses_and_hits(p, labels, task)) for name, p in {"method": predictions.probabilities, **references}.items()
-        }
-        for name, values in scores.items():
-            self._means[name].add(values)
+        given = {"method": predictions.probabilities, **references}
+        values = np.stack(losses_and_hits(np.stack([given[name] for name in self._models]), labels, task), axis=1)
+        self._means.add(values)
+        scores = dict(zip(self._models, values, strict=True))
         losses = scores["method"][0]
         for side, weights, context in (("user", predictions.user_weights, users), ("item", predictions.item_weights, items)):
             dimensions = None if weights is None else weights @ np.array(self._dims, dtype=np.float64)
@@ -192,9 +205,9 @@ class Prequential:
         loss_name = self._config.loss_name
         other = "cross_entropy" if loss_name == "mse" else "mse"
         fields: dict[str, object] = {"examples": self.examples}
-        for model, means in self._means.items():
+        for model, means in zip(self._models, self._means.means(), strict=True):
             prefix = "" if model == "method" else f"{model}_"
-            for suffix, (loss, accuracy) in means.means().items():
+            for suffix, (loss, accuracy) in means.items():
                 fields[f"{prefix}{loss_name}{suffix}"] = loss
                 fields[f"{prefix}{other}{suffix}"] = None
                 fields[f"{prefix}accuracy{suffix}"] = accuracy
@@ -205,7 +218,7 @@ class Prequential:
     def state(self) -> dict[str, FloatArray]:
         """Arrays for the checkpoint, names joined by dots."""
         parts = {
-            **{f"means.{n}": m.state() for n, m in self._means.items()},
+            **{f"means.{name}": state for name, state in zip(self._models, self._means.state(), strict=True)},
             **{f"popularity.{s}": p.state() for s, p in self._popularity.items()},
         }
         flat = {f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
@@ -213,8 +226,7 @@ class Prequential:
 
     def load_state(self, state: Mapping[str, FloatArray]) -> None:
         """Restores what `state` returned."""
-        for name, means in self._means.items():
-            means.load_state(_below(state, f"means.{name}."))
+        self._means.load_state([_below(state, f"means.{name}.") for name in self._models])
         for side, popularity in self._popularity.items():
             popularity.load_state(_below(state, f"popularity.{side}."))
         self.examples = int(state["examples"][0])

@@ -150,7 +150,7 @@ def _strings(column: Texts) -> "pl.Series":
     import polars as pl  # noqa: PLC0415
 
     values, _, inverse = distinct(column)
-    return pl.Series([value.decode() for value in values.to_list()], dtype=pl.String).gather(inverse)
+    return pl.Series(values.to_strings(), dtype=pl.String).gather(inverse)
 
 
 def read_predictions(folder: Path) -> "pl.LazyFrame":

@@ -4,6 +4,7 @@ Slots are places in the slab. All work is per mini-batch and vectorised; only th
 """
 
 from collections.abc import Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -49,8 +50,7 @@ class RowCache:
 
     def find(self, ids: Sequence[str]) -> Slots:
         """[n] slots; -1 where an id is not cached."""
-        get = self._slot_of.get
-        return np.array([get(i, -1) for i in ids], dtype=np.int64)
+        return np.fromiter(map(self._slot_of.get, ids, repeat(-1)), np.int64, len(ids))
 
     def touch(self, slots: Slots) -> None:
         """Marks the slots as used by the current call."""
@@ -84,18 +84,16 @@ class RowCache:
         return result
 
     def admit(self, ids: Sequence[str]) -> Slots:
-        """[n] slots for ids that are not cached; make_room came before. Their rows are for the caller to fill."""
-        slots = np.empty(len(ids), dtype=np.int64)
-        for k, i in enumerate(ids):
-            if self._free:
-                slot = self._free.pop()
-                self._id_of[slot] = i
-            else:
-                slot = len(self._id_of)
-                self._id_of.append(i)
-            self._slot_of[i] = slot
-            slots[k] = slot
-        return slots
+        """[n] slots for ids that are not cached; make_room came before. Their rows are for the caller to fill. ids: at least one."""
+        reused = self._free[-len(ids) :]
+        del self._free[-len(ids) :]
+        for slot, i in zip(reused, ids, strict=False):
+            self._id_of[slot] = i
+        first = len(self._id_of)
+        self._id_of += ids[len(reused) :]
+        slots = [*reused, *range(first, len(self._id_of))]
+        self._slot_of.update(zip(ids, slots, strict=True))
+        return np.array(slots, dtype=np.int64)
 
     def drop(self, ids: Sequence[str]) -> list[bool]:
         """Forgets cached ids, whatever their state. Returns for each id whether a scattered row of it was cached."""

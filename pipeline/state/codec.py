@@ -16,6 +16,7 @@ from autoemb_pipeline.rows import AnySpec, Record, RecordSpec, Rows, TableSpec
 from autoemb_pipeline.state.validation import initial_rows, parts_of, stored_dtype
 
 VERSION = 1
+CHUNK = 256  # rows encoded at a time: what is copied stays in the processor's cache
 Bytes = NDArray[np.uint8]
 
 
@@ -47,15 +48,25 @@ class RowCodec:
             return []
         if not isinstance(self._spec, RecordSpec):
             return _cut(rows[0])
-        count = len(rows[0])
-        if self._spec.held is None:
-            return _cut(_joined([np.full((count, 1), VERSION, dtype=np.uint8), *rows]))
-        values: list[bytes] = [b""] * count
-        patterns, which = np.unique(rows[self._spec.held] != 0, axis=0, return_inverse=True)
+        values: list[bytes] = []
+        for start in range(0, len(rows[0]), CHUNK):
+            values += self._encode(tuple(part[start : start + CHUNK] for part in rows))
+        return values
+
+    def _encode(self, rows: Record) -> list[bytes]:
+        spec = self._spec
+        assert isinstance(spec, RecordSpec)  # noqa: S101
+        if spec.held is None:
+            return _cut(_joined(rows))
+        held = rows[spec.held] != 0
+        rest = [part for part in range(len(rows)) if part != spec.held]
+        if (held == held[0]).all():
+            return _cut(_joined([rows[spec.held], *(self._stored(part, rows[part], held[0]) for part in rest)]))
+        values: list[bytes] = [b""] * len(held)
+        patterns, which = np.unique(held, axis=0, return_inverse=True)
         for number, pattern in enumerate(patterns):
             chosen = np.flatnonzero(which.reshape(-1) == number)
-            parts = [np.full((len(chosen), 1), VERSION, dtype=np.uint8), rows[self._spec.held][chosen]]
-            parts += [self._stored(part, rows[part][chosen], pattern) for part in range(len(rows)) if part != self._spec.held]
+            parts = [rows[spec.held][chosen], *(self._stored(part, rows[part][chosen], pattern) for part in rest)]
             for row, value in zip(chosen.tolist(), _cut(_joined(parts)), strict=True):
                 values[row] = value
         return values
@@ -71,12 +82,20 @@ class RowCodec:
             return
         spaces = 0 if self._spec.held is None else self.parts[self._spec.held].width
         groups: dict[bytes, list[int]] = {}
+        size = len(values[0])
+        if set(map(len, values)) == {size}:  # as a rule they hold the same blocks
+            stored: Bytes = np.frombuffer(b"".join(values), dtype=np.uint8).reshape(len(values), size)
+            if (stored[:, : 1 + spaces] == stored[0, : 1 + spaces]).all():
+                self._decode_alike(values[0][: 1 + spaces], ids, stored, slabs, slots)
+                return
         for row, value in enumerate(values):
             groups.setdefault(value[: 1 + spaces], []).append(row)
         for head, members in groups.items():
-            if head[:1] != bytes([VERSION]) or len(head) != 1 + spaces:
+            size = len(values[members[0]])
+            if any(len(values[k]) != size for k in members):
                 raise self._other_format()
-            self._decode_alike(head, [ids[k] for k in members], [values[k] for k in members], slabs, slots[members])
+            stored = np.frombuffer(b"".join([values[k] for k in members]), dtype=np.uint8).reshape(len(members), size)
+            self._decode_alike(head, [ids[k] for k in members], stored, slabs, slots[members])
 
     def one(self, identifier: str, value: bytes) -> Record:
         """The row of one value."""
@@ -84,25 +103,28 @@ class RowCodec:
         self.decode([identifier], [value], slabs, np.zeros(1, dtype=np.int64))
         return tuple(slab[0] for slab in slabs)
 
-    def _decode_alike(self, head: bytes, ids: Sequence[str], values: Sequence[bytes], slabs: Record, slots: NDArray[np.int64]) -> None:
-        """Values that hold the same blocks."""
+    def _decode_alike(self, head: bytes, ids: Sequence[str], values: Bytes, slabs: Record, slots: NDArray[np.int64]) -> None:
+        """Values, [n, bytes], that hold the same blocks. head: what each begins with."""
         spec = self._spec
         assert isinstance(spec, RecordSpec)  # noqa: S101
+        if head[:1] != bytes([VERSION]) or len(head) != 1 + (0 if spec.held is None else self.parts[spec.held].width):
+            raise self._other_format()
         pattern = np.frombuffer(head[1:], dtype=np.int8) != 0
         parts = [k for k in range(len(self.parts)) if k != spec.held]
         columns = {
             k: self._kept(pattern) if spec.held is not None and k == spec.optional else np.arange(self.parts[k].width) for k in parts
         }
         sizes = [len(columns[k]) * slabs[k].dtype.itemsize for k in parts]
-        if any(len(value) != len(head) + sum(sizes) for value in values):
+        if values.shape[1] != len(head) + sum(sizes):
             raise self._other_format()
-        joined: Bytes = np.frombuffer(b"".join(values), dtype=np.uint8).reshape(len(values), -1)
         place = len(head)
         for k, size in zip(parts, sizes, strict=True):
-            stored = np.ascontiguousarray(joined[:, place : place + size]).view(slabs[k].dtype)
+            stored = np.ascontiguousarray(values[:, place : place + size]).view(slabs[k].dtype)
             place += size
-            if len(columns[k]) < self.parts[k].width:
-                slabs[k][slots] = initial_rows(self.parts[k], ids)
+            if len(columns[k]) == self.parts[k].width:
+                slabs[k][slots] = stored
+                continue
+            slabs[k][slots] = initial_rows(self.parts[k], ids)
             slabs[k][slots[:, None], columns[k]] = stored
         if spec.held is not None:
             slabs[spec.held][slots] = np.frombuffer(head[1:], dtype=np.int8)
@@ -112,7 +134,7 @@ class RowCodec:
 
     def _stored(self, part: int, rows: Rows, pattern: NDArray[np.bool_]) -> Rows:
         assert isinstance(self._spec, RecordSpec)  # noqa: S101
-        return rows[:, self._kept(pattern)] if part == self._spec.optional else rows
+        return rows if part != self._spec.optional or pattern.all() else rows[:, self._kept(pattern)]
 
     def _kept(self, pattern: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Columns of the optional part that a record with these blocks has, ascending."""
@@ -126,7 +148,15 @@ class RowCodec:
 
 
 def _joined(parts: Sequence[Rows]) -> Bytes:
-    return np.concatenate([np.ascontiguousarray(part).view(np.uint8).reshape(len(part), -1) for part in parts], axis=1)
+    """[n, bytes] the version, then the parts of each record."""
+    sizes = [part.shape[1] * part.dtype.itemsize for part in parts]
+    joined: Bytes = np.empty((len(parts[0]), 1 + sum(sizes)), dtype=np.uint8)
+    joined[:, 0] = VERSION
+    place = 1
+    for part, size in zip(parts, sizes, strict=True):
+        joined[:, place : place + size] = np.ascontiguousarray(part).view(np.uint8).reshape(len(part), size)
+        place += size
+    return joined
 
 
 def _cut(rows: Rows) -> list[bytes]:

@@ -27,6 +27,8 @@ from autoemb_pipeline.state.files import clear_scratch, clone, count_key, format
 from autoemb_pipeline.state.options import RocksConfig
 from autoemb_pipeline.state.validation import check_distinct, checked_rows, checked_specs, plain
 
+WRITTEN_AT_ONCE = 2048  # rows of a write batch: few enough that their copies are not fresh pages each time
+
 
 class _Table:
     """One table: its cache, its column family, and the rows that wait for a checkpoint under way."""
@@ -301,10 +303,9 @@ class RocksRowStore:
     def _write_dirty(self) -> None:
         """All changed rows into the live database, in batches of bounded size; no checkpoint may be under way."""
         for opened in self._tables.values():
-            limit = max(1, self._buffer_bytes // opened.row_bytes)
             while opened.cache.dirty:
                 batch = rocksdict.WriteBatch(raw_mode=True)
-                opened.put(batch, opened.cache.take_dirty(CLEAN, limit)[1])
+                opened.put(batch, opened.cache.take_dirty(CLEAN, WRITTEN_AT_ONCE)[1])
                 self._write(batch)
 
     def _dirty_bytes(self) -> int:

@@ -35,17 +35,17 @@ def test_means_equal_their_definitions_for_any_batches(bounds: list[int], window
     values = np.random.default_rng(seed).random((2, 200))
     means = RunningMeans(PrequentialConfig(window=window, fading=fading))
     for start, end in zip([0, *bounds], [*bounds, 200], strict=True):
-        means.add(values[:, start:end])
+        means.add(values[None, :, start:end])
     weights = fading ** np.arange(199, -1, -1)
     for k in range(2):
-        got = {suffix: pair[k] for suffix, pair in means.means().items()}
+        got = {suffix: pair[k] for suffix, pair in means.means()[0].items()}
         assert got[""] == pytest.approx(values[k].mean())
         assert got["_window"] == pytest.approx(values[k, -window:].mean())
         assert got["_fading"] == pytest.approx((values[k] * weights).sum() / weights.sum())
 
 
 def test_before_the_first_interaction_there_is_no_mean() -> None:
-    assert RunningMeans(PrequentialConfig()).means()[""] == (None, None)
+    assert RunningMeans(PrequentialConfig()).means()[0][""] == (None, None)
 
 
 def test_squared_error_and_cross_entropy() -> None:
