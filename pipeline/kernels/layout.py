@@ -57,6 +57,8 @@ class Interactions(NamedTuple):
         binary: [B] labels 0.0 or 1.0; read when an operation learns the interaction, never before.
         classes: [B] rating classes, likewise; the binary task ignores them.
         uses: [F, B, N] A_fj, by how much block j of the field's id is used.
+        choices: [F, B] blocks that the field's id shall hold when the interaction is predicted; it gets what it lacks, and loses nothing.
+        foreseen: [F, B] 1 where an id that holds some blocks goes on remembering its interactions, because it is likely to get more.
     """
 
     local: Integers
@@ -65,6 +67,8 @@ class Interactions(NamedTuple):
     binary: Floats
     classes: Integers
     uses: Floats
+    choices: Integers
+    foreseen: Bytes
 
 
 class State(NamedTuple):
@@ -83,6 +87,35 @@ class State(NamedTuple):
     totals: Floats
 
 
+class Memory(NamedTuple):
+    """Interactions that ids without all blocks remember, to learn them once when they get these; two fields only.
+
+    Attributes:
+        starts: F of [n + 1] where each distinct id's remembered interactions begin in the four arrays behind.
+        partners: F of [R] position of the other field's id among its distinct ids.
+        offsets: F of [R, C] logits without products, as they were when the interaction was learnt.
+        labels: F of [R] binary label, or class.
+        shared: F of [R] 1 where the partner remembered it too.
+        heads, tails: F of [n] first and last interaction of this mini-batch that the id remembers, -1 for none; written by the kernel.
+        following: [F, B] the next one of the same id.
+        own_offsets: [B, C] as `offsets`, of this mini-batch's interactions.
+        own_shared: [B] as `shared`.
+        forgotten: F of [n] 1 where all that the id remembered before this mini-batch was learnt or dropped.
+    """
+
+    starts: tuple[Integers, ...]
+    partners: tuple[Integers, ...]
+    offsets: tuple[Floats, ...]
+    labels: tuple[Integers, ...]
+    shared: tuple[Bytes, ...]
+    heads: tuple[Integers, ...]
+    tails: tuple[Integers, ...]
+    following: Integers
+    own_offsets: Floats
+    own_shared: Bytes
+    forgotten: tuple[Bytes, ...]
+
+
 class Model(NamedTuple):
     """What stays as it is through a mini-batch.
 
@@ -94,6 +127,8 @@ class Model(NamedTuple):
         largest: [F, N] variance of a new row's blocks; drift never lifts one above it.
         drift: added to a block's variance at each learnt interaction that uses it.
         quadratic: 1 if products of x0..x12 are inputs, else 0.
+        searched: 1 if ids get blocks by `choices` and remember interactions, else 0.
+        revisited: 1 if `Predicted.prefixes` are those after the interaction's label was learnt, else 0.
     """
 
     weights: Floats
@@ -103,6 +138,8 @@ class Model(NamedTuple):
     largest: Floats
     drift: float
     quadratic: int
+    searched: int = 0
+    revisited: int = 0
 
 
 class Predicted(NamedTuple):
@@ -114,6 +151,8 @@ class Predicted(NamedTuple):
         base: [B, C] logits without biases and products.
         probabilities: [B, C].
         classes: [B, 5] the Dirichlet estimate for the rating task; [B, 0] for the binary.
+        prefixes: [B, N + 1, C] probabilities had only the first n blocks been used; the last are the prediction.
+        levels: [F, B] blocks that each field's id held.
     """
 
     inputs: Floats
@@ -121,6 +160,8 @@ class Predicted(NamedTuple):
     base: Floats
     probabilities: Floats
     classes: Floats
+    prefixes: Floats
+    levels: Integers
 
 
 def weights_at(field: int) -> int:
@@ -142,3 +183,22 @@ def blank_totals() -> Floats:
     totals = np.zeros(CLASSES_AT + 5)
     totals[RUN_LOSS] = np.nan
     return totals
+
+
+def no_memory(interactions: Interactions, outputs: int) -> Memory:
+    """Nothing is remembered of these interactions' ids yet. outputs: C."""
+    fields, count = interactions.local.shape
+    sizes = [len(slots) for slots in interactions.slots]
+    return Memory(
+        starts=tuple(np.zeros(n + 1, dtype=np.int64) for n in sizes),
+        partners=(np.zeros(0, dtype=np.int64),) * fields,
+        offsets=(np.zeros((0, outputs)),) * fields,
+        labels=(np.zeros(0, dtype=np.int64),) * fields,
+        shared=(np.zeros(0, dtype=np.int8),) * fields,
+        heads=tuple(np.full(n, -1, dtype=np.int64) for n in sizes),
+        tails=tuple(np.full(n, -1, dtype=np.int64) for n in sizes),
+        following=np.full((fields, count), -1, dtype=np.int64),
+        own_offsets=np.zeros((count, outputs)),
+        own_shared=np.zeros(count, dtype=np.int8),
+        forgotten=tuple(np.zeros(n, dtype=np.int8) for n in sizes),
+    )

@@ -3,7 +3,11 @@
 logit's embedding part: s = Σ_f b_f + Σ_{f<g} Σ_j γ_fg,j A_fj A_gj ⟨r_fj, r_gj⟩. Its slope in block j of field f is d_fj = Σ_{g≠f} c_fg,j
 r_gj, with c = γ A A. An interaction observes s with precision h; linearised in all rows the innovation's variance is
 S = 1/h + Σ_f (v_f + Σ_j V_fj |d_fj|²), and the step is r_fj += V_fj d_fj (y-p)/(h S), b_f += v_f (y-p)/(h S). The block's variance falls by
-V² |d|² / (S · min(d_j, r)). With two fields these are the formulas of `learners`' Kalman steps. |d|² follows from the products and
+V² |d|² / (S · min(d_j, r)).
+
+Each block learns from the error of its own prefix: p, h and S of block j are those of the score with blocks up to j. So what blocks up to
+j hold is what they would hold had there been no larger ones (but for biases and gains, which learn from the whole score), and the loss under
+a prefix, known at every prediction, is the loss of the smaller embedding. |d|² follows from the products and
 the squared lengths, so that rows are read once and written once.
 """
 
@@ -91,21 +95,23 @@ def _uses(gates: Floats, f: int, j: int, fields: int) -> bool:
 
 
 @helper
-def innovation(
-    rows: tuple[Rows, ...], place: Integers, gates: Floats, slopes: Floats, largest: Floats, drift: float, variances: Floats
-) -> float:
-    """Σ_f (v_f + Σ_j V_fj |d_fj|²); the variances after drift into variances [F, N + 1], the bias' last."""
+def innovations(
+    rows: tuple[Rows, ...], place: Integers, gates: Floats, slopes: Floats, largest: Floats, drift: float, variances: Floats, totals: Floats
+) -> None:
+    """Variance of each prefix's score, Σ_f (v_f + Σ_{k ≤ j} V_fk |d_fk|²), into totals [N + 1], the last without blocks (biases alone);
+    the variances after drift into variances [F, N + 1], the bias' last."""
     fields, spaces = len(rows), slopes.shape[1]
     total = 0.0
     for f in range(fields):
-        first = rows[f].shape[1] - spaces - 1
-        for j in range(spaces):
-            lift = drift if _uses(gates, f, j, fields) else 0.0
-            variances[f, j] = min(rows[f][place[f], first + j] + lift, largest[f, j])
-            total += variances[f, j] * slopes[f, j]
-        variances[f, spaces] = rows[f][place[f], first + spaces]
+        variances[f, spaces] = rows[f][place[f], rows[f].shape[1] - 1]
         total += variances[f, spaces]
-    return total
+    totals[spaces] = total
+    for j in range(spaces):
+        for f in range(fields):
+            lift = drift if _uses(gates, f, j, fields) else 0.0
+            variances[f, j] = min(rows[f][place[f], rows[f].shape[1] - spaces - 1 + j] + lift, largest[f, j])
+            total += variances[f, j] * slopes[f, j]
+        totals[j] = total
 
 
 @helper
@@ -146,23 +152,29 @@ def move(
     slopes: Floats,
     variances: Floats,
     directions: Floats,
-    step: float,
-    total: float,
+    steps: Floats,
+    totals: Floats,
+    learns: Bytes,
+    first: int,
     factors: Floats,
     before: Floats,
 ) -> None:
-    """The Kalman step of every row. step: (y-p)/(h S); total: S; factors: [F] and before: [F, D] scratch. Borrowed blocks stay."""
+    """The Kalman step of every row's blocks from the `first` on, each from the error of its own prefix.
+
+    steps: [N] (y-p)/(h S) of each prefix; totals: [N] S; learns: [F] 0 for a field whose row stays; factors: [F] and before: [F, D]
+    scratch. Borrowed blocks stay.
+    """
     fields, spaces = len(rows), slopes.shape[1]
     start = 0
     for j in range(spaces):
         used = False
         for f in range(fields):
-            learns = held[f][place[f], j] == HELD
-            factors[f] = variances[f, j] * step if learns else 0.0
-            used = used or _uses(gates, f, j, fields)
-            if learns:
+            moves = j >= first and learns[f] != 0 and held[f][place[f], j] == HELD
+            factors[f] = variances[f, j] * steps[j] if moves else 0.0
+            used = used or (j >= first and _uses(gates, f, j, fields))
+            if moves:
                 v = variances[f, j]
-                rows[f][place[f], ends[-1] + 1 + j] = v - v * v * slopes[f, j] / (total * directions[j])
+                rows[f][place[f], ends[-1] + 1 + j] = v - v * v * slopes[f, j] / (totals[j] * directions[j])
         if used:
             if fields == PAIR:
                 a, b = factors[0] * gates[0, j], factors[1] * gates[0, j]
@@ -170,7 +182,12 @@ def move(
             else:
                 _move_many(rows, place, gates, j, start, ends[j], factors, before)
         start = ends[j]
-    for f in range(fields):
-        v = variances[f, spaces]
-        rows[f][place[f], ends[-1]] += v * step
-        rows[f][place[f], ends[-1] + 1 + spaces] = v - v * v / (total * directions[spaces])
+
+
+@helper
+def move_biases(rows: tuple[Rows, ...], place: Integers, end: int, variances: Floats, step: float, total: float) -> None:
+    """The Kalman step of the biases. end: columns of the embedding; step, total: of the whole score."""
+    for f in range(len(rows)):
+        row, v = rows[f][place[f]], variances[f, variances.shape[1] - 1]
+        row[end] += v * step
+        row[len(row) - 1] = v - v * v / total

@@ -129,6 +129,65 @@ def mixture_slopes(
 
 
 @kernel
+def validate(events: Interactions, out: Predicted, losses: Floats, expected: Floats) -> None:
+    """What every prefix lost on each interaction, and what each block was expected to save by the model's own probabilities.
+
+    The loss is the task's: squared error, or cross-entropy. Were the prefixes calibrated, E[loss_(j-1) - loss_j] = E[(p_j - p_(j-1))²], or the
+    divergence KL(p_j ‖ p_(j-1)): an estimate without the label's noise, which labels then correct.
+
+    Args:
+        events, out: as the event-order kernel left them.
+        losses: [B, N + 1] result.
+        expected: [B, N] result.
+    """
+    count, prefixes, outputs = out.prefixes.shape
+    for i in range(count):
+        for n in range(prefixes):
+            p = out.prefixes[i, n]
+            if outputs == 1:
+                losses[i, n] = (p[0] - events.binary[i]) ** 2
+            else:
+                losses[i, n] = -log(max(p[events.classes[i]], SMALLEST_WEIGHT))
+            if n == 0:
+                continue
+            before, gain = out.prefixes[i, n - 1], 0.0
+            for c in range(outputs):
+                if outputs == 1:
+                    gain += (p[c] - before[c]) ** 2
+                elif p[c] > 0.0:
+                    gain += p[c] * log(p[c] / max(before[c], SMALLEST_WEIGHT))
+            expected[i, n - 1] = gain
+
+
+@kernel
+def ridge_observe(inputs: Floats, which: Integers, targets: Floats, fade: float, prior: Floats, precision: Floats, moment: Floats) -> None:
+    """Takes m rows into a ridge regression whose past fades towards its prior.
+
+    Args:
+        inputs: [B, K].
+        which: [m] rows that count.
+        targets: [B].
+        fade: what is left of the past.
+        prior: [K] diagonal of the precision before anything is known.
+        precision: [K, K] H, its lower triangle, in place.
+        moment: [K] H times the weights, in place.
+    """
+    width = len(moment)
+    for k in range(width):
+        moment[k] *= fade
+        for n in range(k + 1):
+            precision[k, n] *= fade
+        precision[k, k] += (1.0 - fade) * prior[k]
+    for b in range(len(which)):
+        z = inputs[which[b]]
+        for k in range(width):
+            if z[k] != 0.0:
+                moment[k] += z[k] * targets[which[b]]
+                for n in range(k + 1):
+                    precision[k, n] += z[k] * z[n]
+
+
+@kernel
 def remember(
     local: Integers,
     slots: Integers,
