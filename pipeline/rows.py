@@ -19,6 +19,8 @@ from autoemb_pipeline.kernels.hashing import hashed_rows
 Rows = NDArray[Any]
 Record = tuple[Rows, ...]
 
+NUMBER_BYTES, EXPONENT_BYTES = 2, 1  # of a part stored as int16: a number's, and its block's own
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TableSpec:
@@ -29,12 +31,16 @@ class TableSpec:
         width: numbers per row.
         dtype: ``f4``, ``f8`` or ``i1``, little-endian as stored.
         initial: ids -> [n, width] rows of ids never scattered; must be a pure function of the ids. None: zeros.
+        stored: what a value in the store holds of a row. ``whole``: all. ``sized``, of ``i1`` only: the row's first two bytes, a
+            little-endian length, and as many bytes behind them; what is behind these becomes zeros when the row is kept. ``int16``, of the
+            optional part of a record only: see `RecordSpec.numbers`.
     """
 
     name: str
     width: int
     dtype: Literal["f4", "f8", "i1"] = "f4"
     initial: Callable[[Sequence[str]], Rows] | None = None
+    stored: Literal["whole", "int16", "sized"] = "whole"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +55,9 @@ class RecordSpec:
         held: position of the part of int8, [N], that says which blocks an id holds: 0 where it does not. None: nothing is optional.
         optional: position of the part of which columns are optional.
         blocks: [N] columns of `optional` that are each block's.
+        numbers: [N] first and end column of each block's numbers, which the store keeps as one exponent and 16 bits each if `optional` is
+            stored as ``int16``. Numbers that `kernels.round_rows` has rounded come back in every bit, others from the nearest of their grid
+            once the row has left the cache; so rounding them comes before `RowStore.keep`. Elsewhere they may be given and mean nothing.
     """
 
     name: str
@@ -56,6 +65,7 @@ class RecordSpec:
     held: int | None = None
     optional: int = 0
     blocks: tuple[tuple[int, ...], ...] = ()
+    numbers: tuple[tuple[int, int], ...] = ()
 
 
 AnySpec = TableSpec | RecordSpec
@@ -76,8 +86,22 @@ def joined(specs: Sequence[AnySpec]) -> tuple[AnySpec, ...]:
             held=before.held if spec.held is None else spec.held + shift,
             optional=before.optional if spec.held is None else spec.optional + shift,
             blocks=before.blocks + spec.blocks,
+            numbers=before.numbers + spec.numbers,
         )
     return tuple(tables.values())
+
+
+def stored_bytes(spec: RecordSpec) -> tuple[int, tuple[int, ...]]:
+    """Bytes of the optional part as stored: those that every id has, and [N] those that each block adds to an id that holds it."""
+    part = spec.parts[spec.optional]
+    size = np.dtype(part.dtype).itemsize
+    blocks = [size * len(columns) for columns in spec.blocks]
+    common = size * part.width - sum(blocks)
+    if part.stored == "int16":
+        blocks = [
+            own + EXPONENT_BYTES - (size - NUMBER_BYTES) * (end - first) for own, (first, end) in zip(blocks, spec.numbers, strict=True)
+        ]
+    return common, tuple(blocks)
 
 
 class Lent(NamedTuple):
@@ -112,7 +136,11 @@ class RowStore(Protocol):
         ...
 
     def keep(self, table: str, lent: Lent) -> None:
-        """Says that what the last `lend` of this table lent was changed and shall stay."""
+        """Says that what the last `lend` of this table lent was changed and shall stay.
+
+        Raises:
+            ValueError: the length of a ``sized`` row is more than the row holds.
+        """
         ...
 
     def remove(self, table: str, ids: Sequence[str]) -> None:

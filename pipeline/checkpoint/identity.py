@@ -25,8 +25,11 @@ IDENTITY_FILE = "run.json"
 ARCHIVE = "old-runs"
 CHECKPOINTS = "checkpoints"
 _OF_A_RUN = (CHECKPOINTS, "predictions", "outputs.json")
-FORMAT = 3  # 2: a learner's configuration holds the fields of its own class only; 3: records, one value per user and item
-READERS_OF_OLDER_STATE = "format 1: go on with commit 605c1f6; format 2: with commit 7e4f470"  # the last ones that read them
+# 2: a learner's configuration holds the fields of its own class only; 3: records, one value per user and item; 4: these may hold numbers of
+# 16 bits, and parts that begin with their length.
+FORMAT = 4
+# The last ones that read them.
+READERS_OF_OLDER_STATE = "format 1: go on with commit 605c1f6; format 2: with commit 7e4f470; format 3: with commit 01fb9f3"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

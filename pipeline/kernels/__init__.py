@@ -62,6 +62,7 @@ from autoemb_pipeline.kernels.layout import (
 )
 from autoemb_pipeline.kernels.newton import newton_descend, newton_observe
 from autoemb_pipeline.kernels.references import features_of, predict_references
+from autoemb_pipeline.kernels.rounding import round_rows
 from autoemb_pipeline.kernels.schedule import earlier_in_batch, operations
 from autoemb_pipeline.kernels.search import FIXED_INPUTS, controller_inputs, mixture_slopes, remember, remember_run, uses_of
 from autoemb_pipeline.kernels.warm import compile_all, is_compiled
@@ -107,6 +108,7 @@ __all__ = [
     "predict_references",
     "remember",
     "remember_run",
+    "round_rows",
     "run",
     "uses_of",
     "weights_at",

@@ -44,7 +44,7 @@ _SIGMA = np.array(
     ],
     dtype=np.int64,
 )
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @helper
@@ -89,7 +89,7 @@ def _compress(h: NDArray[np.uint64], block: NDArray[np.uint64], passed: int, las
 
 
 @helper
-def _unit(counter: np.uint64) -> float:
+def unit(counter: np.uint64) -> float:
     """SplitMix64's output for a state, as a number in [0, 1) with 53 bits."""
     z = (counter ^ (counter >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -128,5 +128,5 @@ def hashed_rows(prefix: Bytes, data: Bytes, bounds: Integers, half_width: float,
                 break
         key = h[0]
         for column in range(rows.shape[1]):
-            key += _GOLDEN
-            rows[row, column] = np.float32((2.0 * _unit(key) - 1.0) * half_width)
+            key += GOLDEN
+            rows[row, column] = np.float32((2.0 * unit(key) - 1.0) * half_width)

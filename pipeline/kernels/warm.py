@@ -24,10 +24,12 @@ from autoemb_pipeline.kernels.layout import (
 from autoemb_pipeline.kernels.newton import newton_descend, newton_observe
 from autoemb_pipeline.kernels.order import ascending_runs, ascends, count_late, merge_by_heads
 from autoemb_pipeline.kernels.references import features_of, predict_references
+from autoemb_pipeline.kernels.rounding import round_rows
 from autoemb_pipeline.kernels.schedule import earlier_in_batch, operations
 from autoemb_pipeline.kernels.search import FIXED_INPUTS, controller_inputs, mixture_slopes, remember, remember_run, uses_of
 from autoemb_pipeline.kernels.spans import extend_spans, thin_spans
 from autoemb_pipeline.kernels.texts import distinct_texts, partitions_of, take_texts
+from autoemb_pipeline.kernels.values import pack_int16, read_sized, trim_sized, unpack_int16
 
 COMPLETE = "complete"
 
@@ -44,7 +46,7 @@ def compile_all(progress: Callable[[int, int, str], None], fields: int = PAIR) -
         progress: called before each with how many are done, of how many, and what comes.
         fields: of ids; 2 are users and items.
     """
-    jobs = [*_jobs(fields), *_source_jobs()]
+    jobs = [*_jobs(fields), *_source_jobs(), *_store_jobs()]
     for done, (name, job) in enumerate(jobs):
         progress(done, len(jobs), name)
         job()
@@ -121,3 +123,17 @@ def _source_jobs() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "texts", lambda: take_texts(text, bounds, whole)
     yield "distinct ids", lambda: distinct_texts(text, bounds)
     yield "partitions", lambda: partitions_of(text, bounds, 1)
+
+
+def _store_jobs() -> Iterator[tuple[str, Callable[[], object]]]:
+    """The same for rows as they are stored: name, call."""
+    rows, held, keys = np.ones((1, 2), dtype=np.float32), np.full((1, 1), HELD, dtype=np.int8), np.zeros(1, dtype=np.uint64)
+    slots, first, end = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)
+    numbers, exponents = np.zeros((1, 1), dtype=np.int16), np.zeros((1, 1), dtype=np.int8)
+    data, events = np.frombuffer(bytes(2), np.int8), np.zeros((1, 2), dtype=np.int8)
+
+    yield "rounding", lambda: round_rows(rows, held, slots, first, end, keys)
+    yield "rows of 16 bits", lambda: pack_int16(rows, first, end, numbers, exponents)
+    yield "rows out of 16 bits", lambda: unpack_int16(numbers, exponents, first, end, rows, slots)
+    yield "lengths of rows", lambda: trim_sized(events, slots)
+    yield "rows with lengths", lambda: read_sized(data, slots.copy(), end + 1, events, slots)

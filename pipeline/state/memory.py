@@ -34,6 +34,7 @@ class _Table:
         return rows[0]
 
     def scatter(self, ids: Sequence[str], rows: Rows) -> None:
+        rows = self.codec.trimmed(rows)
         slots = [self._slot(i, self.slots) for i in ids]
         self.slabs[0][slots] = rows
 
@@ -47,7 +48,8 @@ class _Table:
         slots = np.array([self.slots[i] if i in self.slots else self.fresh[i] for i in ids], dtype=np.int64)
         return Lent(self.slabs, slots, ids, own=True)
 
-    def keep(self) -> None:
+    def keep(self, lent: Lent) -> None:
+        self.codec.trim(lent.slabs, lent.slots)
         self.slots.update(self.fresh)
         self.fresh.clear()
 
@@ -107,9 +109,9 @@ class MemoryRowStore:
         check_distinct(table, ids)
         return self._tables[table].lend(ids)
 
-    def keep(self, table: str, lent: Lent) -> None:  # noqa: ARG002 - the slabs are the store's own
+    def keep(self, table: str, lent: Lent) -> None:
         """See `RowStore.keep`."""
-        self._tables[table].keep()
+        self._tables[table].keep(lent)
 
     def remove(self, table: str, ids: Sequence[str]) -> None:
         """See `RowStore.remove`. ValueError when ids repeat, KeyError on an unknown table."""

@@ -113,7 +113,7 @@ class RocksRowStore:
         opened = self._tables[table]
         rows = checked_rows(plain(opened.spec), ids, rows)
         self._settle()
-        self._replace(opened, ids, (rows,))
+        self._replace(opened, ids, (opened.codec.trimmed(rows),))
 
     def lend(self, table: str, ids: Sequence[str]) -> Lent:
         """See `RowStore.lend`: slots of the cache, or copies if it cannot hold so many ids. Raises as gather does."""
@@ -128,6 +128,7 @@ class RocksRowStore:
         """See `RowStore.keep`. Raises as gather does."""
         self._settle()
         opened = self._tables[table]
+        opened.codec.trim(lent.slabs, lent.slots)
         if not lent.own:
             self._replace(opened, lent.ids, lent.slabs)
             return

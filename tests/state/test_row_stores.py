@@ -8,13 +8,12 @@ import pytest
 from numpy.typing import NDArray
 
 from autoemb_pipeline.errors import CheckpointError, ConfigurationError
-from autoemb_pipeline.rows import RecordSpec, RowStore, TableSpec, hashed_uniform
+from autoemb_pipeline.rows import AnySpec, RecordSpec, RowStore, TableSpec, hashed_uniform
 from autoemb_pipeline.state.codec import RowCodec
-from autoemb_pipeline.state.memory import MemoryRowStore
 from autoemb_pipeline.state.options import RocksConfig, RocksOptions
 from autoemb_pipeline.state.rocks import RocksRowStore
 
-Make = Callable[[Sequence[TableSpec]], RowStore]
+Make = Callable[[Sequence[AnySpec]], RowStore]
 
 
 def hashed(ids: Sequence[str]) -> NDArray[np.float32]:
@@ -23,22 +22,6 @@ def hashed(ids: Sequence[str]) -> NDArray[np.float32]:
 
 USERS = TableSpec(name="users", width=3, initial=hashed)
 ITEMS = TableSpec(name="items", width=2, dtype="f8")
-CACHES = {"large": 1 << 24, "small": 20_000, "one-row": 1}
-
-
-@pytest.fixture(params=["memory", *CACHES])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
-    stores = []
-
-    def build(specs: Sequence[TableSpec]) -> RowStore:
-        if request.param == "memory":
-            return MemoryRowStore(specs)
-        store = RocksRowStore(RocksConfig(directory=tmp_path / f"live{len(stores)}", cache_bytes=CACHES[request.param]), specs)
-        stores.append(store)
-        request.addfinalizer(store.close)
-        return store
-
-    return build
 
 
 @pytest.fixture
