@@ -14,7 +14,7 @@ from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.config import LearnerConfig
 from autoemb_pipeline.learners.factory import learner_tables, make_learner
 from autoemb_pipeline.learners.stream.learner import StreamLearner
-from autoemb_pipeline.open_batch import Records
+from autoemb_pipeline.open_batch import OpenBatch, Records
 from autoemb_pipeline.records import FloatArray, Labels, LearnerInputs, Predictions
 from autoemb_pipeline.rows import AnySpec, RowStore, joined
 
@@ -69,9 +69,17 @@ class Method:
         """
         learner = self._learner
         if isinstance(learner, StreamLearner):
-            return learner.run(self.context.open(records, labels, held_out))
+            return learner.run(self._opened(learner, records, labels, held_out))
         inputs = self.context.observe(records, labels, held_out)
         return inputs, learner.predict(inputs)
+
+    def _opened(self, learner: StreamLearner, records: Records, labels: Labels, held_out: Mask | None) -> OpenBatch:
+        opened = self.context.open(records, labels, held_out)
+        return self.context.extend(opened, learner.prepare(opened))
+
+    def report(self) -> Mapping[str, float | None]:
+        """Fields of the metrics topic that only the learner knows."""
+        return self._learner.report() if isinstance(self._learner, StreamLearner) else {}
 
     def learn(self, labels: Labels, losses: FloatArray, predictions: Predictions, held_out: Mask | None = None) -> None:
         """Learns what is learnt once per mini-batch; keeps what the controllers see next time. losses: [B] of the predictions."""
@@ -90,7 +98,7 @@ class Method:
         nothing, held_out = Labels(binary=np.zeros(count), classes=np.zeros(count, dtype=np.int64)), np.ones(count, dtype=np.bool_)
         learner = self._learner
         if isinstance(learner, StreamLearner):
-            return learner.run(self.context.open(records, nothing, held_out))
+            return learner.run(self._opened(learner, records, nothing, held_out))
         inputs = replace(self.context.observe(records, nothing, held_out), held_out=None)
         return inputs, learner.predict(inputs)
 

@@ -172,6 +172,7 @@ class Trainer:
             "scored_examples": self._prequential.examples,
             "examples": self._examples,
             **self._counters,
+            **self._method.report(),
             "next_offsets": {str(p): o for p, o in sorted(batch.next_offsets.items())},
             "refused_offsets": {str(p): offsets_to_text(offsets) for p, offsets in batch.refused.items()},
         }

@@ -148,6 +148,16 @@ class ContextTracker:
         self._open = opened
         return opened
 
+    def extend(self, opened: OpenBatch, further: tuple[Sequence[str], Sequence[str]]) -> OpenBatch:
+        """The same mini-batch with the records of further ids lent, behind those of its own. further: of both sides, distinct and new."""
+        if not any(further):
+            return opened
+        ids = ((*opened.ids[0], *further[0]), (*opened.ids[1], *further[1]))
+        lent = self._lend(ids)
+        interactions = opened.interactions._replace(slots=(lent[0].slots, lent[1].slots))
+        self._open = replace(opened, ids=ids, lent=lent, interactions=interactions)
+        return self._open
+
     def observe(self, records: Records, labels: Labels, held_out: NDArray[np.bool_] | None = None) -> LearnerInputs:
         """Inputs for predicting `records`; counts them, and learns their labels as the mode allows. Arguments as of `open`."""
         opened = self.open(records, labels, held_out)
@@ -158,6 +168,8 @@ class ContextTracker:
             base=np.zeros((0, 0)),
             probabilities=np.zeros((0, 0)),
             classes=np.zeros((count, self._config.class_width)),
+            prefixes=np.zeros((0, 0, 0)),
+            levels=np.zeros((2, 0), dtype=np.int64),
         )
         observe(opened.operations, opened.interactions, State(_NO_ROWS, _NOTHING_HELD, opened.contexts, self._totals), _NO_MODEL, out)
         classes = out.classes[opened.carried :] if self._config.with_classes else None
@@ -267,9 +279,10 @@ def _with_waiting(columns: Columns, waiting: Sequence[_Waiting]) -> tuple[Intera
 
 
 def _interactions(local: NDArray[np.int64], times: NDArray[np.int64], labels: Labels) -> Interactions:
-    """As the kernels take them; slots and uses are still empty."""
+    """As the kernels take them; slots, and what is the learner's, are still empty."""
     nowhere = np.zeros(0, dtype=np.int64)
-    return Interactions(local, (nowhere, nowhere), times, labels.binary, labels.classes, np.zeros((2, 0, 0)))
+    uses, choices, foreseen = np.zeros((2, 0, 0)), np.zeros((2, 0), dtype=np.int64), np.zeros((2, 0), dtype=np.int8)
+    return Interactions(local, (nowhere, nowhere), times, labels.binary, labels.classes, uses, choices, foreseen)
 
 
 def _without(

@@ -19,25 +19,24 @@ Only the slots named in `Interactions.slots` are read or written, so these are t
 A mini-batch, in this order:
 1. `slots[f]` [n] of the distinct ids, `local` [F, B] positions among them: `Interactions`. Fresh `Predicted` arrays; columns of `inputs`
 behind the context's (16, with `quadratic` 107) up to Z are the caller's, for numeric features.
-2. Per searched field: `controller_inputs` (also the counts), `forward` → α, `uses_of` → `uses[f]`. Else `uses` are what the method fixes:
-ones for FSE. A block with use 0 does not learn.
-3. `operations(times, mode)` → `run(operations, interactions, state, model, predicted)`. `Model.weights` [C, M] are the dense weights, the
+2. `uses` are what the method fixes, ones for FSE and where dimensions are searched; a block with use 0 does not learn. Where they are searched
+(`Model.searched`): `controller_inputs` → `choices` and `foreseen`, and in `Memory` what the ids remember that will get blocks.
+3. `operations(times, mode)` → `run(operations, interactions, state, model, predicted, memory)`. `Model.weights` [C, M] are the dense weights, the
 last P·N of them the gains of the products: 1 (times `levels`) at the start, the others 0. Any other order of PREDICT and LEARN serves late
 labels: an interaction predicted earlier comes with what `Predicted` kept of it (`base`; the rest for step 4), its uses, and no PREDICT.
    LEARN_ROWS learns a remembered event into rows alone. `observe` is the same without rows, for the paper's network.
 4. With the m interactions learnt (`which`): `newton_observe(inputs, which, probabilities, …)`, `mixture_slopes` while `Model.weights` still
 are those of the predictions, then `newton_descend`. H starts as the diagonal of ridges, repeated for each output.
-5. Per searched field: `backward` from any ∂loss/∂α [B, N], then `adam` or `adagrad`.
+5. Where dimensions are searched: `validate`, and per field and block `ridge_observe` and `newton_descend` (`learners/stream/controllers.py`).
 6. References: `predict_references` before, and with `features_of(inputs)`: `newton_observe`, and every 500 events `newton_descend`, after.
 7. Per field `remember`, and once `remember_run`, with the losses of the predictions.
 
-Everything but 2's and 5's matrix products releases the GIL as a whole, and its bits depend on no number of threads. `compile_all` compiles
+Everything releases the GIL as a whole, and its bits depend on no number of threads. `compile_all` compiles
 what the product calls; `python -m autoemb_pipeline.kernels` does it by hand, `make setup` for everyone. Importing this package imports
 numba (.4 s), torch never.
 """
 
 from autoemb_pipeline.kernels.compiling import cache_directory, fingerprint
-from autoemb_pipeline.kernels.controllers import adagrad, adam, backward, forward, layers, parameter_count
 from autoemb_pipeline.kernels.events import observe, run
 from autoemb_pipeline.kernels.layout import (
     ABSENT,
@@ -52,19 +51,30 @@ from autoemb_pipeline.kernels.layout import (
     PREDICT,
     QUADRATIC_FEATURES,
     Interactions,
+    Memory,
     Model,
     Operations,
     Predicted,
     State,
     blank_context,
     blank_totals,
+    no_memory,
     weights_at,
 )
+from autoemb_pipeline.kernels.logits import adagrad, adam
 from autoemb_pipeline.kernels.newton import newton_descend, newton_observe
 from autoemb_pipeline.kernels.references import features_of, predict_references
 from autoemb_pipeline.kernels.rounding import round_rows
 from autoemb_pipeline.kernels.schedule import earlier_in_batch, operations
-from autoemb_pipeline.kernels.search import FIXED_INPUTS, controller_inputs, mixture_slopes, remember, remember_run, uses_of
+from autoemb_pipeline.kernels.search import (
+    FIXED_INPUTS,
+    controller_inputs,
+    mixture_slopes,
+    remember,
+    remember_run,
+    ridge_observe,
+    validate,
+)
 from autoemb_pipeline.kernels.warm import compile_all, is_compiled
 
 __all__ = [
@@ -81,13 +91,13 @@ __all__ = [
     "PREDICT",
     "QUADRATIC_FEATURES",
     "Interactions",
+    "Memory",
     "Model",
     "Operations",
     "Predicted",
     "State",
     "adagrad",
     "adam",
-    "backward",
     "blank_context",
     "blank_totals",
     "cache_directory",
@@ -96,20 +106,19 @@ __all__ = [
     "earlier_in_batch",
     "features_of",
     "fingerprint",
-    "forward",
     "is_compiled",
-    "layers",
     "mixture_slopes",
     "newton_descend",
     "newton_observe",
+    "no_memory",
     "observe",
     "operations",
-    "parameter_count",
     "predict_references",
     "remember",
     "remember_run",
     "round_rows",
     "run",
-    "uses_of",
+    "ridge_observe",
+    "validate",
     "weights_at",
 ]

@@ -1,4 +1,4 @@
-"""What controllers see of a mini-batch, what they learn from today, and what the context keeps for their next time.
+"""What controllers see of a mini-batch, what they learn from, and what the context keeps for their next time.
 
 Shape legend: F fields, B interactions, n distinct ids of a field, N spaces, P pairs of fields, K = 35 + N controller inputs.
 """
@@ -55,17 +55,6 @@ def controller_inputs(
             x[thresholds + 1 + spaces + column - PREVIOUS_LOSS] = 1.0 if isnan(relative) else min(max(relative, 0.0), LARGEST_RELATIVE_LOSS)
 
 
-@kernel
-def uses_of(weights: NDArray[np.float32], nested: bool, uses: Floats) -> None:
-    """Weights of spaces [B, N] to uses of blocks [B, N]: A_j = Σ_{n ≥ j} α_n; separate tables: A_n = α_n."""
-    spaces = weights.shape[1]
-    for i in range(weights.shape[0]):
-        total = 0.0
-        for n in range(spaces - 1, -1, -1):
-            total = total + weights[i, n] if nested else np.float64(weights[i, n])
-            uses[i, n] = total
-
-
 @helper
 def _loss_slope(i: int, events: Interactions, model: Model, out: Predicted) -> float:
     """∂L/∂s of the cross-entropy of an interaction as predicted."""
@@ -82,22 +71,14 @@ def mixture_slopes(
     model: Model,
     out: Predicted,
     weights: NDArray[np.float32],
-    counts: Floats,
-    costs: Floats,
-    amortised: float,
-    entropy: float,
     nested: bool,
     slopes: NDArray[np.float32],
 ) -> None:
-    """∂L/∂α of the mixture's own loss, what the controllers learn from today: first order, of predictions before their labels were learnt.
+    """∂L/∂α of the mixture's own loss, what free logits (DARTS) learn from: first order, of predictions before their labels were learnt.
 
     Args:
         events, model, out: as the event-order kernel left them.
         weights: [F, B, N] α.
-        counts: [F, B].
-        costs: [N] λ · d_n, charged over (1 + count)^amortised.
-        amortised: exponent.
-        entropy: weight of the entropy penalty, 0 for none.
         nested: whether spaces are prefixes.
         slopes: [F, B, N] result.
     """
@@ -110,7 +91,6 @@ def mixture_slopes(
     for i in range(count):
         error = _loss_slope(i, events, model, out)
         for f in range(fields):
-            charge = 1.0 / (1.0 + counts[f, i]) ** amortised
             total = 0.0
             for j in range(spaces):
                 slope = 0.0
@@ -123,9 +103,7 @@ def mixture_slopes(
                         gain += model.levels[c] * model.weights[c, products_at + p * spaces + j]
                     slope += error * out.products[i, p, j] * gain / norm * events.uses[g, i, j]
                 total = total + slope if nested else slope
-                own = np.float64(weights[f, i, j])
-                penalty = entropy * (log(max(own, SMALLEST_WEIGHT)) + (1.0 if own > SMALLEST_WEIGHT else 0.0)) if entropy else 0.0
-                slopes[f, i, j] = total + costs[j] * charge - penalty
+                slopes[f, i, j] = total
 
 
 @kernel

@@ -6,7 +6,6 @@ import numpy as np
 
 from autoemb_pipeline.kernels.avro import decode_interactions, encode_interactions
 from autoemb_pipeline.kernels.compiling import cache_directory
-from autoemb_pipeline.kernels.controllers import backward, forward, parameter_count
 from autoemb_pipeline.kernels.events import observe, run
 from autoemb_pipeline.kernels.hashing import hashed_rows
 from autoemb_pipeline.kernels.layout import (
@@ -19,6 +18,7 @@ from autoemb_pipeline.kernels.layout import (
     State,
     blank_context,
     blank_totals,
+    no_memory,
     weights_at,
 )
 from autoemb_pipeline.kernels.newton import newton_descend, newton_observe
@@ -26,7 +26,15 @@ from autoemb_pipeline.kernels.order import ascending_runs, ascends, count_late, 
 from autoemb_pipeline.kernels.references import features_of, predict_references
 from autoemb_pipeline.kernels.rounding import round_rows
 from autoemb_pipeline.kernels.schedule import earlier_in_batch, operations
-from autoemb_pipeline.kernels.search import FIXED_INPUTS, controller_inputs, mixture_slopes, remember, remember_run, uses_of
+from autoemb_pipeline.kernels.search import (
+    FIXED_INPUTS,
+    controller_inputs,
+    mixture_slopes,
+    remember,
+    remember_run,
+    ridge_observe,
+    validate,
+)
 from autoemb_pipeline.kernels.spans import extend_spans, thin_spans
 from autoemb_pipeline.kernels.texts import distinct_texts, partitions_of, take_texts
 from autoemb_pipeline.kernels.values import pack_int16, read_sized, trim_sized, unpack_int16
@@ -57,7 +65,7 @@ def compile_all(progress: Callable[[int, int, str], None], fields: int = PAIR) -
 
 def _jobs(fields: int) -> Iterator[tuple[str, Callable[[], object]]]:
     """Each kernel called once with a mini-batch of one interaction: name, call."""
-    pairs, sizes = fields * (fields - 1) // 2, (FIXED_INPUTS + 1, 2, 1)
+    pairs = fields * (fields - 1) // 2
     events = Interactions(
         local=np.zeros((fields, 1), dtype=np.int64),
         slots=(np.zeros(1, dtype=np.int64),) * fields,
@@ -65,6 +73,8 @@ def _jobs(fields: int) -> Iterator[tuple[str, Callable[[], object]]]:
         binary=np.zeros(1),
         classes=np.zeros(1, dtype=np.int64),
         uses=np.ones((fields, 1, 1)),
+        choices=np.zeros((fields, 1), dtype=np.int64),
+        foreseen=np.zeros((fields, 1), dtype=np.int8),
     )
     state = State(
         rows=tuple(np.ones((1, 4), dtype=np.float32) for _ in range(fields)),
@@ -75,30 +85,26 @@ def _jobs(fields: int) -> Iterator[tuple[str, Callable[[], object]]]:
     weights = np.zeros((1, 16 + pairs))
     model = Model(weights, np.ones(1), np.ones(1, dtype=np.int64), np.ones(2), np.ones((fields, 1)), 1e-6, 0)
     base = np.zeros((1, 1))
-    out = Predicted(np.zeros((1, 16 + pairs)), np.zeros((1, pairs, 1)), base.copy(), base.copy(), np.zeros((1, 0)))
+    out = Predicted(np.zeros((1, 16 + pairs)), np.zeros((1, pairs, 1)), base.copy(), base.copy(), np.zeros((1, 0)), np.zeros((1, 2, 1)), events.choices)
     one, which, alpha = np.zeros(1), np.zeros(1, dtype=np.int64), np.ones((1, 1), dtype=np.float32)
-    network, seen = np.zeros(parameter_count(sizes), dtype=np.float32), np.zeros((1, sizes[0]), dtype=np.float32)
+    seen, memory = np.zeros((1, FIXED_INPUTS + 1), dtype=np.float32), no_memory(events, 1)
     local, slots, context = events.local[0], events.slots[0], state.contexts[0]
     precision = np.eye(weights.size)
     several = np.ones((fields, 1, 1), dtype=np.float32)
     nothing = Operations(np.zeros(0, dtype=np.int8), np.zeros(0, dtype=np.int64))
 
-    def networks() -> None:
-        known, taken = forward(network, sizes, seen)
-        backward(network, sizes, taken, known, alpha)
-
     yield "order of strict labels", lambda: operations(events.times, "strict")
     yield "counts within a mini-batch", lambda: earlier_in_batch(which)
-    yield "context, prediction and learning", lambda: run(nothing, events, state, model, out)
+    yield "context, prediction and learning", lambda: run(nothing, events, state, model, out, memory)
     yield "context alone", lambda: observe(nothing, events, state, model, out)
     yield "Newton's sums", lambda: newton_observe(out.inputs, which, out.probabilities, one, which, precision, weights)
     yield "Newton's step", lambda: newton_descend(weights, np.eye(weights.size), weights.copy())
     yield "references", lambda: predict_references(out.inputs, out.classes, np.zeros((1, 16)), base, base.copy())
     yield "features of the references", lambda: features_of(out.inputs)
     yield "controllers' inputs", lambda: controller_inputs(local, slots, context, state.totals, weights_at(0), one, seen)
-    yield "controllers", networks
-    yield "uses of blocks", lambda: uses_of(alpha, True, base)
-    yield "controllers' slopes", lambda: mixture_slopes(events, model, out, several, base, one, 1.0, 0.0, True, several.copy())
+    yield "losses of prefixes", lambda: validate(events, out, np.zeros((1, 2)), base.copy())
+    yield "controllers", lambda: ridge_observe(base, which, one, 1.0, one, np.ones((1, 1)), one.copy())
+    yield "controllers' slopes", lambda: mixture_slopes(events, model, out, several, True, several.copy())
     yield "losses of ids", lambda: remember(local, slots, one, np.ones((1, 1)), which, weights_at(0), context)
     yield "loss of the run", lambda: remember_run(one, which, state.totals)
 

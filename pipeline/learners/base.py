@@ -47,6 +47,14 @@ class EventLearner(Protocol):
     alone, and compiled code performs it, reading a label when its operation comes.
     """
 
+    def prepare(self, opened: OpenBatch) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Decides what does not depend on labels.
+
+        Returns:
+            For each side further ids whose records `run` needs.
+        """
+        ...
+
     def run(self, opened: OpenBatch) -> tuple[LearnerInputs, Predictions]:
         """Predicts the new interactions and learns rows and context in the order of the operations; the mini-batch stays open.
 
@@ -61,6 +69,10 @@ class EventLearner(Protocol):
 
     def end(self) -> None:
         """Work between mini-batches, when the context has kept the records."""
+        ...
+
+    def report(self) -> Mapping[str, float | None]:
+        """Fields of the metrics topic that only this learner knows."""
         ...
 
     def state_dict(self) -> Arrays:

@@ -17,7 +17,6 @@ class StreamConfig(SearchConfig):
 
     Attributes:
         method: also `context-only` (no embeddings) and `count-thresholds` (an id's space follows from its count).
-        validation: what Θ learns from: the `next` predictions before their labels are learnt; `trace`: also each id's next occurrence.
         nested: one table whose prefixes are the spaces; false: a table per space, each multiplied with the other side's same space.
         user_variance, item_variance: of a new row's numbers; the larger, the faster a new row learns.
         user_std, item_std: standard deviation of a new row's initial numbers.
@@ -26,13 +25,11 @@ class StreamConfig(SearchConfig):
         rank: directions over which a block's variance falls, see `autoemb_pipeline.kernels`.
         ridge, quadratic_ridge, gain_ridge: precision of the dense weights' prior: context features, their products, embedding products.
         quadratic: whether products of context features are inputs (binary task).
-        start: logit of the largest space in the controllers' output layer before the first step; 0 makes the first weights 1/N.
-        cost: λ of the cost term λ · Σ_n α_n d_n / (1 + count)^amortised.
-        amortised: 1 charges a row once over its life, 0 at each occurrence.
         thresholds: counts at which method `count-thresholds` goes to the next space.
-        memory_budget: bound on embeddings, optimiser state and index, bytes (preset stream); 0: none.
-        admission: τ0, what a block must be worth to be given while the budget is empty.
-        half_life: mini-batches in which an id that is not seen loses half of its worth.
+        row_precision: of embeddings as kept: float32, or int16 on a grid per block, rounded stochastically.
+        tolerance: loss that smaller embeddings may give up, in the task's unit; the fewest bytes that keep it are sought.
+        memory_budget: bound on the bytes kept for embeddings; 0: none, the tolerance counts (preset stream).
+        panel: part of the ids that hold every block, for comparison.
     """
 
     takes_context: ClassVar[bool] = True
@@ -41,9 +38,6 @@ class StreamConfig(SearchConfig):
     method: Literal[Method, OwnMethod] = "autoemb"
     preset: Literal["stream"] = "stream"
     precision: Precision = "float32"
-    controller_hidden: tuple[int, ...] = (64,)
-    controller_rate: float = 1e-3
-    validation: Literal["next", "trace"] = "next"
     nested: bool = True
     user_variance: float = 1.0
     item_variance: float = 0.2
@@ -52,34 +46,43 @@ class StreamConfig(SearchConfig):
     user_bias_variance: float = 0.027
     item_bias_variance: float = 0.005
     drift: float = 1e-6
-    rank: float = 8.0
+    rank: float = 16.0
     ridge: float = 10.0
     quadratic_ridge: float = 30.0
     gain_ridge: float = 30.0
     quadratic: bool = True
-    start: float = 4.0
-    cost: float = 3e-6
-    amortised: float = 1.0
     thresholds: tuple[int, ...] = (8, 64)
+    row_precision: Literal["float32", "int16"] = "int16"
+    tolerance: float = 1e-4
     memory_budget: int = 0
-    admission: float = 8.0
-    half_life: float = 2000.0
+    panel: float = 0.05
 
     def __post_init__(self) -> None:
         SearchConfig.__post_init__(self)
-        check_numbers(self, "user_variance item_variance ridge quadratic_ridge gain_ridge half_life", above=0.0)
-        check_numbers(self, "user_std item_std user_bias_variance item_bias_variance drift cost amortised admission", least=0.0)
+        check_numbers(self, "user_variance item_variance ridge quadratic_ridge gain_ridge tolerance", above=0.0)
+        check_numbers(self, "user_std item_std user_bias_variance item_bias_variance drift panel", least=0.0)
         check_numbers(self, "rank", least=1.0)
         check_numbers(self, "memory_budget", least=0.0)
         if any(a >= b for a, b in pairwise(self.thresholds)):
             raise ConfigurationError(f"thresholds {self.thresholds} do not increase", remedy="give them as in 8,64")
         if self.method == "count-thresholds" and len(self.thresholds) != len(self.dims) - 1:
             raise ConfigurationError(f"{len(self.thresholds)} thresholds for {len(self.dims)} dims", remedy="give one less than dims")
-        if self.validation == "trace" and self.method != "autoemb":
-            raise ConfigurationError(f"validation trace needs controllers; {self.method} has none", remedy="use the method autoemb")
-        if self.memory_budget and not self.nested:
+        if self.panel >= 1.0:
+            raise ConfigurationError(f"a panel of {self.panel:g} of the ids leaves nobody to choose for", remedy="give a part below 1")
+        if self.searches and not self.nested:
             raise ConfigurationError(
-                "a memory budget needs nested spaces",
-                why="an id's space grows block by block",
-                remedy="use nested true, or no memory budget",
+                f"method {self.method} needs nested spaces", why="an id's space grows block by block", remedy="use nested true, or darts"
             )
+        if self.memory_budget and not self.searches:
+            raise ConfigurationError(
+                f"method {self.method} keeps no memory budget", why="it chooses no dimensions", remedy="use autoemb, or no memory budget"
+            )
+        if self.row_precision == "int16" and self.precision == "float64":
+            raise ConfigurationError(
+                "rows of 16 bits with arithmetic of float64", why="they are kept as float32", remedy="give row_precision=float32 too"
+            )
+
+    @property
+    def searches(self) -> bool:
+        """Whether controllers choose each id's space."""
+        return self.method in ("autoemb", "sam")

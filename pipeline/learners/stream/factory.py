@@ -2,16 +2,17 @@
 
 import numpy as np
 
-from autoemb_pipeline.learners.search.inputs import controller_width
+from autoemb_pipeline.kernels import blank_context
 from autoemb_pipeline.learners.stream.blocks import Blocks
-from autoemb_pipeline.learners.stream.budget import MemoryBudget
 from autoemb_pipeline.learners.stream.config import StreamConfig
-from autoemb_pipeline.learners.stream.gates import ControllerGate, FixedGate, Gate, same_use, threshold_use
+from autoemb_pipeline.learners.stream.gates import FixedGate, Gate, same_use, threshold_use
+from autoemb_pipeline.learners.stream.holdings import Holdings
 from autoemb_pipeline.learners.stream.learner import StreamComponents, StreamLearner
 from autoemb_pipeline.learners.stream.logits import LogitGate, logit_tables
 from autoemb_pipeline.learners.stream.rows import SidePlan
-from autoemb_pipeline.learners.stream.trace import Trace, trace_tables
+from autoemb_pipeline.learners.stream.search import Search
 from autoemb_pipeline.open_batch import SIDES
+from autoemb_pipeline.records import RATING_CLASSES
 from autoemb_pipeline.rows import AnySpec, RowStore
 
 
@@ -32,8 +33,6 @@ def stream_tables(config: StreamConfig) -> tuple[AnySpec, ...]:
     specs: list[AnySpec] = [plan.spec() for plan in side_plans(config)]
     if config.method == "darts":
         specs += logit_tables(config)
-    if config.validation == "trace":
-        specs += trace_tables(blocks_of(config), controller_width(len(config.dims)))
     return tuple(specs)
 
 
@@ -44,13 +43,11 @@ def make_stream_learner(config: StreamConfig, store: RowStore) -> StreamLearner:
         config: what to build.
         store: holds `stream_tables`, joined with the context's.
     """
-    gate, plans = _gate(config, store), side_plans(config)
-    trace, budget = None, None
-    if config.validation == "trace" and isinstance(gate, ControllerGate):
-        trace = Trace(store, blocks_of(config), controller_width(len(config.dims)), gate)
-    if config.memory_budget:
-        budget = MemoryBudget(config.memory_budget, config.admission, config.half_life, plans, store)
-    return StreamLearner(config, StreamComponents(plans=plans, gate=gate, trace=trace, budget=budget))
+    users, items = side_plans(config)
+    holdings = (Holdings(users, store), Holdings(items, store))
+    outputs = RATING_CLASSES if config.task == "rating" else 1
+    search = Search(config, (users, items), holdings, store, outputs) if config.searches else None
+    return StreamLearner(config, StreamComponents(plans=(users, items), gate=_gate(config, store), holdings=holdings, search=search))
 
 
 def side_plans(config: StreamConfig) -> tuple[SidePlan, SidePlan]:
@@ -59,6 +56,7 @@ def side_plans(config: StreamConfig) -> tuple[SidePlan, SidePlan]:
         (config.user_std, config.user_variance, config.user_bias_variance),
         (config.item_std, config.item_variance, config.item_bias_variance),
     )
+    classes = RATING_CLASSES if config.task == "rating" else 0
     users, items = (
         SidePlan(
             name=name,
@@ -68,9 +66,12 @@ def side_plans(config: StreamConfig) -> tuple[SidePlan, SidePlan]:
             bias_variance=bias_variance,
             seed=config.seed,
             dtype=config.row_dtype,
-            budgeted=config.memory_budget > 0,
+            fixed_width=config.width,
+            context_bytes=blank_context(field, 1, len(config.dims), classes).nbytes,
+            precision=config.row_precision,
+            searched=config.searches,
         )
-        for name, (std, variance, bias_variance) in zip(SIDES, sides, strict=True)
+        for field, (name, (std, variance, bias_variance)) in enumerate(zip(SIDES, sides, strict=True))
     )
     return users, items
 
@@ -87,4 +88,4 @@ def _gate(config: StreamConfig, store: RowStore) -> Gate:
         return FixedGate(threshold_use(config.thresholds, blocks_of(config)))
     if config.method == "darts":
         return LogitGate(config, store, blocks_of(config))
-    return ControllerGate(config)
+    return FixedGate(same_use(np.ones(len(config.dims))))

@@ -20,23 +20,28 @@ from autoemb_pipeline.kernels import (
     HELD,
     QUADRATIC_FEATURES,
     Interactions,
+    Memory,
     Model,
     Predicted,
     State,
     mixture_slopes,
     newton_descend,
     newton_observe,
+    no_memory,
+    round_rows,
     run,
 )
+from autoemb_pipeline.kernels.layout import COUNT
 from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.packing import read, restored
-from autoemb_pipeline.learners.stream.budget import MemoryBudget, SideDemand
 from autoemb_pipeline.learners.stream.config import StreamConfig
-from autoemb_pipeline.learners.stream.gates import ControllerGate, Gate
-from autoemb_pipeline.learners.stream.rows import HOLDS, ROW, WORTH, SidePlan
-from autoemb_pipeline.learners.stream.trace import Trace
+from autoemb_pipeline.learners.stream.gates import Gate
+from autoemb_pipeline.learners.stream.holdings import Holdings, Measured, bytes_report
+from autoemb_pipeline.learners.stream.rows import CONTEXT, HOLDS, ROW, SidePlan
+from autoemb_pipeline.learners.stream.search import Search
 from autoemb_pipeline.open_batch import OpenBatch
 from autoemb_pipeline.records import RATING_CLASSES, FloatArray, LearnerInputs, Predictions
+from autoemb_pipeline.rows import Lent, hashed_uniform
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,25 +50,27 @@ class StreamComponents:
 
     Attributes:
         plans: both sides' rows.
-        gate: uses of the blocks, searched or fixed.
-        trace: validation through an id's next occurrence, or None.
-        budget: bound on the rows' bytes, or None.
+        gate: uses of the blocks where they are not searched; with a search all ones.
+        holdings: both sides' bytes.
+        search: which blocks every id holds, or None: those that are used.
     """
 
     plans: tuple[SidePlan, SidePlan]
     gate: Gate
-    trace: Trace | None = None
-    budget: MemoryBudget | None = None
+    holdings: tuple[Holdings, Holdings]
+    search: Search | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Open:
-    """The mini-batch between `run` and `end`, as the kernel left it."""
+    """The mini-batch between `run` and `end`, as the kernel left it; before: what its ids held."""
 
     batch: OpenBatch
     interactions: Interactions
     model: Model
     out: Predicted
+    memory: Memory
+    before: tuple[Measured, Measured]
 
 
 class StreamLearner:
@@ -95,33 +102,54 @@ class StreamLearner:
         self._model = self._fixed_model()
         self._open: _Open | None = None
 
+    def prepare(self, opened: OpenBatch) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """See `EventLearner.prepare`.
+
+        Raises:
+            AutoembError: the mini-batch is empty.
+        """
+        if not len(opened.inputs.user_ids):
+            raise AutoembError("an empty mini-batch was given to a learner", remedy="skip mini-batches without records")
+        search = self._components.search
+        return ((), ()) if search is None else search.choose(opened)
+
     def run(self, opened: OpenBatch) -> tuple[LearnerInputs, Predictions]:
         """See `EventLearner.run`.
 
         Raises:
-            AutoembError: the mini-batch is empty, or the predictions are no numbers.
+            AutoembError: the predictions are no numbers.
         """
-        if not len(opened.inputs.user_ids):
-            raise AutoembError("an empty mini-batch was given to a learner", remedy="skip mini-batches without records")
-        gate, trace, new = self._components.gate, self._components.trace, slice(opened.carried, None)
+        gate, search, new = self._components.gate, self._components.search, slice(opened.carried, None)
         uses = np.empty((2, len(opened.interactions.times), self._waiting_uses.shape[2]))
         uses[:, : opened.carried], uses[:, new] = self._waiting_uses[:, opened.due], gate.open(opened)
         interactions, model, out = opened.interactions._replace(uses=uses), self._model, self._nothing_predicted(opened)
-        self._open = _Open(batch=opened, interactions=interactions, model=model, out=out)
-        self._hold(opened, uses)
+        before = (self._components.holdings[0].measure(opened.lent[0]), self._components.holdings[1].measure(opened.lent[1]))
+        if search is None:
+            memory = no_memory(interactions, len(self._levels))
+            self._hold(opened, uses)
+        else:
+            interactions = interactions._replace(choices=search.choices, foreseen=search.foreseen)
+            memory = search.memory(opened, interactions)
+        self._open = _Open(batch=opened, interactions=interactions, model=model, out=out, memory=memory, before=before)
         held = (opened.lent[0].slabs[HOLDS], opened.lent[1].slabs[HOLDS])
         state = State((opened.lent[0].slabs[ROW], opened.lent[1].slabs[ROW]), held, opened.contexts, opened.totals)
-        if trace is None:
-            run(opened.operations, interactions, state, model, out)
-        else:
-            trace.run(opened, interactions, state, model, out)
+        run(opened.operations, interactions, state, model, out, memory)
         probabilities = out.probabilities[new]
         if not np.isfinite(probabilities).all():
             raise AutoembError("the predictions are not finite", why="the parameters diverged", remedy="lower the variances of new rows")
-        alpha, beta = (None, None) if gate.weights is None else gate.weights.astype(np.float64)
+        alpha, beta = self._weights_used(out.levels[:, new])
         inputs = replace(opened.inputs, features=out.inputs[new], class_probabilities=out.classes[new] if self._classes else None)
         predicted = probabilities if self._classes else probabilities[:, 0]
         return inputs, Predictions(probabilities=predicted.copy(), user_weights=alpha, item_weights=beta)
+
+    def _weights_used(self, levels: NDArray[np.int64]) -> tuple[FloatArray | None, FloatArray | None]:
+        """α and β: of a search 1 at the space that the id held, nowhere without a row; else the gate's."""
+        if self._components.search is not None:
+            spaces = np.arange(1, self._waiting_uses.shape[2] + 1)
+            alpha, beta = (levels[:, :, None] == spaces).astype(np.float64)
+            return alpha, beta
+        weights = self._components.gate.weights
+        return (None, None) if weights is None else (weights[0].astype(np.float64), weights[1].astype(np.float64))
 
     def _fixed_model(self) -> Model:
         """What the kernel reads of the learner; the weights are the learner's own array, stepped in place."""
@@ -135,6 +163,8 @@ class StreamLearner:
             largest=np.repeat([[plan.variance] for plan in plans], len(blocks.dims), axis=1),
             drift=config.drift,
             quadratic=int(self._quadratic),
+            searched=int(self._components.search is not None),
+            revisited=int(config.method == "sam"),
         )
 
     def _nothing_predicted(self, opened: OpenBatch) -> Predicted:
@@ -145,81 +175,77 @@ class StreamLearner:
             base=np.zeros((count, outputs)),
             probabilities=np.zeros((count, outputs)),
             classes=np.zeros((count, self._classes)),
+            prefixes=np.zeros((count, spaces + 1, outputs)),
+            levels=np.zeros((2, count), dtype=np.int64),
         )
         out.base[: opened.carried] = self._waiting_base[opened.due]
         return out
 
     def _hold(self, opened: OpenBatch, uses: FloatArray) -> None:
-        """Decides before anything is predicted which blocks the ids hold.
-
-        Without a budget those that some interaction has used: an unused block is as it was, so the store need not hold it.
-        Under a budget worth is that at an id's first new interaction: what it is at later ones, the earlier ones may not know.
-        """
-        budget, local = self._components.budget, opened.interactions.local
-        if budget is None:
-            for field, lent in enumerate(opened.lent):
-                used = np.zeros((len(lent.slots), uses.shape[2]), dtype=np.bool_)
-                np.logical_or.at(used, local[field], uses[field] > 0)
-                lent.slabs[HOLDS][lent.slots] = np.where(used, np.int8(HELD), lent.slabs[HOLDS][lent.slots])
-            return
-        demands = [self._demand(budget, opened, uses, field) for field in range(2)]
-        for field, held in enumerate(budget.admit((demands[0], demands[1]))):
-            lent, new = opened.lent[field], opened.new[field]
-            slots = lent.slots[:new]
-            lent.slabs[HOLDS][slots] = np.where(held, np.int8(HELD), np.int8(0))
-            lent.slabs[WORTH][slots, :-1] = demands[field].worth
-            lent.slabs[WORTH][slots, -1] = budget.step
-
-    def _demand(self, budget: MemoryBudget, opened: OpenBatch, uses: FloatArray, field: int) -> SideDemand:
-        carried, new, lent = opened.carried, opened.new[field], opened.lent[field]
-        first: NDArray[np.int64] = np.unique(opened.interactions.local[field, carried:], return_index=True)[1]
-        worth = budget.worth(self._components.plans[field], opened.counts[field][first], uses[field, carried:][first])
-        held = lent.slabs[HOLDS][lent.slots[:new]] != 0
-        ids = opened.ids[field][:new]
-        asks = np.array([identifier not in opened.waits[field] for identifier in ids], dtype=np.bool_)
-        return SideDemand(ids=ids, first=first, held=held, worth=worth, asks=asks)
+        """Marks the blocks that some interaction uses: an unused block is as it was, so the store need not hold it."""
+        for field, lent in enumerate(opened.lent):
+            used = np.zeros((len(lent.slots), uses.shape[2]), dtype=np.bool_)
+            np.logical_or.at(used, opened.interactions.local[field], uses[field] > 0)
+            lent.slabs[HOLDS][lent.slots] = np.where(used, np.int8(HELD), lent.slabs[HOLDS][lent.slots])
 
     def update(self) -> None:
-        """Steps the dense weights and the gate; keeps what the learning of labels that wait will need."""
+        """Steps the dense weights, gate or controllers; keeps what the learning of labels that wait will need."""
         opened = self._opened()
         batch, interactions, out = opened.batch, opened.interactions, opened.out
         which = np.arange(batch.carried, len(interactions.times))
         newton_observe(out.inputs, which, out.probabilities, interactions.binary, interactions.classes, self._precision, self._gradient)
         slopes = self._slopes(opened)  # with the weights of the predictions, before they step
         newton_descend(self._weights, self._precision, self._gradient)
-        gate, trace = self._components.gate, self._components.trace
-        if trace is not None and isinstance(gate, ControllerGate):
-            trace.learn(slopes, gate)
-        elif slopes is not None:
-            gate.learn(slopes)
+        if slopes is not None:
+            self._components.gate.learn(slopes)
+        self._settle(opened)
         rest = np.setdiff1d(np.arange(len(self._waiting_base)), batch.due)
         self._waiting_base = np.concatenate([self._waiting_base[rest], out.base[batch.waiting]])
         self._waiting_uses = np.concatenate([self._waiting_uses[:, rest], interactions.uses[:, batch.waiting]], axis=1)
 
+    def _settle(self, opened: _Open) -> None:
+        """Rows onto their grid, what is remembered into the records, bytes and controllers brought up to date."""
+        search = self._components.search
+        if search is not None:
+            search.keep(opened.batch, opened.memory)
+        for field, holdings in enumerate(self._components.holdings):
+            lent = opened.batch.lent[field]
+            if self._config.row_precision == "int16":
+                self._round(field, lent)
+            holdings.account(lent, opened.before[field], indexed=search is not None)
+        if search is not None:
+            search.learn(opened.batch, opened.interactions, opened.out)
+
+    def _round(self, field: int, lent: Lent) -> None:
+        blocks = self._components.plans[field].blocks
+        own = hashed_uniform(lent.ids, seed=self._config.seed, table="rounding", width=2, std=1.0).view(np.uint64)[:, 0]
+        keys = (own + lent.slabs[CONTEXT][lent.slots, COUNT].astype(np.uint64)).astype(np.uint64)
+        firsts, ends = blocks.starts, np.array(blocks.dims, dtype=np.int64)
+        round_rows(lent.slabs[ROW], lent.slabs[HOLDS], lent.slots, firsts, ends, keys)
+
     def _slopes(self, opened: _Open) -> FloatArray | None:
-        """[2, B, N] ∂L/∂α of the mini-batch's loss and cost; None where nothing is searched."""
-        weights, batch, config = self._components.gate.weights, opened.batch, self._config
+        """[2, B, N] ∂L/∂α of the mini-batch's loss; None where no weights learn from it."""
+        weights, batch = self._components.gate.weights, opened.batch
         if weights is None:
             return None
         count, carried = len(opened.interactions.times), batch.carried
         every = np.zeros((2, count, weights.shape[2]), dtype=weights.dtype)
         every[:, carried:] = weights
-        counts = np.zeros((2, count))
-        counts[:, carried:] = batch.counts
         slopes = np.empty_like(every)
-        costs = config.cost * np.array(config.dims, dtype=np.float64)
-        mixture_slopes(
-            opened.interactions, opened.model, opened.out, every, counts, costs, config.amortised, 0.0, config.nested, slopes
-        )  # fmt: skip
+        mixture_slopes(opened.interactions, opened.model, opened.out, every, self._config.nested, slopes)
         known: FloatArray = slopes[:, carried:]
         return known
 
     def end(self) -> None:
-        """Enters who was given blocks, and takes blocks from ids that are worth too little."""
-        self._open = None
-        if self._components.budget is not None:
-            self._components.budget.commit()
-            self._components.budget.sweep()
+        """Takes blocks from ids that are worth too little."""
+        opened, self._open = self._open, None
+        if self._components.search is not None and opened is not None:
+            self._components.search.sweep(opened.batch.totals)
+
+    def report(self) -> dict[str, float | None]:
+        """What is kept for embeddings, and what the search says of it: fields of the metrics topic."""
+        holdings, search = self._components.holdings, self._components.search
+        return bytes_report(holdings) | ({} if search is None else search.report())
 
     def _arrays(self) -> dict[str, FloatArray]:
         return {"newton/weights": self._weights, "newton/precision": self._precision}
@@ -227,11 +253,11 @@ class StreamLearner:
     def state_dict(self) -> Arrays:
         """Dense weights, the gate, and what waits for its labels; copies."""
         own = {**self._arrays(), "waiting/base": self._waiting_base, "waiting/uses": self._waiting_uses}
-        optional = [part.state_dict() for part in (self._components.trace, self._components.budget) if part is not None]
+        search = self._components.search
         return {
             **{name: array.copy() for name, array in own.items()},
             **self._components.gate.state_dict(),
-            **{name: array for state in optional for name, array in state.items()},
+            **({} if search is None else search.state_dict()),
         }
 
     def load_state_dict(self, state: Arrays) -> None:
@@ -246,9 +272,10 @@ class StreamLearner:
         self._gradient[:] = 0.0
         self._waiting_base, self._waiting_uses = read(state, "waiting/base"), read(state, "waiting/uses")
         self._components.gate.load_state_dict(state)
-        for part in (self._components.trace, self._components.budget):
-            if part is not None:
-                part.load_state_dict(state)
+        if self._components.search is not None:
+            self._components.search.load_state_dict(state)
+        for holdings in self._components.holdings:
+            holdings.count_all()
 
     def _opened(self) -> _Open:
         if self._open is None:

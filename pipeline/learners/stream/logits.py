@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoemb_pipeline.kernels.controllers import softmax_rows, softmax_slopes
+from autoemb_pipeline.kernels.logits import softmax_rows, softmax_slopes
 from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.packing import read
 from autoemb_pipeline.learners.search.config import LOGIT_TABLES

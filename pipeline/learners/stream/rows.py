@@ -1,8 +1,8 @@
 """One side's rows of the stream learner: what it adds to the records of users and items in the row store.
 
 A record's parts behind the context's: the row [D embedding | bias | N block variances | bias variance], which the compiled kernels read
-and write where it lies; which blocks the id holds (`autoemb_pipeline.kernels`: ABSENT, HELD); and under a memory budget [N | 1] what each
-block was worth to the id when last seen, and the mini-batch of that. Of a block that an id does not hold, the store keeps nothing.
+and write where it lies; which blocks the id holds (`autoemb_pipeline.kernels`: ABSENT, HELD); and where dimensions are searched, what the
+id remembers (`memory`). Of a block that an id does not hold, the store keeps nothing.
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autoemb_pipeline.kernels import ABSENT
 from autoemb_pipeline.learners.stream.blocks import Blocks
 from autoemb_pipeline.rows import Lent, RecordSpec, Rows, TableSpec, hashed_uniform
 
-ROW, HOLDS, WORTH = 1, 2, 3  # positions of the parts in a record; the context's is 0
-BIAS_COLUMNS = 2
-BOOKKEEPING_COLUMNS = 2
+CONTEXT, ROW, HOLDS, REMEMBERED = range(4)  # positions of the parts in a record
+REMEMBERED_BYTES = 160
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +32,10 @@ class SidePlan:
         bias_variance: of a new id's bias.
         seed: of new means.
         dtype: as stored and lent.
-        budgeted: rows keep bookkeeping for `autoemb_pipeline.learners.stream.budget`.
+        fixed_width: numbers of the fixed-size embedding that bytes are compared with.
+        context_bytes: of an id's context row.
+        precision: of the embedding's numbers as stored.
+        searched: ids remember interactions until they have all blocks.
     """
 
     name: str
@@ -42,7 +45,10 @@ class SidePlan:
     bias_variance: float
     seed: int
     dtype: Literal["f4", "f8"]
-    budgeted: bool = False
+    fixed_width: int
+    context_bytes: int
+    precision: Literal["float32", "int16"] = "float32"
+    searched: bool = False
 
     @property
     def spaces(self) -> int:
@@ -54,21 +60,24 @@ class SidePlan:
         own = self.blocks.bounds(block)
         return (*range(own.start, own.stop), self.blocks.dims[-1] + 1 + block)
 
-    def row_bytes(self, block: int) -> int:
-        """Bytes that a block costs, bias and bookkeeping included."""
-        numbers = int(self.blocks.sizes[block]) + 1 + (BIAS_COLUMNS if block == 0 else 0) + (BOOKKEEPING_COLUMNS if self.budgeted else 0)
-        return numbers * (4 if self.dtype == "f4" else 8)
-
     def spec(self) -> RecordSpec:
         """The parts behind the context's."""
+        stored: Literal["whole", "int16"] = "int16" if self.precision == "int16" else "whole"
+        width = self.blocks.dims[-1] + self.spaces + 2
         parts = [
-            TableSpec(name="row", width=self.blocks.dims[-1] + self.spaces + 2, dtype=self.dtype, initial=partial(new_rows, plan=self)),
+            TableSpec(name="row", width=width, dtype=self.dtype, initial=partial(new_rows, plan=self), stored=stored),
             TableSpec(name="held", width=self.spaces, dtype="i1"),
         ]
-        if self.budgeted:
-            parts.append(TableSpec(name="worth", width=self.spaces + 1))
-        blocks = tuple(self.columns(block) for block in range(self.spaces))
-        return RecordSpec(name=self.name, parts=tuple(parts), held=1, optional=0, blocks=blocks)
+        if self.searched:
+            parts.append(TableSpec(name="remembered", width=REMEMBERED_BYTES, dtype="i1", stored="sized"))
+        return RecordSpec(
+            name=self.name,
+            parts=tuple(parts),
+            held=1,
+            optional=0,
+            blocks=tuple(self.columns(block) for block in range(self.spaces)),
+            numbers=tuple((own.start, own.stop) for own in map(self.blocks.bounds, range(self.spaces))),
+        )
 
 
 def new_rows(ids: Sequence[str], *, plan: SidePlan) -> Rows:
@@ -82,8 +91,11 @@ def new_rows(ids: Sequence[str], *, plan: SidePlan) -> Rows:
     return rows
 
 
-def take(plan: SidePlan, lent: Lent, block: int) -> None:
-    """Takes a block from ids whose records are lent; their numbers are new ones again."""
-    columns = np.array(plan.columns(block))
-    lent.slabs[ROW][lent.slots[:, None], columns] = new_rows(lent.ids, plan=plan)[:, columns]
-    lent.slabs[HOLDS][lent.slots, block] = ABSENT
+def take(plan: SidePlan, lent: Lent, levels: NDArray[np.int64]) -> None:
+    """Takes blocks from ids whose records are lent, down to these levels [n]; their numbers are new ones again."""
+    fresh = new_rows(lent.ids, plan=plan)
+    for block in range(plan.spaces):
+        fewer = np.flatnonzero(levels <= block)
+        columns, slots = np.array(plan.columns(block)), lent.slots[fewer]
+        lent.slabs[ROW][slots[:, None], columns] = fresh[fewer[:, None], columns]
+        lent.slabs[HOLDS][slots, block] = ABSENT

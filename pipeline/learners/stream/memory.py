@@ -1,0 +1,126 @@
+"""What ids remember of their interactions until they have all their blocks, packed into a part of their record.
+
+A part of int8 [W] begins with the length of what is behind, little-endian; then one entry after the other: the length of the partner's id
+in UTF-8, the id, a byte (bit 7: the partner remembers the interaction too; below: label or class), and C logits as float16.
+
+Shape legend: n distinct ids of a field, R remembered interactions, B interactions of a mini-batch, C outputs, W bytes of the part.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoemb_pipeline.kernels import Memory
+from autoemb_pipeline.records import FloatArray
+from autoemb_pipeline.rows import Lent
+
+LENGTH_BYTES = 2
+SHARED = 128
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One remembered interaction: the partner's id, the logits without products, the label or class, and whether the partner has it too."""
+
+    partner: str
+    offsets: NDArray[np.float16]
+    label: int
+    shared: bool
+
+
+def used_bytes(part: NDArray[np.int8], slots: Integers) -> Integers:
+    """[n] bytes of entries that the ids in these slots remember."""
+    head = np.ascontiguousarray(part[slots, :LENGTH_BYTES]).view(np.uint8).astype(np.int64)
+    return head[:, 0] + 256 * head[:, 1]
+
+
+def entries(part: NDArray[np.int8], slot: int, outputs: int) -> list[Entry]:
+    """What the id in this slot remembers, oldest first. outputs: C."""
+    content = part[slot].tobytes()
+    place, end = LENGTH_BYTES, LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "little")
+    known = []
+    while place < end:
+        size = content[place]
+        behind = place + 1 + size
+        partner, flags = content[place + 1 : behind].decode(), content[behind]
+        offsets = np.frombuffer(content, dtype="<f2", count=outputs, offset=behind + 1)
+        known.append(Entry(partner, offsets, flags % SHARED, flags >= SHARED))
+        place = behind + 1 + 2 * outputs
+    return known
+
+
+def forget(part: NDArray[np.int8], slots: Integers) -> None:
+    """Empties what the ids in these slots remember."""
+    part[slots, :LENGTH_BYTES] = 0
+
+
+def append(
+    lent: tuple[Lent, Lent],
+    position: int,
+    field: int,
+    memory: Memory,
+    local: Integers,
+    labels: Integers,
+    names: tuple[Sequence[str], Sequence[str]],
+) -> None:
+    """Packs what the ids of a field remember of a mini-batch behind what they remembered before; what does not fit is not remembered.
+
+    Args:
+        lent: both sides' records.
+        position: of the part in a record.
+        field: the ids'.
+        memory: as the kernel left it.
+        local: [2, B] positions of the interactions' ids.
+        labels: [B] label or class.
+        names: of both sides the distinct ids.
+    """
+    part, slots = lent[field].slabs[position], lent[field].slots
+    heads, following = memory.heads[field], memory.following[field]
+    outputs = memory.own_offsets.astype("<f2")
+    for k in np.flatnonzero(heads >= 0).tolist():
+        row = part[slots[k]].view(np.uint8)
+        used, i = int(row[0]) + 256 * int(row[1]), int(heads[k])
+        packed = bytearray()
+        while i >= 0:
+            partner = names[1 - field][local[1 - field, i]].encode()
+            flags = int(labels[i]) + SHARED * int(memory.own_shared[i])
+            entry = bytes([min(len(partner), 255)]) + partner + bytes([flags]) + outputs[i].tobytes()
+            if len(partner) < 256 and LENGTH_BYTES + used + len(packed) + len(entry) <= len(row):
+                packed += entry
+            i = int(following[i])
+        start, used = LENGTH_BYTES + used, used + len(packed)
+        row[start : start + len(packed)] = np.frombuffer(bytes(packed), dtype=np.uint8)
+        row[0], row[1] = used % 256, used // 256
+
+
+def partners_of(part: NDArray[np.int8], slots: Integers, outputs: int) -> list[list[Entry]]:
+    """Of each of these slots what it remembers."""
+    return [entries(part, slot, outputs) for slot in slots.tolist()]
+
+
+def as_columns(
+    remembered: Sequence[Sequence[Entry]], promoted: Integers, count: int, positions: dict[str, int], outputs: int
+) -> tuple[Integers, Integers, FloatArray, Integers, NDArray[np.int8]]:
+    """Columns of a field for `Memory`: starts, partners, offsets, labels, shared.
+
+    Args:
+        remembered: of each promoted id its entries.
+        promoted: their positions among the field's distinct ids.
+        count: n of these.
+        positions: of the other side's ids.
+        outputs: C.
+    """
+    sizes = np.zeros(count, dtype=np.int64)
+    sizes[promoted] = [len(own) for own in remembered]
+    order = np.argsort(promoted, kind="stable")
+    flat = [entry for k in order.tolist() for entry in remembered[k]]
+    return (
+        np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        np.array([positions[entry.partner] for entry in flat], dtype=np.int64),
+        np.array([entry.offsets for entry in flat], dtype=np.float64).reshape(len(flat), outputs),
+        np.array([entry.label for entry in flat], dtype=np.int64),
+        np.array([entry.shared for entry in flat], dtype=np.int8),
+    )

@@ -1,0 +1,290 @@
+"""Which blocks every id holds: chosen by validation, paid by the byte, and nothing lost by waiting.
+
+An id gets the space n of dimensions d_n where Σ_{j ≤ n} worth_j(x) · (1 + count) - price · bytes_n is largest; n = 0 is no row at all. worth
+is what the controllers expect block j to save per interaction, and 1 + count how many interactions an id with this count can expect, as
+popularity is long-tailed. While a larger space is likely within a few times its present count, an id waits: it remembers its interactions
+and, when it gets the blocks, learns them once, by ordinary Kalman steps of both rows.
+
+A part of the ids, chosen by a hash, holds every block from the first interaction on: a panel, without which nobody would know what blocks are
+worth to ids that have none.
+
+Shape legend: B new interactions, E all of the mini-batch, n distinct ids, N blocks, K controller inputs; 2 sides.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoemb_pipeline.kernels import FIXED_INPUTS, Interactions, Memory, Predicted, controller_inputs, no_memory, validate, weights_at
+from autoemb_pipeline.kernels.layout import COUNT
+from autoemb_pipeline.kernels.search import THRESHOLDS
+from autoemb_pipeline.learners.base import Arrays
+from autoemb_pipeline.learners.common.packing import pack_strings, read, unpack_strings
+from autoemb_pipeline.learners.stream.config import StreamConfig
+from autoemb_pipeline.learners.stream.controllers import CLUSTERS, Controller
+from autoemb_pipeline.learners.stream.holdings import Holdings
+from autoemb_pipeline.learners.stream.memory import Entry, append, as_columns, entries, forget, used_bytes
+from autoemb_pipeline.learners.stream.price import Price
+from autoemb_pipeline.learners.stream.rows import CONTEXT, REMEMBERED, REMEMBERED_BYTES, SidePlan, take
+from autoemb_pipeline.open_batch import SIDES, OpenBatch
+from autoemb_pipeline.records import FloatArray
+from autoemb_pipeline.rows import Lent, RowStore, hashed_uniform
+
+AHEAD = 4.0
+"""Times the present count: how far ahead an id waits for a larger space."""
+SHRUNK_BELOW = 0.5
+"""A block that is held is taken when it is worth less than this part of its price."""
+UNTRAINED = 0.75
+"""Part of what a partner's blocks save that is lost with an interaction that they do not learn."""
+ROOM = 48
+"""Bytes left for remembering below which an id counts as one that can remember no more."""
+Z95 = 1.96
+Integers = NDArray[np.int64]
+Held = NDArray[np.bool_]
+
+
+class Search:
+    """The choices of both sides.
+
+    Args:
+        config: spaces, price, panel, method.
+        plans: both sides' rows.
+        holdings: both sides' bytes.
+        store: holds the records.
+        outputs: C logits of a prediction.
+    """
+
+    def __init__(
+        self, config: StreamConfig, plans: tuple[SidePlan, SidePlan], holdings: tuple[Holdings, Holdings], store: RowStore, outputs: int
+    ) -> None:
+        self._config, self._plans, self._store, self._outputs = config, plans, store, outputs
+        self._spaces = len(config.dims)
+        self.holdings = holdings
+        self.controllers = tuple(Controller(self._spaces, FIXED_INPUTS + self._spaces) for _ in SIDES)
+        self.price = Price(config.tolerance, config.memory_budget)
+        self._inputs: list[FloatArray] = []
+        self._worth: list[FloatArray] = []
+        self._entries: list[tuple[Integers, list[list[Entry]]]] = []
+        self.choices: Integers = np.zeros((2, 0), dtype=np.int64)
+        self.foreseen: NDArray[np.int8] = np.zeros((2, 0), dtype=np.int8)
+
+    def choose(self, opened: OpenBatch) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Decides what the ids of the new interactions shall hold.
+
+        Returns:
+            For each side further ids whose records must be lent: partners that promoted ids of the other side remember.
+        """
+        carried, counts = opened.carried, opened.counts
+        total = len(opened.interactions.times)
+        self.choices, self.foreseen = np.zeros((2, total), dtype=np.int64), np.zeros((2, total), dtype=np.int8)
+        self._inputs, self._worth, self._entries = [], [], []
+        for field in range(2):
+            local = opened.interactions.local[field, carried:]
+            inputs = self._seen(opened.lent[field], local, opened.totals, field)
+            worth = self.controllers[field].worth(inputs, counts[field])
+            wanted, foreseen = self._wanted(opened, field, local, inputs, worth)
+            self.choices[field, carried:], self.foreseen[field, carried:] = wanted, foreseen
+            self._inputs.append(inputs)
+            self._worth.append(worth)
+        if self.price.budget:
+            self._afford(opened)
+        for field in range(2):
+            self._entries.append(self._promoted(opened, field))
+        return self._partners(opened)
+
+    def _seen(self, lent: Lent, local: Integers, totals: FloatArray, field: int) -> FloatArray:
+        """[B, K + 1] the controllers' inputs and a constant."""
+        inputs = np.ones((len(local), FIXED_INPUTS + self._spaces + 1))
+        seen = np.zeros((len(local), FIXED_INPUTS + self._spaces), dtype=np.float32)
+        controller_inputs(
+            np.ascontiguousarray(local), lent.slots, lent.slabs[CONTEXT], totals, weights_at(field), np.zeros(len(local)), seen
+        )
+        inputs[:, :-1] = seen
+        return inputs
+
+    def _wanted(
+        self, opened: OpenBatch, field: int, local: Integers, inputs: FloatArray, worth: FloatArray
+    ) -> tuple[Integers, NDArray[np.int8]]:
+        """[B] blocks, and whether more are likely soon."""
+        lent, holdings, counts = opened.lent[field], self.holdings[field], opened.counts[field]
+        held = holdings.levels(lent)[local]
+        remembered = used_bytes(lent.slabs[REMEMBERED], lent.slots)[local]
+        price = self.price.value
+        costs = price * np.broadcast_to(holdings.by_level.astype(np.float64), (len(local), self._spaces + 1)).copy()
+        costs[:, 0] += price * np.minimum(remembered + _ENTRY, REMEMBERED_BYTES)
+        costs[np.arange(self._spaces + 1) <= held[:, None]] *= SHRUNK_BELOW
+        now = _best(worth, 1.0 + counts, costs)
+        later = AHEAD * (1.0 + counts)
+        ahead = inputs.copy()
+        ahead[:, : len(THRESHOLDS)] = later[:, None] >= THRESHOLDS
+        ahead[:, len(THRESHOLDS)] = np.log(np.maximum(later, 1.0)) / np.log(THRESHOLDS[-1])
+        soon = _best(self.controllers[field].worth(ahead, later), 1.0 + later, costs)
+        full = remembered > REMEMBERED_BYTES - ROOM
+        now = np.where((held == 0) & full, np.maximum(now, 1), now)
+        panel = self._in_panel(opened.ids[field][: opened.new[field]], field)[local]
+        wanted = np.where(panel, self._spaces, np.maximum(now, held))
+        return wanted, ((soon > wanted) & ~full).astype(np.int8)
+
+    def _in_panel(self, ids: tuple[str, ...], field: int) -> Held:
+        unit = hashed_uniform(ids, seed=self._config.seed, table=f"panel.{SIDES[field]}", width=1, std=1.0)[:, 0] / 3.0**0.5
+        return np.asarray(0.5 * (unit + 1.0) < self._config.panel)
+
+    def _afford(self, opened: OpenBatch) -> None:
+        """Takes back what the budget has no room for: in the order of the interactions, the user before the item."""
+        room = float(self._config.memory_budget - sum(side.bytes for side in self.holdings))
+        level = [side.levels(lent) for side, lent in zip(self.holdings, opened.lent, strict=True)]
+        local = opened.interactions.local
+        more = [self.choices[field] > level[field][local[field]] for field in range(2)]
+        for i in np.flatnonzero(more[0] | more[1]).tolist():
+            for field in range(2):
+                k, by_level = local[field, i], self.holdings[field].by_level
+                cost = by_level[self.choices[field, i]] - by_level[level[field][k]]
+                if cost > 0 and cost <= room:
+                    room, level[field][k] = room - cost, self.choices[field, i]
+                self.choices[field, i] = min(self.choices[field, i], level[field][k])
+
+    def _promoted(self, opened: OpenBatch, field: int) -> tuple[Integers, list[list[Entry]]]:
+        """Ids that will get blocks and remember something, and what."""
+        lent, local = opened.lent[field], opened.interactions.local[field]
+        most = np.zeros(len(lent.slots), dtype=np.int64)
+        np.maximum.at(most, local, self.choices[field])
+        some = used_bytes(lent.slabs[REMEMBERED], lent.slots) > 0
+        promoted = np.flatnonzero(some & (most > self.holdings[field].levels(lent)))
+        part = lent.slabs[REMEMBERED]
+        return promoted, [entries(part, slot, self._outputs) for slot in lent.slots[promoted].tolist()]
+
+    def _partners(self, opened: OpenBatch) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        further = []
+        for field in range(2):
+            here = set(opened.ids[field])
+            named = {entry.partner: None for own in self._entries[1 - field][1] for entry in own if entry.partner not in here}
+            further.append(tuple(named))
+        return further[0], further[1]
+
+    def memory(self, opened: OpenBatch, interactions: Interactions) -> Memory:
+        """What the kernel needs of the past to give blocks; all partners are lent by now."""
+        memory = no_memory(interactions, self._outputs)
+        columns = []
+        for field in range(2):
+            promoted, remembered = self._entries[field]
+            positions = {identifier: k for k, identifier in enumerate(opened.ids[1 - field])} if remembered else {}
+            columns.append(as_columns(remembered, promoted, len(opened.ids[field]), positions, self._outputs))
+        starts, partners, offsets, labels, shared = zip(*columns, strict=True)
+        return memory._replace(starts=starts, partners=partners, offsets=offsets, labels=labels, shared=shared)
+
+    def keep(self, opened: OpenBatch, memory: Memory) -> None:
+        """Packs what the mini-batch left to remember into the records."""
+        interactions = opened.interactions
+        labels = interactions.classes if self._outputs > 1 else interactions.binary.astype(np.int64)
+        for field in range(2):
+            lent = opened.lent[field]
+            forget(lent.slabs[REMEMBERED], lent.slots[memory.forgotten[field] != 0])
+            append(opened.lent, REMEMBERED, field, memory, interactions.local, labels, opened.ids)
+
+    def learn(self, opened: OpenBatch, interactions: Interactions, out: Predicted) -> None:
+        """The controllers learn from the mini-batch's losses, and the price moves."""
+        new = slice(opened.carried, None)
+        count = len(out.levels[0]) - opened.carried
+        losses, expected = np.empty((count + opened.carried, self._spaces + 1)), np.empty((count + opened.carried, self._spaces))
+        validate(interactions, out, losses, expected)
+        level = out.levels[:, new].min(axis=0)
+        lacking = np.arange(self._spaces)[None, :] >= level[:, None]
+        saved = (losses[:, :-1] - losses[:, 1:])[new]
+        known = np.where(lacking, np.nan, expected[new])
+        clusters = self._clusters(opened)
+        for field, controller in enumerate(self.controllers):
+            controller.learn(self._inputs[field], opened.counts[field], known, saved, clusters)
+        self.price.move(self._given_up(out.levels[:, new], level), sum(side.bytes for side in self.holdings))
+
+    def _clusters(self, opened: OpenBatch) -> Integers:
+        own = hashed_uniform(opened.ids[0][: opened.new[0]], seed=0, table="clusters", width=1, std=1.0)[:, 0].view(np.int32)
+        known: Integers = (own.astype(np.int64) % CLUSTERS)[opened.interactions.local[0, opened.carried :]]
+        return known
+
+    def _given_up(self, levels: Integers, level: Integers) -> float:
+        """Mean over the interactions of what the blocks that the pair lacked would have saved, now and by their learning."""
+        lost = []
+        for worth in self._worth:
+            behind = np.concatenate([np.cumsum(worth[:, ::-1], axis=1)[:, ::-1], np.zeros((len(worth), 1))], axis=1)
+            lost.append(behind[np.arange(len(level)), level])
+        lacks = levels == level
+        one = np.where(lacks[0], lost[0] + UNTRAINED * lost[1], lost[1] + UNTRAINED * lost[0])
+        return float(np.where(lacks.all(axis=0), np.minimum(lost[0], lost[1]), one).mean())
+
+    def sweep(self, totals: FloatArray) -> None:
+        """Takes blocks that are not worth their price any more from some ids of each side."""
+        for field, (plan, holdings) in enumerate(zip(self._plans, self.holdings, strict=True)):
+            visited = holdings.next_visited()
+            if not visited:
+                continue
+            lent = self._store.lend(plan.name, visited)
+            inputs = self._seen(lent, np.arange(len(visited)), totals, field)
+            counts, held = lent.slabs[CONTEXT][lent.slots, COUNT], holdings.levels(lent)
+            worth = self.controllers[field].worth(inputs, counts)
+            costs = SHRUNK_BELOW * self.price.value * np.broadcast_to(holdings.by_level.astype(np.float64), (len(held), self._spaces + 1))
+            left = _best(worth, 1.0 + counts, np.where(np.arange(self._spaces + 1) <= held[:, None], costs, np.inf))
+            left = np.where(self._in_panel(tuple(visited), field), held, left)
+            poor = np.flatnonzero(left < held)
+            if not len(poor):
+                continue
+            before = holdings.measure(replaced(lent, poor))
+            take(plan, replaced(lent, poor), left[poor])
+            self._store.keep(plan.name, replaced(lent, poor))
+            holdings.account(replaced(lent, poor), before)
+            holdings.dropped(visited[k] for k in poor[left[poor] == 0].tolist())
+
+    def report(self) -> dict[str, float | None]:
+        """Fields of the metrics topic: the loss given up with its 95% interval, the price, and the shares of ids per space."""
+        given_up = self.price.given_up
+        error = max(controller.uncertainty() for controller in self.controllers)
+        half = None if given_up is None or not np.isfinite(error) else Z95 * error * abs(given_up)
+        fields: dict[str, float | None] = {
+            "loss_given_up": given_up,
+            "loss_given_up_low": None if given_up is None or half is None else given_up - half,
+            "loss_given_up_high": None if given_up is None or half is None else given_up + half,
+            "price_per_byte": self.price.value,
+        }
+        for side, holdings in zip(SIDES, self.holdings, strict=True):
+            for space, count in enumerate(holdings.holders.tolist()):
+                width = 0 if space == 0 else self._config.dims[space - 1]
+                fields[f"{side}_ids_of_{width}"] = count
+        return fields
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Controllers, price and the sweep's places; copies."""
+        arrays: dict[str, NDArray[Any]] = {}
+        for side, controller in zip(SIDES, self.controllers, strict=True):
+            arrays |= controller.state_dict(f"controllers/{side}")
+        given_up = np.nan if self.price.given_up is None else self.price.given_up
+        return {
+            **arrays,
+            "search/price": np.array([self.price.value, given_up]),
+            **pack_strings("search/cursors", [side.cursor for side in self.holdings]),
+        }
+
+    def load_state_dict(self, state: Arrays) -> None:
+        """Restores what `state_dict` gave; what is held is read from the store."""
+        for side, controller in zip(SIDES, self.controllers, strict=True):
+            controller.load_state_dict(f"controllers/{side}", state)
+        value, given_up = read(state, "search/price").tolist()
+        self.price = replace(self.price, value=value, given_up=None if np.isnan(given_up) else given_up)
+        for holdings, cursor in zip(self.holdings, unpack_strings("search/cursors", state), strict=True):
+            holdings.cursor = cursor
+
+
+_ENTRY = 12
+"""Bytes of a usual remembered interaction."""
+
+
+def _best(worth: FloatArray, future: FloatArray, costs: FloatArray) -> Integers:
+    """[B] the number of blocks with the largest surplus; the fewest of equals. worth: [B, N]; future: [B]; costs: [B, N + 1]."""
+    total = np.concatenate([np.zeros((len(worth), 1)), np.cumsum(worth, axis=1)], axis=1) * future[:, None]
+    best: Integers = np.argmax(total - costs, axis=1)
+    return best
+
+
+def replaced(lent: Lent, rows: Integers) -> Lent:
+    """Some of the lent records."""
+    return Lent(lent.slabs, lent.slots[rows], [lent.ids[k] for k in rows.tolist()], lent.own)
