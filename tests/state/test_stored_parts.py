@@ -286,7 +286,7 @@ def test_parts_that_cannot_be_stored_so_are_refused(spec: AnySpec) -> None:
 
 
 def test_the_store_calls_kernels_with_the_types_compiled_ahead_alone(make: Make) -> None:
-    compile_all(lambda *progress: None)
+    compile_all(lambda *_: None)
     store = make([SPEC, replace(EVENTS, name="plain")])
     fill(store, NAMES, records(300, 0))
     fill(store, NAMES[:1], tuple(part[:1] for part in records(300, 0)))
