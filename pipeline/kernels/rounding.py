@@ -68,6 +68,6 @@ def round_rows(rows: Rows, held: Bytes, slots: Integers, firsts: Integers, ends:
                 y = np.float64(rows[row, c]) * steps
                 whole = np.floor(y)
                 # floor(y + u), but y + u may round up to an integer that is not reached
-                up = unit(key + np.uint64(c + 1) * GOLDEN) >= 1.0 - (y - whole)
-                q = whole + (1.0 if up else 0.0)
+                upward = unit(key + np.uint64(c + 1) * GOLDEN) >= 1.0 - (y - whole)
+                q = whole + (1.0 if upward else 0.0)
                 rows[row, c] = np.float32(min(max(q, -bound), bound) * step)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from autoemb_pipeline.errors import CheckpointError, ConfigurationError
-from autoemb_pipeline.kernels import HELD, round_rows
+from autoemb_pipeline.kernels import HELD, compile_all, round_rows, values
 from autoemb_pipeline.rows import AnySpec, Record, RecordSpec, RowStore, TableSpec, hashed_uniform, joined, stored_bytes
 from autoemb_pipeline.state.codec import VERSION, RowCodec, format_of, spec_of
 from autoemb_pipeline.state.options import RocksConfig
@@ -283,3 +283,15 @@ def test_parts_that_cannot_be_stored_so_are_refused(spec: AnySpec) -> None:
     with pytest.raises(ConfigurationError, match="cannot be stored"):
         checked_specs([spec])
     checked_specs([SPEC, EVENTS])
+
+
+def test_the_store_calls_kernels_with_the_types_compiled_ahead_alone(make: Make) -> None:
+    compile_all(lambda *_: None)
+    store = make([SPEC, replace(EVENTS, name="plain")])
+    fill(store, NAMES, records(300, 0))
+    fill(store, NAMES[:1], tuple(part[:1] for part in records(300, 0)))
+    store.scatter("plain", NAMES, np.zeros((300, 12), dtype=np.int8))
+    store.gather("plain", NAMES)
+    assert len(list(store.records("user"))) == 300
+    kernels = (round_rows, values.pack_int16, values.unpack_int16, values.trim_sized, values.read_sized)
+    assert [len(kernel.overloads) for kernel in kernels] == [1] * 5  # type: ignore[attr-defined]
