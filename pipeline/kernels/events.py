@@ -181,7 +181,14 @@ def _predict(i: int, events: Interactions, state: State, model: Model, out: Pred
             x[first + p * spaces + j] = work.gates[p, j] * work.products[p, j]
     for c in range(len(model.levels)):
         out.probabilities[i, c] = work.prefixes[spaces, c]
-    out.prefixes[i] = work.prefixes
+    _keep_prefixes(i, out, work)
+
+
+@helper
+def _keep_prefixes(i: int, out: Predicted, work: _Work) -> None:
+    for n in range(work.prefixes.shape[0]):
+        for c in range(work.prefixes.shape[1]):
+            out.prefixes[i, n, c] = work.prefixes[n, c]
 
 
 @helper
@@ -351,7 +358,7 @@ def _learn(i: int, events: Interactions, state: State, model: Model, out: Predic
         _remember(i, biases, events, state, model, out, memory)
     if model.revisited:
         _evaluate(i, events, state, model, out, work)
-        out.prefixes[i] = work.prefixes
+        _keep_prefixes(i, out, work)
 
 
 @helper
