@@ -34,8 +34,11 @@ SMALLEST_CLASS = 1e-12
 
 
 class _Work(NamedTuple):
-    """Scratch of one interaction: slots, γ, c, products and squared lengths as rows stand, |d|², variances, of each prefix S, (y-p)/(hS)
-    and probabilities, the score's logits without products, and which fields' rows learn."""
+    """Scratch of one interaction.
+
+    In order: slots, γ, c, products and squared lengths as rows stand, |d|², variances, steps' factors, rows before; of each prefix S,
+    (y-p)/(hS) and probabilities; the logits without products; and which fields' rows learn.
+    """
 
     place: Integers
     gains: Floats
@@ -362,9 +365,7 @@ def _learn(i: int, events: Interactions, state: State, model: Model, out: Predic
 
 
 @helper
-def _perform(
-    operations: Operations, events: Interactions, state: State, model: Model, out: Predicted, memory: Memory, work: _Work
-) -> None:
+def _perform(operations: Operations, events: Interactions, state: State, model: Model, out: Predicted, memory: Memory, work: _Work) -> None:
     predicted = -1  # whose score stands in `work`
     for k in range(len(operations.events)):
         kind, i = operations.kinds[k], operations.events[k]
@@ -389,8 +390,8 @@ def _perform(
 def run(operations: Operations, events: Interactions, state: State, model: Model, out: Predicted, memory: Memory) -> None:
     """Performs the operations in their order, on `state`, `out` and `memory` in place.
 
-    PREDICT i gives the ids the blocks chosen for them (`Model.searched`), fills row i of `out` and counts the interaction. LEARN i takes its
-    label into the rows, from the score that the rows as they stand give (right after its own PREDICT: the prediction itself), and into the
+    PREDICT i gives the ids the blocks chosen for them (`Model.searched`), fills row i of `out` and counts the interaction. LEARN i takes
+    its label into the rows, from the score that the rows as they stand give (right after its own PREDICT: the prediction itself), and into the
     label statistics. LEARN_ROWS and LEARN_STATISTICS do one of both; what LEARN and LEARN_ROWS need of `out` is the base logits.
     """
     _perform(operations, events, state, model, out, memory, _work(state, model, out.products.shape[1]))

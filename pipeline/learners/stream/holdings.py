@@ -99,7 +99,9 @@ class Holdings:
         named = sum(len(lent.ids[k].encode()) for k in new)
         self._id_bytes += named
         self.bytes += named + len(new) * self.base + int(size[known].sum() - before[1][before[2]].sum())
-        self.holders += np.bincount(levels[known], minlength=len(self.holders)) - np.bincount(before[0][before[2]], minlength=len(self.holders))
+        self.holders += np.bincount(levels[known], minlength=len(self.holders)) - np.bincount(
+            before[0][before[2]], minlength=len(self.holders)
+        )
         if indexed:
             self._index.update(lent.ids[k] for k in np.flatnonzero((levels > 0) & (before[0] == 0)).tolist())
 
