@@ -26,6 +26,7 @@ from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.producers.datasets.synthetic import PRESETS, SyntheticConfig, SyntheticModel
 from autoemb_pipeline.state.memory import MemoryRowStore
 from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
+from tests.benchmarks.commands import tell
 
 BATCH = 500
 LAST = 0.7
@@ -133,7 +134,7 @@ def main() -> None:
             stream = columns(name, 11 + seed)
             for run in options.run:
                 result = {"stream": name, "run": run, "seed": seed, "task": task, **measure(stream, run, seed, task)}
-                print(json.dumps({k: round(v, 7) if isinstance(v, float) else v for k, v in result.items()}), flush=True)
+                tell(json.dumps({k: round(v, 7) if isinstance(v, float) else v for k, v in result.items()}))
                 if options.log:
                     with options.log.open("a", encoding="utf-8") as log:
                         log.write(json.dumps(result) + "\n")

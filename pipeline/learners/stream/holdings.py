@@ -1,7 +1,8 @@
 """What is kept per id for embeddings, in bytes, and taking blocks back from ids for which they are no longer worth it.
 
-Counted is what the store keeps of each known id: an index entry and the id itself, its bias and the variance of it, the flags of its blocks,
-the numbers, scale and variance of each block that it holds, and what it remembers, partners' ids included. Context is counted apart.
+Counted is what the store keeps of each known id: an index entry and the id itself, its bias and the variance of it, the flags of its
+blocks, the numbers, scale and variance of each block that it holds, and what it remembers, partners' ids included. Context is counted
+apart.
 
 Shape legend: n ids, N blocks.
 """
@@ -19,7 +20,7 @@ from autoemb_pipeline.learners.stream.rows import CONTEXT, HOLDS, REMEMBERED, Si
 from autoemb_pipeline.rows import Lent, RowStore, stored_bytes
 
 INDEX_ENTRY_BYTES = 16
-VISITED_AT_ONCE = 128
+VISITED_AT_ONCE = 64
 Integers = NDArray[np.int64]
 Measured = tuple[Integers, Integers, NDArray[np.bool_]]
 """Of n lent ids: blocks held, bytes of them and of what is remembered, and whether the id is known."""
@@ -118,7 +119,7 @@ class Holdings:
 
     @property
     def fixed_bytes(self) -> int:
-        """Bytes that one embedding of all spaces' total width in float32 would take for every known id: numbers, variance, bias and its own."""
+        """Bytes of the known ids, had each one embedding of all spaces' total width in float32, with variance and bias."""
         return self.ids * (INDEX_ENTRY_BYTES + 4 * (self._plan.fixed_width + 3)) + self._id_bytes
 
     @property

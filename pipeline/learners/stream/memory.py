@@ -45,11 +45,11 @@ def entries(part: NDArray[np.int8], slot: int, outputs: int) -> list[Entry]:
     known = []
     while place < end:
         size = content[place]
-        behind = place + 1 + size
-        partner, flags = content[place + 1 : behind].decode(), content[behind]
-        offsets = np.frombuffer(content, dtype="<f2", count=outputs, offset=behind + 1)
+        end_of_id = place + 1 + size
+        partner, flags = content[place + 1 : end_of_id].decode(), content[end_of_id]
+        offsets = np.frombuffer(content, dtype="<f2", count=outputs, offset=end_of_id + 1)
         known.append(Entry(partner, offsets, flags % SHARED, flags >= SHARED))
-        place = behind + 1 + 2 * outputs
+        place = end_of_id + 1 + 2 * outputs
     return known
 
 

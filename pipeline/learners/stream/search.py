@@ -1,12 +1,12 @@
 """Which blocks every id holds: chosen by validation, paid by the byte, and nothing lost by waiting.
 
-An id gets the space n of dimensions d_n where Σ_{j ≤ n} worth_j(x) · (1 + count) - price · bytes_n is largest; n = 0 is no row at all. worth
-is what the controllers expect block j to save per interaction, and 1 + count how many interactions an id with this count can expect, as
-popularity is long-tailed. While a larger space is likely within a few times its present count, an id waits: it remembers its interactions
-and, when it gets the blocks, learns them once, by ordinary Kalman steps of both rows.
+An id gets the space n of dimensions d_n where Σ_{j ≤ n} worth_j(x) · (1 + count) - price · bytes_n is largest; n = 0 is no row at all.
+worth is what the controllers expect block j to save per interaction, and 1 + count how many interactions an id with this count can
+expect, as popularity is long-tailed. While a larger space is likely within a few times its present count, an id remembers its
+interactions; when it gets the blocks, these learn them once, by ordinary Kalman steps of both rows.
 
-A part of the ids, chosen by a hash, holds every block from the first interaction on: a panel, without which nobody would know what blocks are
-worth to ids that have none.
+A part of the ids, chosen by a hash, holds every block from the first interaction on: a panel, without which nobody would know what
+blocks are worth to ids that have none.
 
 Shape legend: B new interactions, E all of the mini-batch, n distinct ids, N blocks, K controller inputs; 2 sides.
 """
@@ -91,8 +91,8 @@ class Search:
             local = opened.interactions.local[field, carried:]
             inputs = self._seen(opened.lent[field], local, opened.totals, field)
             worth = self.controllers[field].worth(inputs, counts[field])
-            wanted, foreseen = self._wanted(opened, field, local, inputs, worth)
-            self.choices[field, carried:], self.foreseen[field, carried:] = wanted, foreseen
+            target, foreseen = self._targets(opened, field, local, inputs, worth)
+            self.choices[field, carried:], self.foreseen[field, carried:] = target, foreseen
             self._inputs.append(inputs)
             self._worth.append(worth)
         if self.price.budget:
@@ -111,7 +111,7 @@ class Search:
         inputs[:, :-1] = seen
         return inputs
 
-    def _wanted(
+    def _targets(
         self, opened: OpenBatch, field: int, local: Integers, inputs: FloatArray, worth: FloatArray
     ) -> tuple[Integers, NDArray[np.int8]]:
         """[B] blocks, and whether more are likely soon."""
@@ -130,8 +130,8 @@ class Search:
         full = remembered > REMEMBERED_BYTES - ROOM
         now = np.where((held == 0) & full, np.maximum(now, 1), now)
         panel = self._in_panel(self._numbers[field])[local]
-        wanted = np.where(panel, self._spaces, np.maximum(now, held))
-        return wanted, ((soon > wanted) & ~full).astype(np.int8)
+        target = np.where(panel, self._spaces, np.maximum(now, held))
+        return target, ((soon > target) & ~full).astype(np.int8)
 
     def _in_panel(self, numbers: NDArray[np.float32]) -> Held:
         """[n] from `id_numbers`."""
@@ -212,8 +212,8 @@ class Search:
         """Mean over the interactions of what the blocks that the pair lacked would have saved, now and by their learning."""
         lost = []
         for worth in self._worth:
-            behind = np.concatenate([np.cumsum(worth[:, ::-1], axis=1)[:, ::-1], np.zeros((len(worth), 1))], axis=1)
-            lost.append(behind[np.arange(len(level)), level])
+            remaining = np.concatenate([np.cumsum(worth[:, ::-1], axis=1)[:, ::-1], np.zeros((len(worth), 1))], axis=1)
+            lost.append(remaining[np.arange(len(level)), level])
         lacks = levels == level
         one = np.where(lacks[0], lost[0] + UNTRAINED * lost[1], lost[1] + UNTRAINED * lost[0])
         return float(np.where(lacks.all(axis=0), np.minimum(lost[0], lost[1]), one).mean())
