@@ -76,7 +76,7 @@ def test_the_view_fits_its_terminal_and_says_what_matters(width: int, method: st
     latest = watched.latest("metrics")
     for expected in (
         RUN_ID,
-        f"{method} (paper)",
+        f"{method} (stream)",
         "running mean",
         "online logistic",
         "300 interactions",
