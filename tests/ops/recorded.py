@@ -28,9 +28,17 @@ def tastes(events: int) -> list[Interaction]:
     return stream
 
 
-def recorded(method: str = "autoemb", task: str = "binary", *, batches: int = 6, size: int = 50) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The last (metrics, runtime) that an observer of the main path would see, preset stream."""
-    learner = from_preset("stream", method=method, task=task, panel=0.2)
+SMALL = {
+    "stream": {"panel": 0.2},
+    "paper": {"dims": (2, 16, 128), "hidden": (8,), "controller_hidden": (8,), "validation_size": 10},
+}
+
+
+def recorded(
+    method: str = "autoemb", task: str = "binary", *, preset: str = "stream", batches: int = 6, size: int = 50
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The last (metrics, runtime) that an observer of the main path would see."""
+    learner = from_preset(preset, method=method, task=task, **SMALL[preset])
     config = TrainerConfig(
         learner=learner, context=ContextConfig(with_classes=task == "rating"), prequential=PrequentialConfig(task=task, window=100)
     )
