@@ -246,10 +246,10 @@ class StreamLearner:
         if self._components.search is not None and opened is not None:
             self._components.search.sweep(opened.batch.totals)
 
-    def report(self) -> dict[str, float | None]:
+    def report(self) -> dict[str, object]:
         """What is kept for embeddings, and what the search says of it: fields of the metrics topic."""
         holdings, search = self._components.holdings, self._components.search
-        return bytes_report(holdings) | ({} if search is None else search.report())
+        return {**bytes_report(holdings), **({} if search is None else search.report())}
 
     def _arrays(self) -> dict[str, FloatArray]:
         return {"newton/weights": self._weights, "newton/precision": self._precision}

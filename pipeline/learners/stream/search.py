@@ -240,22 +240,24 @@ class Search:
             holdings.account(replaced(lent, poor), before)
             holdings.dropped(visited[k] for k in poor[left[poor] == 0].tolist())
 
-    def report(self) -> dict[str, float | None]:
-        """Fields of the metrics topic: the loss given up with its 95% interval, the price, and the shares of ids per space."""
+    def report(self) -> dict[str, object]:
+        """Fields of the metrics topic: the loss given up with its 95% interval, the price, and the number of ids in every space."""
         given_up = self.price.given_up
         error = max(controller.uncertainty() for controller in self.controllers)
         half = None if given_up is None or not np.isfinite(error) else Z95 * error * abs(given_up)
-        fields: dict[str, float | None] = {
+        low, high = (None, None) if given_up is None or half is None else (given_up - half, given_up + half)
+        widths = (0, *self._config.dims)
+        return {
             "loss_given_up": given_up,
-            "loss_given_up_low": None if given_up is None or half is None else given_up - half,
-            "loss_given_up_high": None if given_up is None or half is None else given_up + half,
+            "loss_given_up_low": low,
+            "loss_given_up_high": high,
+            "unresolved": None if given_up is None else half is None or half > self._config.tolerance,
             "price_per_byte": self.price.value,
+            **{
+                f"{side}_ids_of_space": dict(zip(map(str, widths), holdings.holders.tolist(), strict=True))
+                for side, holdings in zip(SIDES, self.holdings, strict=True)
+            },
         }
-        for side, holdings in zip(SIDES, self.holdings, strict=True):
-            for space, count in enumerate(holdings.holders.tolist()):
-                width = 0 if space == 0 else self._config.dims[space - 1]
-                fields[f"{side}_ids_of_{width}"] = count
-        return fields
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Controllers, price and the sweep's places; copies."""
