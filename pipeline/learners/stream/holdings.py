@@ -16,7 +16,7 @@ from sortedcontainers import SortedList
 
 from autoemb_pipeline.kernels.layout import COUNT
 from autoemb_pipeline.learners.stream.memory import LENGTH_BYTES, used_bytes
-from autoemb_pipeline.learners.stream.rows import CONTEXT, HOLDS, REMEMBERED, SidePlan
+from autoemb_pipeline.learners.stream.rows import CONTEXT, FIXED_WIDTH, HOLDS, REMEMBERED, SidePlan
 from autoemb_pipeline.rows import Lent, RowStore, stored_bytes
 
 INDEX_ENTRY_BYTES = 16
@@ -119,8 +119,8 @@ class Holdings:
 
     @property
     def fixed_bytes(self) -> int:
-        """Bytes of the known ids, had each one embedding of all spaces' total width in float32, with variance and bias."""
-        return self.ids * (INDEX_ENTRY_BYTES + 4 * (self._plan.fixed_width + 3)) + self._id_bytes
+        """Bytes of the known ids, had each the paper's fixed-size embedding in float32, with variance and bias."""
+        return self.ids * (INDEX_ENTRY_BYTES + 4 * (FIXED_WIDTH + 3)) + self._id_bytes
 
     @property
     def context_bytes(self) -> int:
