@@ -169,10 +169,16 @@ class Loop:
     def _search(self) -> Search:
         s = self.settings
         whole = s.dtype is np.float64
+        stds = {} if s.std is None else {"user_std": s.std, "item_std": s.std}
         config = StreamConfig(
-            task=s.task, dims=s.dims, seed=s.seed, rank=s.rank, precision="float64" if whole else "float32",
+            task=s.task,
+            dims=s.dims,
+            seed=s.seed,
+            rank=s.rank,
+            precision="float64" if whole else "float32",
             row_precision="int16" if s.rounded and not whole else "float32",
-        )  # fmt: skip
+            **stds,
+        )
         plans = side_plans(config)
         holdings = (Holdings(plans[0], self.slabs), Holdings(plans[1], self.slabs))
         return Search(config, plans, holdings, self.slabs, len(self.model.levels))
