@@ -229,7 +229,8 @@ class Loop:
         fields, new = range(2), slice(carried, None)
         lent = tuple(self.slabs.of(f, events.slots[f]) for f in fields)
         counts = [
-            self.state.contexts[f][events.slots[f][events.local[f, new]], COUNT] + earlier_in_batch(events.local[f, new].copy()) for f in fields
+            self.state.contexts[f][events.slots[f][events.local[f, new]], COUNT] + earlier_in_batch(events.local[f, new].copy())
+            for f in fields
         ]
         opened = SimpleNamespace(
             interactions=events,

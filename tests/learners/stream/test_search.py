@@ -17,7 +17,9 @@ LATE = 9
 """Interaction at which the waiting user gets its row."""
 
 
-def one_user(*, waits: bool, partners_hold: bool = True, seed: int = 0, biases: bool = False) -> tuple[Interactions, State, Predicted, Memory]:
+def one_user(
+    *, waits: bool, partners_hold: bool = True, seed: int = 0, biases: bool = False
+) -> tuple[Interactions, State, Predicted, Memory]:
     """A user meets ten items, each once. It has its row from the start, or waits until the last of them.
 
     biases: whether they learn. They do so from the whole score, so they and the curvature of what is remembered differ with the row.
@@ -47,7 +49,9 @@ def one_user(*, waits: bool, partners_hold: bool = True, seed: int = 0, biases: 
         choices=choices,
         foreseen=np.zeros((2, count), dtype=np.int8),
     )
-    out = Predicted(*(part[:, :count].copy() if name == "levels" else part[:count].copy() for name, part in zip(out._fields, out, strict=True)))
+    out = Predicted(
+        *(part[:, :count].copy() if name == "levels" else part[:count].copy() for name, part in zip(out._fields, out, strict=True))
+    )
     state, memory = State(rows, held, contexts, state.totals), no_memory(events, 1)
     ordered = operations(events.times, "event")[0]
     upto = Operations(ordered.kinds[:-1].copy(), ordered.events[:-1].copy())  # the last one is predicted alone
@@ -82,15 +86,17 @@ def test_a_partner_without_a_row_is_used_as_it_was_made_and_never_learns(seed: i
 
 
 def test_where_biases_learn_a_late_row_is_near_the_early_one() -> None:
-    """Biases learn from the score without products meanwhile; so the row is another, but not by much."""
-    far, near = [], []
+    """Biases learn from the score without products meanwhile; so the row is another, by some 4% of what it has learnt."""
+    apart = []
     for seed in range(20):
         early, late = (one_user(waits=waits, seed=seed, biases=True) for waits in (False, True))
         user = early[0].slots[0][0]
-        start = one_user(waits=True, partners_hold=False, seed=seed)[1]  # for a row that learnt otherwise
-        near.append(np.abs(late[1].rows[0][user, :40] - early[1].rows[0][user, :40]).max())
-        far.append(np.abs(start.rows[0][user, :40] - early[1].rows[0][user, :40]).max())
-    assert 0 < np.median(near) < 0.25 * np.median(far)
+        fresh = np.tile(searched_world(seed=seed)[1].rows[0], (2, 1))[user, :40]
+        mine, theirs = late[1].rows[0][user, :40], early[1].rows[0][user, :40]
+        apart.append(np.linalg.norm(mine - theirs) / np.linalg.norm(theirs - fresh))
+    assert min(apart) > 0.0
+    assert np.median(apart) < 0.1
+    assert max(apart) < 0.3
 
 
 @pytest.mark.parametrize("mode", ["event", "strict", "batch"])
@@ -152,8 +158,9 @@ def test_dimensions_rise_with_popularity(searched: Any) -> None:
         counts = {identifier: record[0][0] for identifier, record in store.records(side)}
         panel = search_of(by)._in_panel(tuple(own), field)
         free = sorted((counts[i], level) for (i, level), apart in zip(own.items(), panel, strict=True) if not apart)
-        thirds = np.array_split(np.array([level for _, level in free]), 3)
-        assert thirds[0].mean() + 0.5 < thirds[1].mean() + 0.25 < thirds[2].mean(), (side, thirds)
+        rare, common, popular = (part.mean() for part in np.array_split(np.array([level for _, level in free]), 3))
+        assert rare <= common <= popular, side
+        assert rare + 0.5 < popular, side
 
 
 def test_autoemb_and_sam_differ_by_what_their_controllers_validate_on(searched: Any) -> None:
@@ -177,8 +184,9 @@ def test_the_loss_given_up_grows_with_the_tolerance(searched: Any) -> None:
     given_up = []
     for tolerance in (1e-9, 3.0, 100.0):
         report = searched(panel=0.3, tolerance=tolerance)[0]._method.report()
-        assert report["loss_given_up_low"] <= report["loss_given_up"] <= report["loss_given_up_high"]
         given_up.append(report["loss_given_up"])
+        if report["loss_given_up_low"] is not None:  # as long as blocks have saved nothing there is no interval
+            assert report["loss_given_up_low"] <= report["loss_given_up"] <= report["loss_given_up_high"]
     assert 0.0 <= given_up[0] < 1e-6 < given_up[1] < given_up[2]
 
 
@@ -190,25 +198,24 @@ def test_shares_of_ids_per_space_are_reported(searched: Any) -> None:
         assert [report[f"{side}_ids_of_{width}"] for width in (0, 2, 4, 8)] == expected
 
 
-
 @given(
     seed=st.integers(0, 1000),
     spare=st.integers(0, 3000),
     panel=st.sampled_from([0.05, 0.3]),
     size=st.sampled_from([20, 50]),
-    method=st.sampled_from(["autoemb", "sam"]),
     tastes=st.booleans(),
 )
 @settings(max_examples=15, deadline=None)
-def test_a_memory_budget_that_can_be_kept_is_never_exceeded(seed: int, spare: int, panel: float, size: int, method: str, tastes: bool) -> None:  # noqa: FBT001
+def test_a_memory_budget_that_can_be_kept_is_never_exceeded(*, seed: int, spare: int, panel: float, size: int, tastes: bool) -> None:
+    """spare: bytes above what its ids take without any block and without remembering."""
     stream = (taste_stream if tastes else synthetic_stream)(300, seed=seed, users=30, items=40)
-    free, _ = trainer(config(method, panel=0.0, tolerance=1e9))
+    free, _ = trainer(config(panel=0.0, tolerance=1e9))
     steps(free, stream, size)
-    without = sum(side.ids * side.base + side._id_bytes for side in search_of(free).holdings)
-    by, _ = trainer(config(method, memory_budget=without + spare, panel=panel))
+    least = sum(side.ids * side.base + side._id_bytes for side in search_of(free).holdings)
+    by, _ = trainer(config(memory_budget=least + spare, panel=panel))
     for start in range(0, len(stream), size):
         steps(by, stream[: start + size], size, first=start)
-        assert by._method.report()["embedding_bytes"] <= without + spare
+        assert by._method.report()["embedding_bytes"] <= least + spare
 
 
 def test_a_memory_budget_is_spent_where_more_bytes_would_help(searched: Any) -> None:
