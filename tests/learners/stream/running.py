@@ -22,7 +22,7 @@ EVERY_METHOD = METHODS + STREAM_METHODS
 MODES = ("batch", "event", "strict")
 # A search that goes on all the time: a third of the ids are its panel, and blocks are dear.
 SEARCHING = {"panel": 0.3, "tolerance": 1.0}
-SMALL = {"dims": (2, 4, 8), "controller_hidden": (8,), "thresholds": (3, 9), "rank": 2.0, "user_std": 0.5, "item_std": 0.5}
+SMALL = {"dims": (2, 4, 8), "thresholds": (3, 9), "rank": 2.0, "user_std": 0.5, "item_std": 0.5}
 
 
 def config(method: str = "autoemb", *, task: str = "binary", context: str = "event", **learner: Any) -> TrainerConfig:
