@@ -77,7 +77,7 @@ class Method:
         opened = self.context.open(records, labels, held_out)
         return self.context.extend(opened, learner.prepare(opened))
 
-    def report(self) -> Mapping[str, float | None]:
+    def report(self) -> Mapping[str, object]:
         """Fields of the metrics topic that only the learner knows."""
         return self._learner.report() if isinstance(self._learner, StreamLearner) else {}
 

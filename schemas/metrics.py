@@ -41,7 +41,13 @@ def _string(value: Any) -> str:
     return value
 
 
-_COERCIONS: Mapping[str, Callable[[Any], Any]] = {"double": _double, "long": _long, "string": _string}
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("neither true nor false")
+    return value
+
+
+_COERCIONS: Mapping[str, Callable[[Any], Any]] = {"double": _double, "long": _long, "string": _string, "boolean": _boolean}
 
 
 class _Field(NamedTuple):

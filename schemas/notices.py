@@ -3,7 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from autoemb_pipeline.schemas.vocabulary import BATCH_CLOSES_IN, LABEL_WARNING, WAITING_DEAD_LETTERS, WAITING_INTERACTIONS
+from autoemb_pipeline.schemas.vocabulary import (
+    BATCH_CLOSES_IN,
+    BYTES_SHARE,
+    GIVEN_UP,
+    GIVEN_UP_HIGH,
+    GIVEN_UP_LOW,
+    LABEL_WARNING,
+    WAITING_DEAD_LETTERS,
+    WAITING_INTERACTIONS,
+)
 
 
 def waiting_notice(runtime: Mapping[str, Any]) -> str | None:
@@ -29,3 +38,25 @@ def label_notice(metrics: Mapping[str, Any]) -> str | None:
         return f"{seen}: every rating is {low:g}. A model of them only learns to say so: the topic needs interactions of another class too"
     binary = "" if metrics["task"] == "binary" else "--task binary "
     return f"{seen}: ratings lie between {low:g} and {high:g}. Start again: --new-run {binary}--positive-above {(low + high) / 2:g}"
+
+
+def share_text(share: float) -> str:
+    """Two digits of a share, as 28% or 4.6%."""
+    return f"{share:.1%}" if share < 0.0995 else f"{share:.0%}"  # noqa: PLR2004  # below it, 9.9%
+
+
+def given_up_text(metrics: Mapping[str, Any]) -> str | None:
+    """The loss given up with half of its interval's width, as 1.1±0.3e-4; without it before there is one; None where nothing is searched."""
+    value, low, high = (metrics.get(metric.field) for metric in (GIVEN_UP, GIVEN_UP_LOW, GIVEN_UP_HIGH))
+    if value is None:
+        return None
+    width = "" if low is None or high is None else f"±{1e4 * (high - low) / 2:.1f}"
+    return f"{1e4 * value:.1f}{width}e-4"
+
+
+def bytes_notice(metrics: Mapping[str, Any]) -> str | None:
+    """What is kept for embeddings and what that costs, beside the error: 28% of fixed bytes, given up 1.1±0.3e-4; None where unknown."""
+    share, lost = metrics.get(BYTES_SHARE.field), given_up_text(metrics)
+    if share is None:
+        return None
+    return f"{share_text(share)} of fixed bytes" + ("" if lost is None else f", given up {lost}")

@@ -7,87 +7,10 @@ Names and units of Prometheus follow https://prometheus.io/docs/practices/naming
 counters. Losses have the unit of the task's loss (binary: squared error; rating: nats).
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import product
-from types import MappingProxyType
-from typing import Any, Literal
+from autoemb_pipeline.schemas.entry import Metric
+from autoemb_pipeline.schemas.scores import ACCURACY
 
-from autoemb_pipeline.schemas.scores import ACCURACY, AVERAGES, LOSSES, MODELS, SIDES
-
-Kind = Literal["counter", "gauge", "summary"]
-Topic = Literal["metrics", "runtime"]
-Unit = Literal["", "loss", "ratio", "nats", "dimensions", "interactions", "interactions/s", "records", "s", "bytes"]
-
-
-QUANTILES: Mapping[str, str] = MappingProxyType({"0.5": "p50", "0.95": "p95", "0.99": "p99"})
 _LOSS_HELP = "binary task: squared error; rating task: cross-entropy in nats"
-
-# What stands for a placeholder in `Metric.field`: value of the label -> part of the field's name.
-_PLACEHOLDERS: Mapping[str, Mapping[str, str]] = {
-    "model": {model.name: model.prefix for model in MODELS},
-    "kind": AVERAGES,
-    "side": {side: side for side in SIDES},
-    "quantile": QUANTILES,
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Metric:
-    """One metric, wherever it is shown.
-
-    Attributes:
-        name: in Prometheus; a counter's with its `_total`.
-        kind: of Prometheus.
-        topic: whose records hold it.
-        field: of such a record. Placeholders are labels: {model}, {kind} (of average), {side}, {quantile}; {loss} is either task's. Empty:
-            the labels are fields themselves, and the value is 1.
-        title: for people, as short as a legend.
-        unit: of the field's values.
-        help: one sentence.
-        labels: the placeholders in order, then those that the keys of a map hold, joined by underscores.
-        scale: Prometheus value / value of the field.
-        is_text: the field holds words; the value in Prometheus is 1 where there are any, 0 where it is null.
-    """
-
-    name: str
-    kind: Kind = "gauge"
-    topic: Topic
-    field: str
-    title: str
-    unit: Unit = ""
-    help: str
-    labels: tuple[str, ...] = ()
-    scale: float = 1.0
-    is_text: bool = False
-
-    def fields(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """(values of the placeholders' labels, name of the field), for every combination."""
-        placed = [_PLACEHOLDERS[label] for label in self.labels if f"{{{label}}}" in self.field]
-        labels = self.labels[: len(placed)]
-        for combination in product(*(choices.items() for choices in placed)):
-            parts = {label: part for label, (_, part) in zip(labels, combination, strict=True)}
-            for loss in LOSSES.values() if "{loss}" in self.field else [None]:
-                yield tuple(value for value, _ in combination), self.field.format(**parts, loss=loss and loss.field)
-
-    def samples(self, record: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], float]]:
-        """(label values, value) of a record, maps not flattened; nothing where the record does not say."""
-        if not self.field:
-            own = [record.get(label) for label in self.labels]
-            if None not in own:
-                yield tuple(map(str, own)), 1.0
-            return
-        if self.is_text:
-            if self.field in record:
-                yield (), float(record[self.field] is not None)
-            return
-        for values, field in self.fields():
-            held = record.get(field)
-            further = len(self.labels) - len(values)
-            for key, value in held.items() if isinstance(held, Mapping) else [("", held)]:
-                if value is not None:
-                    yield (*values, *(str(key).split("_", further - 1) if further else ())), value * self.scale
-
 
 RUN_INFO = Metric(
     name="autoemb_run_info",
@@ -223,6 +146,86 @@ BUCKET_WEIGHT = Metric(
     unit="ratio",
     help="Mean controller weight over the run by popularity.",
     labels=("side", "popularity", "dimension"),
+)
+IDS_OF_SPACE = Metric(
+    name="autoemb_ids",
+    topic="metrics",
+    field="{side}_ids_of_space",
+    title="Ids by dimension",
+    unit="ids",
+    help="Users or items that hold this dimension now; 0: no row yet. Preset stream, where dimensions are searched.",
+    labels=("side", "dimension"),
+)
+EMBEDDING_BYTES = Metric(
+    name="autoemb_embedding_bytes",
+    topic="metrics",
+    field="embedding_bytes",
+    title="Embeddings",
+    unit="bytes",
+    help="Bytes kept for embeddings: rows, variances, remembered interactions, ids, index.",
+)
+CONTEXT_BYTES = Metric(
+    name="autoemb_context_bytes",
+    topic="metrics",
+    field="context_bytes",
+    title="Context",
+    unit="bytes",
+    help="Bytes of the context rows kept beside them.",
+)
+BYTES_SHARE = Metric(
+    name="autoemb_embedding_bytes_of_fixed_ratio",
+    topic="metrics",
+    field="bytes_share_of_fixed",
+    title="Bytes of fixed size",
+    unit="ratio",
+    help="Bytes kept for embeddings over those of one embedding of the spaces' total width (FSE-146) in float32 for every id.",
+)
+TOTAL_SHARE = Metric(
+    name="autoemb_total_bytes_of_fixed_ratio",
+    topic="metrics",
+    field="total_share_of_fixed",
+    title="With context",
+    unit="ratio",
+    help="The same share with the context rows on both sides.",
+)
+GIVEN_UP = Metric(
+    name="autoemb_loss_given_up",
+    topic="metrics",
+    field="loss_given_up",
+    title="Loss given up",
+    unit="loss",
+    help=f"Estimated loss that smaller embeddings give up against the largest for all ({_LOSS_HELP}).",
+)
+GIVEN_UP_LOW = Metric(
+    name="autoemb_loss_given_up_low",
+    topic="metrics",
+    field="loss_given_up_low",
+    title="Low",
+    unit="loss",
+    help="Lower end of the 95% interval of the loss given up, clustered by user.",
+)
+GIVEN_UP_HIGH = Metric(
+    name="autoemb_loss_given_up_high",
+    topic="metrics",
+    field="loss_given_up_high",
+    title="High",
+    unit="loss",
+    help="Upper end of that interval.",
+)
+UNRESOLVED = Metric(
+    name="autoemb_loss_given_up_unresolved",
+    topic="metrics",
+    field="unresolved",
+    title="Unresolved",
+    help="1 where half of that interval's width exceeds the tolerance; else 0.",
+)
+PRICE = Metric(
+    name="autoemb_price_per_byte",
+    topic="metrics",
+    field="price_per_byte",
+    title="Price per byte",
+    unit="loss",
+    help="Loss that a byte must save, over an id's expected future, to be held.",
 )
 LATE = Metric(
     name="autoemb_late_interactions_total",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from autoemb_pipeline.schemas.entry import Metric, Topic, Unit
 from autoemb_pipeline.schemas.scores import (
     ACCURACY,
     CUMULATIVE,
@@ -15,11 +16,18 @@ from autoemb_pipeline.schemas.vocabulary import (
     ACCURACY_RATIO,
     BUCKET_DIMENSION,
     BUCKET_LOSS,
+    BYTES_SHARE,
     CHECKPOINT_AGE,
     CHECKPOINT_SIZE,
+    CONTEXT_BYTES,
     DEAD_LETTERS,
     DUPLICATES,
+    EMBEDDING_BYTES,
     ENTROPY,
+    GIVEN_UP,
+    GIVEN_UP_HIGH,
+    GIVEN_UP_LOW,
+    IDS_OF_SPACE,
     INTERACTIONS,
     LAG,
     LATE,
@@ -28,11 +36,9 @@ from autoemb_pipeline.schemas.vocabulary import (
     PHASES,
     STEP_LATENCY,
     THROUGHPUT,
+    TOTAL_SHARE,
     WAITING_INTERACTIONS,
     WEIGHT,
-    Metric,
-    Topic,
-    Unit,
 )
 
 BUCKETS = ("0", *(str(2**power) for power in range(15)))  # lower bounds of the popularity buckets
@@ -46,6 +52,7 @@ _UNITS: dict[Unit, str] = {
     "interactions/s": "ops",
     "records": "short",
     "interactions": "short",
+    "ids": "short",
 }
 
 
@@ -117,7 +124,7 @@ def _of_side(metric: Metric, side: str, *, kind: Literal["lines", "bars"], legen
     )
 
 
-def _plain(*metrics: Metric, title: str | None = None) -> PanelSpec:
+def _plain(*metrics: Metric, title: str | None = None, width: int = 8) -> PanelSpec:
     """Metrics of one field each; several stand with their own titles."""
     return PanelSpec(
         title=title or metrics[0].title,
@@ -125,6 +132,7 @@ def _plain(*metrics: Metric, title: str | None = None) -> PanelSpec:
         metrics=metrics,
         fields={metric.field: metric.title.lower() for metric in metrics},
         queries={_query(metric): metric.title.lower() for metric in metrics},
+        width=width,
     )
 
 
@@ -173,6 +181,12 @@ ROWS: dict[str, tuple[PanelSpec, ...]] = {
             _of_side(BUCKET_LOSS, side, kind="bars", legend="{{popularity}}", decimals=4),
             _of_side(BUCKET_DIMENSION, side, kind="bars", legend="{{popularity}}", decimals=1),
         )
+    ),
+    "Bytes and what they are worth": (
+        _plain(EMBEDDING_BYTES, CONTEXT_BYTES, title="Bytes kept", width=12),
+        _plain(BYTES_SHARE, TOTAL_SHARE, title="Share of the fixed size's bytes", width=12),
+        _plain(GIVEN_UP, GIVEN_UP_LOW, GIVEN_UP_HIGH, title=GIVEN_UP.title),
+        *(_of_side(IDS_OF_SPACE, side, kind="lines", legend="dimension {{dimension}}") for side in SIDES),
     ),
     "Operation": (
         _THROUGHPUT,

@@ -10,8 +10,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.schemas.entry import Metric as Entry
 from autoemb_pipeline.schemas.vocabulary import CHECKPOINT_AGE, METRICS
-from autoemb_pipeline.schemas.vocabulary import Metric as Entry
 
 LOOPBACK = "127.0.0.1"
 _MAX_PORT = 65_535

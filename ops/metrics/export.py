@@ -13,7 +13,7 @@ from autoemb_pipeline.schemas.metrics import RecordFormat
 
 _ROWS_AT_ONCE = 5000
 _POLL_SECONDS = 1.0
-_TYPES: Mapping[str, pl.DataType] = {"double": pl.Float64(), "long": pl.Int64(), "string": pl.String()}
+_TYPES: Mapping[str, pl.DataType] = {"double": pl.Float64(), "long": pl.Int64(), "string": pl.String(), "boolean": pl.Boolean()}
 _TIMES = ("event_time", "wall_time")
 
 

@@ -9,8 +9,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from autoemb_pipeline.ops.watch.held import held_by_popularity, spaces_of
 from autoemb_pipeline.ops.watch.run_history import RunHistory
-from autoemb_pipeline.schemas.notices import label_notice, waiting_notice
+from autoemb_pipeline.schemas.notices import bytes_notice, given_up_text, label_notice, share_text, waiting_notice
 from autoemb_pipeline.schemas.scores import (
     ACCURACY,
     METHOD,
@@ -24,6 +25,7 @@ from autoemb_pipeline.schemas.scores import (
 from autoemb_pipeline.schemas.vocabulary import (
     BUCKET_DIMENSION,
     BUCKET_LOSS,
+    BYTES_SHARE,
     CHECKPOINT_AGE,
     CHECKPOINT_SIZE,
     DEAD_LETTERS,
@@ -32,6 +34,7 @@ from autoemb_pipeline.schemas.vocabulary import (
     ENTROPY,
     EVENT_TIME,
     HELD_BACK,
+    IDS_OF_SPACE,
     LAG,
     LAST_UPDATE,
     LATE,
@@ -57,6 +60,15 @@ def sparkline(values: Sequence[float | None], width: int, *, ramp: str = BLOCKS)
     low, high = min(known), max(known)
     scale = (len(ramp) - 1) / (high - low) if high > low else 0.0
     return "".join(" " if value is None else ramp[round((value - low) * scale)] for value in kept)
+
+
+def signs(shares: Sequence[float | None], *, ramp: str = BLOCKS) -> str:
+    """A sign per share from 0 to 1, whatever the others are; a dot for none at all, a gap where nothing is known."""
+    empty = "·" if ramp is BLOCKS else " "
+    return "".join(
+        " " if share is None else empty if share < 0.005 else ramp[min(int(share * len(ramp)), len(ramp) - 1)]  # noqa: PLR2004  # half a percent
+        for share in shares
+    )
 
 
 def bar(share: float, width: int, *, ramp: str = BLOCKS) -> str:
@@ -89,7 +101,9 @@ def live_view(history: RunHistory, *, width: int, now: float | None = None, ramp
         parts.append(_errors(history, metrics, width, ramp))
         # A step that scored nothing (dead letters behind the last whole batch) has none of its own.
         weighted = next((record for record in reversed(history.metrics) if any(record.get(field) for _, field in WEIGHT.fields())), None)
-        if weighted is not None:
+        if spaces_of(metrics):
+            parts += [Text(), _held(metrics, width, ramp)]
+        elif weighted is not None:
             parts += [Text(), _weights(weighted, width, ramp)]
         parts += [Text(), _popularity(metrics, ramp)]
     else:
@@ -109,10 +123,12 @@ def one_line(history: RunHistory) -> str:
         return f"{history.run_id}  no interactions yet  lag {_number(runtime.get(LAG.field))}{notices}"
     loss = scored(metrics).field
     references = "  ".join(f"{model.title} {_fixed(metrics.get(score_field(model, loss)))}" for model in REFERENCES)
+    kept = bytes_notice(metrics)
+    beside = "" if kept is None else f"{kept}  "
     rate = f"  {_number(runtime.get(THROUGHPUT.field))}/s  lag {_number(runtime.get(LAG.field))}" if runtime else ""
     return (
         f"{history.run_id}  step {metrics['step']:,}  {metrics['examples']:,} interactions  "
-        f"{loss} {_fixed(metrics.get(loss))} (window {_fixed(metrics.get(score_field(METHOD, loss, WINDOW)))})  {references}{rate}{notices}"
+        f"{loss} {_fixed(metrics.get(loss))} (window {_fixed(metrics.get(score_field(METHOD, loss, WINDOW)))})  {beside}{references}{rate}{notices}"
     )
 
 
@@ -139,13 +155,21 @@ def _head(run_id: str, metrics: Record, silent: float) -> Text:
 
 def _errors(history: RunHistory, metrics: Record, width: int, ramp: str) -> Table:
     loss = scored(metrics)
-    table = _table(f"{LOSS.title.lower().removesuffix('error')}{loss.title}", "all", "window", ACCURACY, "window's course")
+    kept = {}  # title -> what the method's row says
+    if metrics.get(BYTES_SHARE.field) is not None:
+        kept["bytes"] = share_text(metrics[BYTES_SHARE.field])
+    lost = given_up_text(metrics)
+    if lost is not None:
+        kept["given up"] = lost if ramp is BLOCKS else lost.replace("±", "+-")
+    room = width - _LABEL - 36 - sum(2 + max(map(len, column)) for column in kept.items())
+    table = _table(f"{LOSS.title.lower().removesuffix('error')}{loss.title}", "all", "window", ACCURACY, *kept, "its course")
     for model in MODELS:
         window = score_field(model, loss.field, WINDOW)
-        course = sparkline(history.series(LOSS.topic, window), width - _LABEL - 36, ramp=ramp)
+        course = sparkline(history.series(LOSS.topic, window), room, ramp=ramp)
         cells = [_fixed(metrics.get(field)) for field in (score_field(model, loss.field), window, score_field(model, ACCURACY, WINDOW))]
         own = model is METHOD
-        table.add_row(str(metrics["method"]) if own else model.title, *cells, course, style="bold cyan" if own else "")
+        beside = kept.values() if own else [""] * len(kept)
+        table.add_row(str(metrics["method"]) if own else model.title, *cells, *beside, course, style="bold cyan" if own else "")
     return table
 
 
@@ -162,10 +186,30 @@ def _weights(metrics: Record, width: int, ramp: str) -> Table:
     return table
 
 
+def _held(metrics: Record, width: int, ramp: str) -> Table:
+    """The histogram of dimensions held by popularity: for each dimension a sign per bucket, from none of its interactions to all."""
+    spaces = spaces_of(metrics)
+    table = _table("held, rare → popular", *("none" if space == "0" else space for space in spaces))
+    room = max(1, (width - _LABEL - 2) // len(spaces) - 2)
+    for side in SIDES:
+        shares = held_by_popularity(metrics, side, room)
+        table.add_row(f"{side}s", *(signs(shares[space], ramp=ramp) for space in spaces))
+    return table
+
+
+def _ids_of_spaces(metrics: Record, side: str) -> str:
+    """Percent of the ids that hold each dimension now, none first."""
+    ids = metrics[IDS_OF_SPACE.field.format(side=side)]
+    return "/".join(f"{100 * ids[space] / max(1, sum(ids.values())):.0f}" for space in spaces_of(metrics))
+
+
 def _popularity(metrics: Record, ramp: str) -> Table:
-    """Buckets from 0 to the most popular, one sign each."""
-    shown = [(metric, digits) for metric, digits in ((BUCKET_LOSS, 3), (BUCKET_DIMENSION, 0)) if any(metric.samples(metrics))]
-    table = _table("by popularity", *["error, rare → popular", "range", "dimension", "range"][: 2 * len(shown)])
+    """Buckets from 0 to the most popular, one sign each; where dimensions are searched, the ids that hold each."""
+    searched = bool(spaces_of(metrics))
+    asked = ((BUCKET_LOSS, 3),) if searched else ((BUCKET_LOSS, 3), (BUCKET_DIMENSION, 0))
+    shown = [(metric, digits) for metric, digits in asked if any(metric.samples(metrics))]
+    titles = ["error, rare → popular", "range", "dimension", "range"][: 2 * len(shown)]
+    table = _table("by popularity", *titles, *(["ids that hold, %"] if searched else []))
     for side in SIDES:
         cells = []
         for metric, digits in shown:
@@ -173,7 +217,7 @@ def _popularity(metrics: Record, ramp: str) -> Table:
             values = [buckets[bucket] for bucket in sorted(buckets, key=int)]
             known = [value for value in values if value is not None]
             cells += [sparkline(values, 16, ramp=ramp), f"{min(known):.{digits}f} to {max(known):.{digits}f}" if known else ""]
-        table.add_row(f"of the {side}", *cells)
+        table.add_row(f"of the {side}", *cells, *([_ids_of_spaces(metrics, side)] if searched else []))
     return table
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 
 from autoemb_pipeline.run import RunSummary
-from autoemb_pipeline.schemas.notices import label_notice
+from autoemb_pipeline.schemas.notices import bytes_notice, given_up_text, label_notice
 from autoemb_pipeline.schemas.scores import (
     ACCURACY,
     METHOD,
@@ -15,7 +15,7 @@ from autoemb_pipeline.schemas.scores import (
     score_field,
     scored,
 )
-from autoemb_pipeline.schemas.vocabulary import HELD_BACK, LAG, THROUGHPUT
+from autoemb_pipeline.schemas.vocabulary import BYTES_SHARE, GIVEN_UP, HELD_BACK, LAG, THROUGHPUT
 
 _log = structlog.get_logger()
 _QUIET_SECONDS = 60.0
@@ -48,11 +48,17 @@ def _log_step(metrics: Mapping[str, Any], runtime: Mapping[str, Any]) -> None:
         step=metrics["step"],
         examples=metrics["examples"],
         **{loss if model is METHOD else model.name: _rounded(metrics[score_field(model, loss)]) for model in MODELS},
+        **_bytes(metrics),
         per_second=round(runtime[THROUGHPUT.field]),
         lag=runtime[LAG.field],
         **({"dead_letters": metrics["dead_letters"]} if metrics["dead_letters"] else {}),
         **_held_back(runtime),
     )
+
+
+def _bytes(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+    share, lost = metrics.get(BYTES_SHARE.field), given_up_text(metrics)
+    return ({} if share is None else {BYTES_SHARE.field: round(share, 3)}) | ({} if lost is None else {GIVEN_UP.field: lost})
 
 
 def _held_back(runtime: Mapping[str, Any]) -> Mapping[str, str]:
@@ -83,6 +89,9 @@ def describe(summary: RunSummary, *, until_end: bool, stopped: bool) -> str:
         f"  {name:24} {loss} {metrics[score_field(model, loss)]:.4f}   {ACCURACY} {metrics[score_field(model, ACCURACY)]:.4f}"
         for model, name in names.items()
     ]
+    kept = bytes_notice(metrics)
+    if kept is not None:
+        lines[0] += f"   {kept}"
     head = "stopped" if stopped else "done"
     return "\n".join(
         [

@@ -23,7 +23,7 @@ def shown(*, terminal: bool) -> str:
 
 def test_a_picture_on_a_terminal() -> None:
     text = shown(terminal=True)
-    for expected in (RUN_ID, "no interactions yet", "running mean", "weights by dimension", "lag, records"):
+    for expected in (RUN_ID, "no interactions yet", "running mean", "held, rare → popular", "given up", "lag, records"):
         assert expected in text
 
 

@@ -55,6 +55,15 @@ def test_maps_flatten_to_scalars_and_come_back() -> None:
     assert parse_metrics(json.dumps(flat).encode())["next_offsets"] == {"0": 12, "10": 7}
 
 
+def test_what_the_search_says_comes_back() -> None:
+    told = {"unresolved": True, "loss_given_up": 1e-4, "user_ids_of_space": {0: 5, 128: 2}}
+    flat = json.loads(metrics_to_json(REQUIRED | told))
+    assert (flat["unresolved"], flat["loss_given_up"], flat["user_ids_of_space_128"]) == (True, 1e-4, 2)
+    for encode in (metrics_to_json, metrics_to_avro):
+        back = parse_metrics(encode(REQUIRED | told))
+        assert (back["unresolved"], back["user_ids_of_space"]) == (True, {"0": 5, "128": 2})
+
+
 def test_numpy_numbers_count_as_the_numbers_they_are() -> None:
     typed = REQUIRED | {"step": np.int64(3), "mse": np.float64(0.1), "accuracy": np.float32(0.5), "late": np.int32(2)}
     assert metrics_to_json(typed) == metrics_to_json(REQUIRED | {"mse": 0.1, "accuracy": 0.5, "late": 2})
@@ -80,7 +89,7 @@ def test_every_metric_has_its_reference_and_its_three_means() -> None:
     "change",
     [
         {"mae": 1.0}, {"step": None}, {"step": 1.5}, {"step": 2**63}, {"run_id": 3}, {"run_id": "\ud800"}, {"mse": "0.2"},
-        {"mse": 10**400}, {"user_weight": [0.5]}, {"next_offsets": {0: None}, "late": "x"}, {"user_bucket_count": {"1": 0.5}},
+        {"mse": 10**400}, {"user_weight": [0.5]}, {"next_offsets": {0: None}, "late": "x"}, {"user_bucket_count": {"1": 0.5}}, {"unresolved": 1}, {"unresolved": "true"},
     ],
 )  # fmt: skip
 def test_a_record_that_misfits_the_schema_is_an_error_at_the_emitter(change: dict) -> None:

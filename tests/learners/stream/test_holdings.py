@@ -62,7 +62,7 @@ def test_bytes_are_those_of_the_stored_values(options: dict[str, Any]) -> None:
     report = by._method.report()
     assert report["embedding_bytes"] == sum(kept(store, tables[side])[1] for side in SIDES)
     assert report["bytes_share_of_fixed"] == pytest.approx(
-        report["embedding_bytes"] / sum(INDEX_ENTRY_BYTES + len(i) + 4 * (2 + 4 + 8 + 3) for side in SIDES for i, _ in store.records(side))
+        report["embedding_bytes"] / sum(INDEX_ENTRY_BYTES + len(i) + 4 * (146 + 3) for side in SIDES for i, _ in store.records(side))
     )
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoemb_pipeline.kernels import ABSENT, HELD, Interactions, Memory, Operations, Predicted, State, no_memory, operations, run
+from autoemb_pipeline.learners.stream.search import id_numbers
 from tests.kernels.worlds import BATCH, searched_world
 from tests.learners.stream.running import SEARCHING, config, levels, replayed, search_of, steps, trainer
 from tests.streams import synthetic_stream, taste_stream
@@ -144,8 +145,8 @@ def test_a_small_tolerance_holds_everything_and_a_large_one_little(searched: Any
 
 def test_the_panel_holds_every_block_whatever_the_price(searched: Any) -> None:
     by, store, _ = searched(panel=0.3, tolerance=100.0)
-    for field, side in enumerate(levels(store)):
-        panel = search_of(by)._in_panel(tuple(side), field)
+    for side in levels(store):
+        panel = search_of(by)._in_panel(id_numbers(tuple(side), 0))
         assert 0.1 < panel.mean() < 0.5
         assert {level for (_, level), own in zip(side.items(), panel, strict=True) if own} == {3}
     _, store, _ = searched(panel=0.0, tolerance=100.0)
@@ -154,9 +155,9 @@ def test_the_panel_holds_every_block_whatever_the_price(searched: Any) -> None:
 
 def test_dimensions_rise_with_popularity(searched: Any) -> None:
     by, store, _ = searched(panel=0.3, tolerance=1.0)
-    for field, (side, own) in enumerate(zip(("user", "item"), levels(store), strict=True)):
+    for side, own in zip(("user", "item"), levels(store), strict=True):
         counts = {identifier: record[0][0] for identifier, record in store.records(side)}
-        panel = search_of(by)._in_panel(tuple(own), field)
+        panel = search_of(by)._in_panel(id_numbers(tuple(own), 0))
         free = sorted((counts[i], level) for (i, level), apart in zip(own.items(), panel, strict=True) if not apart)
         rare, common, popular = (part.mean() for part in np.array_split(np.array([level for _, level in free]), 3))
         assert rare <= common <= popular, side
@@ -195,7 +196,7 @@ def test_shares_of_ids_per_space_are_reported(searched: Any) -> None:
     report = by._method.report()
     for side, own in zip(("user", "item"), levels(store), strict=True):
         expected = np.bincount(list(own.values()), minlength=4).tolist()
-        assert [report[f"{side}_ids_of_{width}"] for width in (0, 2, 4, 8)] == expected
+        assert report[f"{side}_ids_of_space"] == dict(zip(("0", "2", "4", "8"), expected, strict=True))
 
 
 @given(

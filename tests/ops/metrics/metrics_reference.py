@@ -14,6 +14,7 @@ _RULES = Path(__file__).resolve().parents[3] / "ops" / "prometheus" / "rules" / 
 # What the key of a map is called in the names of its flat JSON fields.
 _KEYS = {
     "weight": "DIMENSION",
+    "ids_of_space": "DIMENSION",
     "bucket_loss": "BUCKET",
     "bucket_count": "BUCKET",
     "bucket_dimension": "BUCKET",

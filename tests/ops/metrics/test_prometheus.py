@@ -63,6 +63,10 @@ def test_every_metric_comes_from_the_records_of_a_real_run() -> None:
     assert at("autoemb_weight_ratio", side="item", dimension="128") == metrics["item_weight"]["128"]
     assert at("autoemb_bucket_weight_ratio", side="user", popularity="4", dimension="16") == metrics["user_bucket_weight"]["4_16"]
     assert at("autoemb_bucket_interactions_total", side="item", popularity="0") == metrics["item_bucket_count"]["0"]
+    assert at("autoemb_ids", side="user", dimension="128") == metrics["user_ids_of_space"]["128"] > 0
+    assert at("autoemb_embedding_bytes") == metrics["embedding_bytes"]
+    assert at("autoemb_loss_given_up_high") == metrics["loss_given_up_high"]
+    assert at("autoemb_loss_given_up_unresolved") == metrics["unresolved"]
     assert at("autoemb_next_offset", partition="0") == 300
     assert at("autoemb_lag_records") == 1234
     assert at("autoemb_waiting_interactions") == 300
@@ -70,7 +74,7 @@ def test_every_metric_comes_from_the_records_of_a_real_run() -> None:
     assert at("autoemb_positive_labels_ratio") == metrics["positive_share"]
     assert at("autoemb_step_latency_seconds", quantile="0.95") == runtime["step_latency_p95"]
     assert at("autoemb_event_timestamp_seconds") == metrics["event_time"] / 1000
-    assert at("autoemb_run_info", run_id=RUN_ID, method="autoemb", task="binary", preset="paper", context_mode="event") == 1
+    assert at("autoemb_run_info", run_id=RUN_ID, method="autoemb", task="binary", preset="stream", context_mode="event") == 1
 
 
 def test_a_method_without_controllers_and_another_task() -> None:

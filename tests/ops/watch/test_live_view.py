@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from autoemb_pipeline.ops.watch.live_view import ASCII, BLOCKS, bar, live_view, one_line, sparkline
+from autoemb_pipeline.ops.watch.held import held_by_popularity, spaces_of
+from autoemb_pipeline.ops.watch.live_view import ASCII, BLOCKS, bar, live_view, one_line, signs, sparkline
 from autoemb_pipeline.ops.watch.run_history import RECORDS_KEPT, RUNS_KEPT, Histories, RunHistory
 from autoemb_pipeline.schemas.metrics import PREQUENTIAL, RUNTIME
+from autoemb_pipeline.schemas.notices import bytes_notice, share_text
 from tests.ops.recorded import RUN_ID, WALL_TIME, recorded
 
 SERIES = st.lists(st.none() | st.floats(-1e6, 1e6), max_size=40)
@@ -38,8 +40,8 @@ def test_known_sparklines_and_bars() -> None:
     assert bar(1.7, 3, ramp=ASCII) == "###"
 
 
-def history(method: str = "autoemb", task: str = "binary") -> RunHistory:
-    metrics, runtime = recorded(method, task)
+def history(method: str = "autoemb", task: str = "binary", preset: str = "stream") -> RunHistory:
+    metrics, runtime = recorded(method, task, preset=preset)
     watched = RunHistory(RUN_ID)
     for rate in (100.0, 200.0, 300.0):
         watched.metrics.append(PREQUENTIAL.normalise({"run_id": RUN_ID, **metrics, "mse_window": rate / 1000}))
@@ -65,9 +67,9 @@ def text_of(watched: RunHistory, width: int = 100, *, seconds: float = 1, ramp: 
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])
-@pytest.mark.parametrize("method", ["autoemb", "fse"])
-def test_the_view_fits_its_terminal_and_says_what_matters(width: int, method: str) -> None:
-    watched = history(method)
+@pytest.mark.parametrize(("method", "preset"), [("autoemb", "stream"), ("fse", "stream"), ("autoemb", "paper")])
+def test_the_view_fits_its_terminal_and_says_what_matters(width: int, method: str, preset: str) -> None:
+    watched = history(method, preset=preset)
     text = text_of(watched, width)
     lines = text.splitlines()
     assert max(len(line.rstrip()) for line in lines) <= width
@@ -76,7 +78,7 @@ def test_the_view_fits_its_terminal_and_says_what_matters(width: int, method: st
     latest = watched.latest("metrics")
     for expected in (
         RUN_ID,
-        f"{method} (paper)",
+        f"{method} ({preset})",
         "running mean",
         "online logistic",
         "300 interactions",
@@ -85,10 +87,38 @@ def test_the_view_fits_its_terminal_and_says_what_matters(width: int, method: st
         "1,234",
     ):
         assert expected in text
-    assert ("weights by dimension" in text) == (method == "autoemb")
-    if method == "autoemb":
+    assert ("weights by dimension" in text) == (preset == "paper")
+    assert ("held, rare → popular" in text) == ("given up" in text) == (method == "autoemb" and preset == "stream")
+    if preset == "paper":
         assert f"{latest['user_weight']['128']:.2f}" in text
+    else:
+        assert share_text(latest["bytes_share_of_fixed"]) in text
     assert "14 s old" in text  # 12.5 s when reported, a second ago
+
+
+def test_held_dimensions_are_a_histogram_by_popularity() -> None:
+    record = {
+        "user_ids_of_space": {"0": 6, "2": 3, "16": 1},
+        "item_ids_of_space": {"0": 1, "2": 0, "16": 0},
+        "user_bucket_count": {"0": 4, "1": 4, "2": 4, "4": 12},
+        "user_bucket_weight": {"0_2": 0.0, "0_16": 0.0, "1_2": 0.5, "1_16": 0.0, "2_2": 0.5, "2_16": 0.5, "4_2": 0.0, "4_16": 1.0},
+    }
+    assert spaces_of(record) == ["0", "2", "16"]
+    assert held_by_popularity(record, "user", 9) == {"0": [1.0, 0.5, 0.0, 0.0], "2": [0.0, 0.5, 0.5, 0.0], "16": [0.0, 0.0, 0.5, 1.0]}
+    assert held_by_popularity(record, "user", 3)["16"] == [0.0, 0.0, 0.875]  # the popular ones together, by their interactions
+    assert held_by_popularity(record, "item", 3) == {"0": [], "2": [], "16": []}
+    assert spaces_of({"user_ids_of_space": None}) == []
+    assert signs([0.0, 0.02, 0.5, 1.0, None]) == "·▁▅█ "
+
+
+def test_the_loss_given_up_with_and_without_an_interval() -> None:
+    known = {"loss_given_up": 1.1e-4, "loss_given_up_low": 0.8e-4, "loss_given_up_high": 1.4e-4, "bytes_share_of_fixed": 0.284}
+    assert bytes_notice(known) == "28% of fixed bytes, given up 1.1±0.3e-4"
+    assert bytes_notice({**known, "loss_given_up_low": None, "bytes_share_of_fixed": 0.0456}) == "4.6% of fixed bytes, given up 1.1e-4"
+    assert bytes_notice({"bytes_share_of_fixed": 0.53}) == "53% of fixed bytes"
+    assert bytes_notice({}) is None
+    watched = history()
+    assert bytes_notice(watched.latest("metrics")) in one_line(watched)
 
 
 def test_a_silent_trainer_and_dead_letters_are_said_in_words() -> None:
