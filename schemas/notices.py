@@ -46,7 +46,7 @@ def share_text(share: float) -> str:
 
 
 def given_up_text(metrics: Mapping[str, Any]) -> str | None:
-    """The loss given up with half of its interval's width, as 1.1±0.3e-4; without it before there is one; None where nothing is searched."""
+    """The loss given up with half of its interval's width, once there is one, as 1.1±0.3e-4; None where nothing is searched."""
     value, low, high = (metrics.get(metric.field) for metric in (GIVEN_UP, GIVEN_UP_LOW, GIVEN_UP_HIGH))
     if value is None:
         return None

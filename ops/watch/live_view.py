@@ -126,9 +126,10 @@ def one_line(history: RunHistory) -> str:
     kept = bytes_notice(metrics)
     beside = "" if kept is None else f"{kept}  "
     rate = f"  {_number(runtime.get(THROUGHPUT.field))}/s  lag {_number(runtime.get(LAG.field))}" if runtime else ""
+    window = _fixed(metrics.get(score_field(METHOD, loss, WINDOW)))
     return (
         f"{history.run_id}  step {metrics['step']:,}  {metrics['examples']:,} interactions  "
-        f"{loss} {_fixed(metrics.get(loss))} (window {_fixed(metrics.get(score_field(METHOD, loss, WINDOW)))})  {beside}{references}{rate}{notices}"
+        f"{loss} {_fixed(metrics.get(loss))} (window {window})  {beside}{references}{rate}{notices}"
     )
 
 
