@@ -125,10 +125,10 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _device(device: str) -> Finding:
-    found, built = gpu(), torch_cuda()
-    why = why_no_cuda(found, built)
-    if found is not None and why is None:
-        return Finding(subject="device", ok=True, text=f"cuda: {found.name}, torch built for CUDA {built}")
+    card, built = gpu(), torch_cuda()
+    why = why_no_cuda(card, built)
+    if card is not None and why is None:
+        return Finding(subject="device", ok=True, text=f"cuda: {card.name}, torch built for CUDA {built}")
     if device == "cuda":
         remedy = "nvidia-smi; then install a CUDA build of torch that fits the driver (README), or train with --device cpu"
         return Finding(subject="device", ok=False, text=f"cuda is not available: {why}", remedy=remedy)

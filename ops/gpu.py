@@ -48,12 +48,12 @@ def torch_cuda() -> str | None:
     return built[1] if built else None
 
 
-def why_no_cuda(found: Gpu | None, built: str | None) -> str | None:
+def why_no_cuda(card: Gpu | None, built: str | None) -> str | None:
     """Why torch cannot use CUDA here; None when it can. A driver runs what was built for its major version or an earlier one."""
     if built is None:
         return "this torch is a CPU build"
-    if found is None:
+    if card is None:
         return "there is no GPU, or no driver for it"
-    if found.cuda[0] < int(built.split(".")[0]):
-        return f"the driver runs CUDA {found.cuda[0]}.{found.cuda[1]}, and torch is built for {built}"
+    if card.cuda[0] < int(built.split(".")[0]):
+        return f"the driver runs CUDA {card.cuda[0]}.{card.cuda[1]}, and torch is built for {built}"
     return None

@@ -97,6 +97,15 @@ class Outgoing:
         return Taken(rows.stop)
 
 
+def unacknowledged(producer: Producer) -> int:
+    """How many records wait to be acknowledged.
+
+    librdkafka's own count (`rd_kafka_outq_len`) also has the callbacks in it that are due; so they are called first.
+    """
+    producer.poll(0)
+    return len(producer)
+
+
 def replay_settings(kafka: Mapping[str, str], trouble: Trouble, *, messages: int, kbytes: int) -> dict[str, Any]:
     """librdkafka settings: those that guarantee order and completeness are ours. messages, kbytes: bounds of what waits."""
     preferred = {"compression.type": "lz4", "linger.ms": "10", **without_producer_guarantees(kafka)}

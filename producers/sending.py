@@ -14,7 +14,7 @@ from autoemb_pipeline.kafka.errors import attempt
 from autoemb_pipeline.kafka.settings import open_producer
 from autoemb_pipeline.producers.config import ReplayConfig
 from autoemb_pipeline.producers.datasets.sorted_dataset import SortedDataset
-from autoemb_pipeline.producers.delivery import Outgoing, Trouble, replay_settings
+from autoemb_pipeline.producers.delivery import Outgoing, Trouble, replay_settings, unacknowledged
 from autoemb_pipeline.producers.progress import ReplayProgress, ReplayResult
 from autoemb_pipeline.producers.resume import ResumePoints, resume_points, unsent
 from autoemb_pipeline.producers.topic_reader import InteractionReader
@@ -93,7 +93,7 @@ class Sender:
         try:
             finished = self._send_all(producer, progress, stop) and self._await_all(producer, progress, stop)
             if not finished and self._trouble.lost and not stop():
-                self._unacknowledged = len(producer)
+                self._unacknowledged = unacknowledged(producer)
                 return None
             if not finished:
                 self._flush_stopped(producer)
@@ -179,7 +179,8 @@ class Sender:
         return True
 
     def _flush_stopped(self, producer: Producer) -> None:
-        self._unacknowledged = producer.flush(self._config.flush_seconds)
+        producer.flush(self._config.flush_seconds)
+        self._unacknowledged = unacknowledged(producer)
         if self._trouble.error is not None:
             self._raise(self._trouble.error)
 

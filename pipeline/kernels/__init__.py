@@ -19,15 +19,16 @@ Only the slots named in `Interactions.slots` are read or written, so these are t
 A mini-batch, in this order:
 1. `slots[f]` [n] of the distinct ids, `local` [F, B] positions among them: `Interactions`. Fresh `Predicted` arrays; columns of `inputs`
 behind the context's (16, with `quadratic` 107) up to Z are the caller's, for numeric features.
-2. `uses` are what the method fixes, ones for FSE and where dimensions are searched; a block with use 0 does not learn. Where they are searched
-(`Model.searched`): `controller_inputs` → `choices` and `foreseen`, and in `Memory` what the ids remember that will get blocks.
-3. `operations(times, mode)` → `run(operations, interactions, state, model, predicted, memory)`. `Model.weights` [C, M] are the dense weights, the
-last P·N of them the gains of the products: 1 (times `levels`) at the start, the others 0. Any other order of PREDICT and LEARN serves late
-labels: an interaction predicted earlier comes with what `Predicted` kept of it (`base`; the rest for step 4), its uses, and no PREDICT.
-   LEARN_ROWS learns a remembered event into rows alone. `observe` is the same without rows, for the paper's network.
+2. `uses` are what the method fixes, ones for FSE and where dimensions are searched; a block with use 0 does not learn. Where they are
+searched (`Model.searched`): `controller_inputs` → `choices` and `foreseen`, and in `Memory` what the ids remember that will get blocks.
+3. `operations(times, mode)` → `run(operations, interactions, state, model, predicted, memory)`. `Model.weights` [C, M] are the dense
+weights, the last P·N of them the gains of the products: 1 (times `levels`) at the start, the others 0. Any other order of PREDICT and LEARN
+serves late labels: an interaction predicted earlier comes with what `Predicted` kept of it (`base`; the rest for step 4), its uses, and no
+PREDICT. LEARN_ROWS learns a remembered event into rows alone. `observe` is the same without rows, for the paper's network.
 4. With the m interactions learnt (`which`): `newton_observe(inputs, which, probabilities, …)`, `mixture_slopes` while `Model.weights` still
 are those of the predictions, then `newton_descend`. H starts as the diagonal of ridges, repeated for each output.
-5. Where dimensions are searched: `validate`, and per field and block `ridge_observe` and `newton_descend` (`learners/stream/controllers.py`).
+5. Where dimensions are searched: `validate`, and per field and block `ridge_observe` and `newton_descend`
+(`learners/stream/controllers.py`).
 6. References: `predict_references` before, and with `features_of(inputs)`: `newton_observe`, and every 500 events `newton_descend`, after.
 7. Per field `remember`, and once `remember_run`, with the losses of the predictions.
 
@@ -116,9 +117,9 @@ __all__ = [
     "predict_references",
     "remember",
     "remember_run",
+    "ridge_observe",
     "round_rows",
     "run",
-    "ridge_observe",
     "validate",
     "weights_at",
 ]

@@ -88,7 +88,7 @@ def newton_observe(
 
 @kernel
 def newton_descend(weights: Floats, precision: Floats, gradient: Floats) -> None:
-    """w -= H⁻¹ gradient by Cholesky's H = L Lᵀ; then the gradient is 0. weights, gradient: [C, M] or alike; of H the lower triangle counts."""
+    """w -= H⁻¹ gradient by Cholesky's H = L Lᵀ; then the gradient is 0. weights, gradient: [C, M]; of H the lower triangle counts."""
     size = gradient.size
     lower = np.empty((size, size))
     x = np.empty(size)

@@ -5,8 +5,8 @@ from math import tanh
 import numpy as np
 
 from autoemb_pipeline.kernels.compiling import kernel
-from autoemb_pipeline.kernels.events import softmax
 from autoemb_pipeline.kernels.layout import CONTEXT_FEATURES, Floats
+from autoemb_pipeline.kernels.scores import softmax
 
 
 @kernel

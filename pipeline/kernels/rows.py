@@ -6,9 +6,9 @@ S = 1/h + Σ_f (v_f + Σ_j V_fj |d_fj|²), and the step is r_fj += V_fj d_fj (y-
 V² |d|² / (S · min(d_j, r)).
 
 Each block learns from the error of its own prefix: p, h and S of block j are those of the score with blocks up to j. So what blocks up to
-j hold is what they would hold had there been no larger ones (but for biases and gains, which learn from the whole score), and the loss under
-a prefix, known at every prediction, is the loss of the smaller embedding. |d|² follows from the products and
-the squared lengths, so that rows are read once and written once.
+j hold is what they would hold had there been no larger ones (but for biases and gains, which learn from the whole score), and the loss
+under a prefix, known at every prediction, is the loss of the smaller embedding. |d|² follows from the products and the squared lengths, so
+that rows are read once and written once.
 """
 
 import numpy as np
@@ -98,8 +98,10 @@ def _uses(gates: Floats, f: int, j: int, fields: int) -> bool:
 def innovations(
     rows: tuple[Rows, ...], place: Integers, gates: Floats, slopes: Floats, largest: Floats, drift: float, variances: Floats, totals: Floats
 ) -> None:
-    """Variance of each prefix's score, Σ_f (v_f + Σ_{k ≤ j} V_fk |d_fk|²), into totals [N + 1], the last without blocks (biases alone);
-    the variances after drift into variances [F, N + 1], the bias' last."""
+    """Variance of each prefix's score, Σ_f (v_f + Σ_{k ≤ j} V_fk |d_fk|²), into totals [N + 1]; at the end the biases' alone.
+
+    The variances after drift go into variances [F, N + 1], the bias' last.
+    """
     fields, spaces = len(rows), slopes.shape[1]
     total = 0.0
     for f in range(fields):

@@ -110,8 +110,8 @@ def mixture_slopes(
 def validate(events: Interactions, out: Predicted, losses: Floats, expected: Floats) -> None:
     """What every prefix lost on each interaction, and what each block was expected to save by the model's own probabilities.
 
-    The loss is the task's: squared error, or cross-entropy. Were the prefixes calibrated, E[loss_(j-1) - loss_j] = E[(p_j - p_(j-1))²], or the
-    divergence KL(p_j ‖ p_(j-1)): an estimate without the label's noise, which labels then correct.
+    The loss is the task's: squared error, or cross-entropy. Were the prefixes calibrated, E[loss_(j-1) - loss_j] = E[(p_j - p_(j-1))²], or
+    the divergence KL(p_j ‖ p_(j-1)): an estimate without the label's noise, which labels then correct.
 
     Args:
         events, out: as the event-order kernel left them.

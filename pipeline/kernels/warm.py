@@ -85,8 +85,16 @@ def _jobs(fields: int) -> Iterator[tuple[str, Callable[[], object]]]:
     weights = np.zeros((1, 16 + pairs))
     model = Model(weights, np.ones(1), np.ones(1, dtype=np.int64), np.ones(2), np.ones((fields, 1)), 1e-6, 0)
     base = np.zeros((1, 1))
-    out = Predicted(np.zeros((1, 16 + pairs)), np.zeros((1, pairs, 1)), base.copy(), base.copy(), np.zeros((1, 0)), np.zeros((1, 2, 1)), events.choices)
-    one, which, alpha = np.zeros(1), np.zeros(1, dtype=np.int64), np.ones((1, 1), dtype=np.float32)
+    out = Predicted(
+        inputs=np.zeros((1, 16 + pairs)),
+        products=np.zeros((1, pairs, 1)),
+        base=base.copy(),
+        probabilities=base.copy(),
+        classes=np.zeros((1, 0)),
+        prefixes=np.zeros((1, 2, 1)),
+        levels=events.choices,
+    )
+    one, which = np.zeros(1), np.zeros(1, dtype=np.int64)
     seen, memory = np.zeros((1, FIXED_INPUTS + 1), dtype=np.float32), no_memory(events, 1)
     local, slots, context = events.local[0], events.slots[0], state.contexts[0]
     precision = np.eye(weights.size)

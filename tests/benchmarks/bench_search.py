@@ -26,6 +26,7 @@ from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.producers.datasets.synthetic import PRESETS, SyntheticConfig, SyntheticModel
 from autoemb_pipeline.state.memory import MemoryRowStore
 from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
+from tests.benchmarks.commands import tell
 
 BATCH = 500
 LAST = 0.7
@@ -49,7 +50,12 @@ def columns(name: str, seed: int) -> tuple[Sequence[str], Sequence[str], np.ndar
     if name == "globo":
         clicks = pl.read_parquet(data / "globo" / "clicks-1.parquet").filter(pl.col("position") > 0)
         liked = np.where(clicks["clicked_again"].to_numpy() > 0, 5.0, 1.0)
-        return clicks["user_id"].cast(pl.String).to_list(), clicks["article_id"].cast(pl.String).to_list(), clicks["timestamp"].to_numpy(), liked
+        return (
+            clicks["user_id"].cast(pl.String).to_list(),
+            clicks["article_id"].cast(pl.String).to_list(),
+            clicks["timestamp"].to_numpy(),
+            liked,
+        )
     if name == "ml-100k":
         cached = Path.home() / ".cache" / "autoemb-pipeline-tests" / "ml-100k" / "ml-100k.inter"
         rows = pl.read_csv(Path(os.environ.get("AUTOEMB_ML100K", cached)), separator="\t", new_columns=["u", "i", "r", "t"])
@@ -99,7 +105,10 @@ def measure(stream: tuple[Sequence[str], Sequence[str], np.ndarray, np.ndarray],
         most = max(most, float(str(metrics.get("embedding_bytes") or 0)))
     seconds = time.process_time() - started
     every = np.concatenate(losses)
-    kept = {key: metrics.get(key) for key in ("bytes_share_of_fixed", "total_share_of_fixed", "loss_given_up", "price_per_byte", "embedding_bytes")}
+    kept = {
+        key: metrics.get(key)
+        for key in ("bytes_share_of_fixed", "total_share_of_fixed", "loss_given_up", "price_per_byte", "embedding_bytes")
+    }
     spaces = {key: value for key, value in metrics.items() if "_ids_of_" in key}
     return {
         "all": float(every.mean()),
@@ -125,7 +134,7 @@ def main() -> None:
             stream = columns(name, 11 + seed)
             for run in options.run:
                 result = {"stream": name, "run": run, "seed": seed, "task": task, **measure(stream, run, seed, task)}
-                print(json.dumps({k: round(v, 7) if isinstance(v, float) else v for k, v in result.items()}), flush=True)
+                tell(json.dumps({k: round(v, 7) if isinstance(v, float) else v for k, v in result.items()}))
                 if options.log:
                     with options.log.open("a", encoding="utf-8") as log:
                         log.write(json.dumps(result) + "\n")

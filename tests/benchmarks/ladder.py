@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from autoemb_pipeline.learners.stream.budget import INDEX_ENTRY_BYTES
 
 from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.experiments.statistics import Interval, clustered_interval, holm
 from autoemb_pipeline.learners.config import from_preset, parse_settings
-from autoemb_pipeline.learners.stream.budget import INDEX_ENTRY_BYTES
 from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.learners.stream.factory import side_plans
 from autoemb_pipeline.learners.stream.rows import HOLDS

@@ -1,48 +1,50 @@
 """The stream preset over the kernels alone: columns in memory, a slab that holds every id, no Kafka, no store, no torch.
 
 What the trainer does around the kernels, in the fewest lines: the end-to-end test compares its figures with the product's, the benchmark
-times its parts.
+times its parts. Which blocks ids hold is the product's own `Search`, over these slabs.
 """
 
 import csv
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
 from autoemb_pipeline.kernels import (
     CONTEXT_FEATURES,
-    FIXED_INPUTS,
     HELD,
     QUADRATIC_FEATURES,
     Interactions,
+    Memory,
     Model,
     Predicted,
     State,
-    adam,
-    backward,
     blank_context,
     blank_totals,
-    controller_inputs,
+    earlier_in_batch,
     features_of,
-    forward,
-    mixture_slopes,
     newton_descend,
     newton_observe,
+    no_memory,
     operations,
-    parameter_count,
     predict_references,
     remember,
     remember_run,
+    round_rows,
     run,
-    uses_of,
     weights_at,
 )
-from autoemb_pipeline.learners.common.initial import seeded_generator
-from autoemb_pipeline.learners.search.controller import Controller
-from autoemb_pipeline.rows import hashed_uniform
+from autoemb_pipeline.kernels.layout import COUNT
+from autoemb_pipeline.learners.stream.config import StreamConfig
+from autoemb_pipeline.learners.stream.factory import side_plans
+from autoemb_pipeline.learners.stream.holdings import Holdings
+from autoemb_pipeline.learners.stream.rows import REMEMBERED_BYTES
+from autoemb_pipeline.learners.stream.search import Search
+from autoemb_pipeline.rows import Lent, hashed_uniform
 
 SIDES = (("embedding.user", 0.06, 1.0, 0.027), ("embedding.item", 0.023, 0.2, 0.005))
 REFERENCE_EVERY = 500
@@ -78,13 +80,30 @@ class Settings:
     batch: int = 500
     seed: int = 0
     dtype: type = np.float32
-    hidden: tuple[int, ...] = (64,)
-    rate: float = 1e-3
-    start: float = 4.0
-    cost: float = 3e-6
-    rank: float = 8.0
+    rounded: bool = True  # rows to 16 bits
+    rank: float = 16.0
     std: float | None = None  # of both sides' new rows; None: the product's
     use: tuple[float, ...] = ()  # of every block where nothing is searched; empty: ones
+
+
+class Slabs:
+    """One record per id of both sides; all that a search asks of a store."""
+
+    def __init__(self, names: Sequence[list[str]], state: State) -> None:
+        self.names = [np.array(own, dtype=object) for own in names]
+        self.slots = [{name: k for k, name in enumerate(own)} for own in names]
+        remembered = [np.zeros((len(own), REMEMBERED_BYTES), dtype=np.int8) for own in names]
+        self.parts = list(zip(state.contexts, state.rows, state.held, remembered, strict=True))
+
+    def of(self, field: int, slots: np.ndarray) -> Lent:
+        return Lent(self.parts[field], slots, self.names[field][slots].tolist(), own=True)
+
+    def lend(self, table: str, ids: Sequence[str]) -> Lent:
+        field = ("user", "item").index(table)
+        return self.of(field, np.array([self.slots[field][i] for i in ids], dtype=np.int64))
+
+    def keep(self, table: str, lent: Lent) -> None:
+        """Changed in place."""
 
 
 class Loop:
@@ -112,12 +131,13 @@ class Loop:
             largest=np.repeat([[side[2]] for side in SIDES], self.spaces, axis=1),
             drift=1e-6,
             quadratic=quadratic,
+            searched=int(s.searched),
         )
         self.precision = np.diag(np.tile(ridge, len(levels)))
         self.gradient = np.zeros_like(weights)
         self.state = State(
             rows=tuple(self._rows(names, *side) for names, side in zip(columns.names, SIDES, strict=True)),
-            held=tuple(np.full((len(names), self.spaces), HELD, dtype=np.int8) for names in columns.names),
+            held=tuple(np.full((len(names), self.spaces), 0 if s.searched else HELD, dtype=np.int8) for names in columns.names),
             contexts=tuple(blank_context(f, len(names), self.spaces, self.classes) for f, names in enumerate(columns.names)),
             totals=blank_totals(),
         )
@@ -125,10 +145,10 @@ class Loop:
         self.reference_precision = np.diag(np.full(self.reference.size, 10.0))
         self.reference_gradient = np.zeros_like(self.reference)
         self.reference_events = 0
-        self.sizes = (FIXED_INPUTS + self.spaces, *s.hidden, self.spaces)
-        self.networks = [self._network(name) for name in ("user_controller", "item_controller")] if s.searched else []
-        self.moments = [np.zeros((2, len(n)), dtype=np.float32) for n in self.networks]
-        self.steps = 0
+        self.slabs = Slabs(columns.names, self.state)
+        self.search = self._search() if s.searched else None
+        rounding = {"seed": s.seed, "table": "rounding", "width": 2, "std": 1.0}
+        self.keys = [hashed_uniform(names, **rounding).view(np.uint64)[:, 0] for names in columns.names]
         self.seconds: Counter[str] = Counter()
         self.carried: tuple | None = None
         self.losses: list[np.ndarray] = []
@@ -146,12 +166,16 @@ class Loop:
         rows[:, width + 1 : -1], rows[:, -1] = variance, bias_variance
         return rows
 
-    def _network(self, name: str) -> np.ndarray:
-        """The product's own initial parameters, so that figures can be compared."""
-        made = Controller(self.spaces, self.settings.hidden, seeded_generator(self.settings.seed, name), start=self.settings.start)
-        vector = np.concatenate([tensor.detach().numpy().ravel() for tensor in made.parameters()]).astype(np.float32)
-        assert len(vector) == parameter_count(self.sizes)
-        return vector
+    def _search(self) -> Search:
+        s = self.settings
+        whole = s.dtype is np.float64
+        config = StreamConfig(
+            task=s.task, dims=s.dims, seed=s.seed, rank=s.rank, precision="float64" if whole else "float32",
+            row_precision="int16" if s.rounded and not whole else "float32",
+        )  # fmt: skip
+        plans = side_plans(config)
+        holdings = (Holdings(plans[0], self.slabs), Holdings(plans[1], self.slabs))
+        return Search(config, plans, holdings, self.slabs, len(self.model.levels))
 
     def _timed(self, part: str, since: float) -> float:
         now = time.thread_time()
@@ -160,37 +184,77 @@ class Loop:
 
     def step(self, first: int, last: int) -> None:
         clock = time.thread_time()
-        events, out, count, carried = self._open(first, last)
+        events, out, carried = self._open(first, last)
+        count = len(events.times)
         clock = self._timed("prepare", clock)
-        counts, alphas, tapes = self._gate(events, count)
+        events, memory, opened, before = self._choose(events, carried)
         clock = self._timed("controllers", clock)
         ordered, waiting = operations(events.times, self.settings.mode, carried)
-        run(ordered, events, self.state, self.model, out)
+        run(ordered, events, self.state, self.model, out, memory)
         clock = self._timed("events", clock)
-        new = slice(carried, count)
-        which = np.arange(carried, count)
-        labels = (events.binary, events.classes)
-        newton_observe(out.inputs, which, out.probabilities, *labels, self.precision, self.gradient)
-        slopes = np.empty((len(alphas), count, self.spaces), dtype=np.float32)
-        if self.networks:
-            charge = self.settings.cost * np.array(self.settings.dims, dtype=float)
-            mixture_slopes(events, self.model, out, alphas, counts, charge, 1.0, 0.0, self.settings.nested, slopes)
+        new, which = slice(carried, count), np.arange(carried, count)
+        newton_observe(out.inputs, which, out.probabilities, events.binary, events.classes, self.precision, self.gradient)
         newton_descend(self.model.weights, self.precision, self.gradient)
         clock = self._timed("newton", clock)
-        self._learn_networks(tapes, alphas[:, new], slopes[:, new])
+        self._settle(events, memory, opened, before)
+        clock = self._timed("settle", clock)
+        if self.search is not None:
+            self.search.learn(opened, events, out)
         clock = self._timed("controllers", clock)
         self._references(out, events, new, which)
         clock = self._timed("references", clock)
         losses = self._score(out, events)
         self.losses.append(losses[new])
         for f in range(len(events.slots)):
-            kept = alphas[f].astype(np.float64) if self.networks else np.zeros((count, 0))
+            chosen = np.arange(1, self.spaces + 1) if self.search is not None else np.zeros(0)
+            kept = (out.levels[f][:, None] == chosen).astype(np.float64)
             remember(events.local[f], events.slots[f], losses, kept, which, weights_at(f), self.state.contexts[f])
         remember_run(losses, which, self.state.totals)
-        self._timed("remember", clock)
+        clock = self._timed("remember", clock)
+        if self.search is not None:
+            self.search.sweep(self.state.totals)
+        self._timed("controllers", clock)
         self.carried = (waiting + first - carried, events, out, waiting) if len(waiting) else None
 
-    def _open(self, first: int, last: int) -> tuple[Interactions, Predicted, int, int]:
+    def _choose(self, events: Interactions, carried: int) -> tuple[Interactions, Memory, SimpleNamespace | None, list]:
+        """What the ids shall hold, and what of their past they learn."""
+        if self.search is None:
+            return events, no_memory(events, len(self.model.levels)), None, []
+        fields, new = range(2), slice(carried, None)
+        lent = tuple(self.slabs.of(f, events.slots[f]) for f in fields)
+        counts = [
+            self.state.contexts[f][events.slots[f][events.local[f, new]], COUNT] + earlier_in_batch(events.local[f, new].copy()) for f in fields
+        ]
+        opened = SimpleNamespace(
+            interactions=events,
+            carried=carried,
+            counts=np.stack(counts),
+            ids=tuple(tuple(side.ids) for side in lent),
+            new=tuple(len(side.ids) for side in lent),
+            lent=lent,
+            totals=self.state.totals,
+        )
+        further = self.search.choose(opened)
+        slots = tuple(np.concatenate([events.slots[f], self.slabs.lend(("user", "item")[f], further[f]).slots]) for f in fields)
+        opened.lent = tuple(self.slabs.of(f, slots[f]) for f in fields)
+        opened.ids = tuple(tuple(side.ids) for side in opened.lent)
+        before = [side.measure(own) for side, own in zip(self.search.holdings, opened.lent, strict=True)]
+        events = events._replace(slots=slots, choices=self.search.choices, foreseen=self.search.foreseen)
+        opened.interactions = events
+        return events, self.search.memory(opened, events), opened, before
+
+    def _settle(self, events: Interactions, memory: Memory, opened: SimpleNamespace | None, before: list) -> None:
+        if self.search is not None:
+            self.search.keep(opened, memory)
+        firsts = np.concatenate([[0], self.ends[:-1]])
+        for f, slots in enumerate(events.slots):
+            if self.settings.rounded and self.settings.dtype is np.float32:
+                keys = (self.keys[f][slots] + self.state.contexts[f][slots, COUNT].astype(np.uint64)).astype(np.uint64)
+                round_rows(self.state.rows[f], self.state.held[f], slots, firsts, self.ends, keys)
+            if self.search is not None:
+                self.search.holdings[f].account(opened.lent[f], before[f])
+
+    def _open(self, first: int, last: int) -> tuple[Interactions, Predicted, int]:
         carried = len(self.carried[0]) if self.carried else 0
         rows = np.concatenate([self.carried[0], np.arange(first, last)]) if self.carried else np.arange(first, last)
         count = len(rows)
@@ -202,6 +266,8 @@ class Loop:
             binary=self.binary[rows],
             classes=self.labels[rows],
             uses=np.ones((len(slots), count, self.spaces)),
+            choices=np.zeros((len(slots), count), dtype=np.int64),
+            foreseen=np.zeros((len(slots), count), dtype=np.int8),
         )
         outputs = len(self.model.levels)
         out = Predicted(
@@ -210,37 +276,16 @@ class Loop:
             base=np.zeros((count, outputs)),
             probabilities=np.zeros((count, outputs)),
             classes=np.zeros((count, self.classes)),
+            prefixes=np.zeros((count, self.spaces + 1, outputs)),
+            levels=np.zeros((len(slots), count), dtype=np.int64),
         )
         if self.settings.use:
             events.uses[:] = self.settings.use
         if self.carried:
             _, before, left, waiting = self.carried
             events.uses[:, :carried] = before.uses[:, waiting]
-            for now, then in zip(out, left, strict=True):
-                now[:carried] = then[waiting]
-        self._carried_count = carried
-        return events, out, count, carried
-
-    def _gate(self, events: Interactions, count: int) -> tuple:
-        fields, new = len(events.slots), slice(self._carried_count, count)
-        counts = np.zeros((fields, count))
-        alphas = np.zeros((fields, count, self.spaces), dtype=np.float32)
-        tapes = []
-        for f, network in enumerate(self.networks):
-            seen = np.zeros((count - self._carried_count, self.sizes[0]), dtype=np.float32)
-            own = events.local[f][new].copy()
-            controller_inputs(own, events.slots[f], self.state.contexts[f], self.state.totals, weights_at(f), counts[f][new], seen)
-            weights, tape = forward(network, self.sizes, seen)
-            alphas[f, new] = weights
-            uses_of(weights, self.settings.nested, events.uses[f][new])
-            tapes.append(tape)
-        return counts, alphas, tapes
-
-    def _learn_networks(self, tapes: list, alphas: np.ndarray, slopes: np.ndarray) -> None:
-        self.steps += 1
-        for f, network in enumerate(self.networks):
-            gradient = backward(network, self.sizes, tapes[f], alphas[f], slopes[f])
-            adam(network, self.moments[f], gradient, self.steps, self.settings.rate)
+            out.base[:carried] = left.base[waiting]
+        return events, out, carried
 
     def _references(self, out: Predicted, events: Interactions, new: slice, which: np.ndarray) -> None:
         mean, logistic = np.empty_like(out.base), np.empty_like(out.base)

@@ -2,15 +2,12 @@
 
 import numpy as np
 import pytest
-import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from autoemb_pipeline import kernels
-from autoemb_pipeline.learners.common.dense import DenseParameters
-from autoemb_pipeline.learners.common.initial import seeded_generator
-from autoemb_pipeline.learners.common.optimisers import make_optimiser
-from autoemb_pipeline.learners.search.controller import Controller
 from tests.kernels import twins
-from tests.kernels.worlds import BATCH, world
+from tests.kernels.worlds import BATCH, searched_world, world
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -39,7 +36,7 @@ def test_newton_step(outputs, count):
 @pytest.mark.parametrize("task", ["binary", "rating"])
 def test_references(task):
     events, state, model, out = world(task=task)
-    kernels.run(kernels.operations(events.times, "event")[0], events, state, model, out)
+    kernels.run(kernels.operations(events.times, "event")[0], events, state, model, out, kernels.no_memory(events, len(model.levels)))
     rng = np.random.default_rng(5)
     weights = rng.normal(size=(len(model.levels), 16)) * 0.3
     mean, logistic = np.empty_like(out.base), np.empty_like(out.base)
@@ -81,52 +78,60 @@ def test_controller_inputs_and_what_they_see_next_time(run_loss):
 @pytest.mark.parametrize("nested", [True, False])
 def test_slopes_of_the_mixture(task, nested):
     events, state, model, out = world(3, task)
-    kernels.run(kernels.operations(events.times, "event")[0], events, state, model, out)
+    kernels.run(kernels.operations(events.times, "event")[0], events, state, model, out, kernels.no_memory(events, len(model.levels)))
     rng = np.random.default_rng(1)
     weights = twins.softmax(rng.normal(size=(3, BATCH, 3)))
-    counts, costs = rng.integers(0, 30, size=(3, BATCH)).astype(float), np.array([1e-3, 2e-2, 0.1])
     found = np.empty_like(weights)
-    kernels.mixture_slopes(events, model, out, weights, counts, costs, 0.7, 0.01, nested, found)
-    twin = twins.Twin(events, state, model, out)
+    kernels.mixture_slopes(events, model, out, weights, nested, found)
+    twin = twins.Twin(events, state, model, out, kernels.no_memory(events, len(model.levels)))
     wanted = np.eye(5)[events.classes] if task == "rating" else events.binary[:, None]
     slope = (out.probabilities - wanted) @ model.levels
-    expected = twins.mixture_slopes(slope, out.products, twin.gains, events.uses, weights, counts, costs, 0.7, 0.01, nested)
-    np.testing.assert_allclose(found, expected, **CLOSE)
-    uses = np.empty_like(weights[0])
-    kernels.uses_of(weights[0], nested, uses)
-    np.testing.assert_allclose(uses, weights[0][:, ::-1].cumsum(axis=1)[:, ::-1] if nested else weights[0], **CLOSE)
+    np.testing.assert_allclose(found, twins.mixture_slopes(slope, out.products, twin.gains, events.uses, nested), **CLOSE)
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
-@pytest.mark.parametrize("hidden", [(), (7,), (6, 5)])
-@pytest.mark.parametrize("optimiser", ["adam", "adagrad"])
-def test_controllers_are_those_of_the_product(activation, hidden, optimiser):
-    """Torch's autograd and the product's optimisers are the twin."""
-    rng = np.random.default_rng(len(hidden))
-    made = Controller(3, hidden, seeded_generator(0, "c"), activation=activation)
-    with torch.no_grad():
-        for value in made.parameters():
-            value.add_(torch.from_numpy(rng.normal(size=value.shape) * 0.3))
-    own = np.concatenate([v.detach().numpy().ravel() for v in made.parameters()])
-    parameters = DenseParameters("c", made, make_optimiser(optimiser, 1e-2), dtype=torch.float64, device=torch.device("cpu"))
-    sizes = (38, *hidden, 3)
-    state = np.zeros((2, kernels.parameter_count(sizes)))
-    for step in range(1, 4):
-        inputs, slopes = rng.normal(size=(BATCH, 38)), rng.normal(size=(BATCH, 3))
-        slopes[:, 1] *= step > 1  # nothing exactly zero later
-        weights, taken = kernels.forward(own, sizes, inputs, activation)
-        expected = parameters.call(parameters.values, torch.from_numpy(inputs))
-        np.testing.assert_allclose(weights, expected.detach().numpy(), **CLOSE)
-        gradients = torch.autograd.grad((expected * torch.from_numpy(slopes)).sum(), list(parameters.values.values()))
-        gradient = kernels.backward(own, sizes, taken, weights, slopes, activation)
-        np.testing.assert_allclose(gradient, np.concatenate([g.numpy().ravel() for g in gradients]), **CLOSE)
-        parameters.apply(gradients)
-        if optimiser == "adam":
-            kernels.adam(own, state, gradient, step, 1e-2)
-        else:
-            kernels.adagrad(own, state[0], gradient, 1e-2)
-        found = np.concatenate([v.detach().numpy().ravel() for v in parameters.values.values()])
-        np.testing.assert_allclose(own, found, rtol=1e-9, atol=1e-12)
+@pytest.mark.parametrize("task", ["binary", "rating"])
+def test_losses_of_prefixes(task):
+    events, state, model, out, memory = searched_world(task)
+    kernels.run(kernels.operations(events.times, "event")[0], events, state, model, out, memory)
+    losses, expected = np.empty((BATCH, 4)), np.empty((BATCH, 3))
+    kernels.validate(events, out, losses, expected)
+    of_labels, of_model = twins.validate(out.prefixes, events.binary, events.classes)
+    np.testing.assert_allclose(losses, of_labels, **CLOSE)
+    np.testing.assert_allclose(expected, of_model, **CLOSE)
+    assert expected.max() > 1e-3
+
+
+def test_expected_savings_are_those_of_labels_that_the_last_prefix_draws():
+    """E[loss_(N-1) - loss_N] over labels from p_N: what `validate` says of the last block without any label."""
+    events, state, model, out, memory = searched_world("rating")
+    kernels.run(kernels.operations(events.times, "event")[0], events, state, model, out, memory)
+    losses, expected, mean = np.empty((BATCH, 4)), np.empty((BATCH, 3)), np.zeros(BATCH)
+    for klass in range(5):
+        kernels.validate(events._replace(classes=np.full(BATCH, klass)), out, losses, expected)
+        mean += out.prefixes[:, 3, klass] * (losses[:, 2] - losses[:, 3])
+    np.testing.assert_allclose(expected[:, 2], mean, rtol=1e-9, atol=1e-12)
+
+
+@given(seed=st.integers(0, 10_000), fade=st.floats(0.0, 1.0), count=st.integers(0, BATCH))
+@settings(max_examples=30, deadline=None)
+def test_ridge_regression_whose_past_fades(seed, fade, count):
+    rng = np.random.default_rng(seed)
+    inputs, targets = rng.normal(size=(BATCH, 7)) * (rng.random((BATCH, 7)) < 0.7), rng.normal(size=BATCH)
+    which, prior = np.sort(rng.choice(BATCH, size=count, replace=False)), rng.uniform(1, 50, size=7)
+    known = rng.normal(size=(20, 7))
+    precision, moment = known.T @ known + np.diag(prior), rng.normal(size=7)
+    expected, wanted = twins.ridge_observe(inputs[which], targets[which], fade, prior, precision, moment)
+    kernels.ridge_observe(inputs, which, targets, fade, prior, precision, moment)
+    np.testing.assert_allclose(np.tril(precision), np.tril(expected), **CLOSE)
+    np.testing.assert_allclose(moment, wanted, **CLOSE)
+
+
+def test_a_regression_that_sees_nothing_returns_to_its_prior():
+    precision, moment, prior, nothing = np.eye(3) * 9, np.ones(3), np.array([1.0, 2.0, 3.0]), np.zeros(0, dtype=np.int64)
+    for _ in range(500):
+        kernels.ridge_observe(np.zeros((1, 3)), nothing, np.zeros(1), 0.9, prior, precision, moment)
+    np.testing.assert_allclose(np.diag(precision), prior)
+    np.testing.assert_allclose(moment, 0.0, atol=1e-12)
 
 
 def test_an_optimiser_moves_nothing_without_gradient():

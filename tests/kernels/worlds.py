@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from autoemb_pipeline.kernels import HELD, Interactions, Model, Predicted, State, blank_context, blank_totals
+from autoemb_pipeline.kernels import HELD, Interactions, Memory, Model, Predicted, State, blank_context, blank_totals, no_memory
 
 ENDS = np.array([2, 13, 40])
 SLOTS, BATCH = 9, 40
@@ -25,6 +25,8 @@ def world(
         binary=rng.integers(0, 2, size=BATCH).astype(float),
         classes=rng.integers(0, 5, size=BATCH),
         uses=np.where(rng.random((fields, BATCH, spaces)) < 0.15, 0.0, rng.random((fields, BATCH, spaces))),
+        choices=np.zeros((fields, BATCH), dtype=np.int64),
+        foreseen=np.zeros((fields, BATCH), dtype=np.int8),
     )
     rows = []
     for _ in range(fields):
@@ -53,6 +55,32 @@ def world(
         base=np.zeros((BATCH, len(levels))),
         probabilities=np.zeros((BATCH, len(levels))),
         classes=np.zeros((BATCH, classes)),
+        prefixes=np.zeros((BATCH, spaces + 1, len(levels))),
+        levels=np.zeros((fields, BATCH), dtype=np.int64),
     )
     out.inputs[:, dense - extra : dense] = rng.normal(size=(BATCH, extra))
     return events, state, model, out
+
+
+def searched_world(
+    task: str = "binary", seed: int = 0, *, revisited: bool = False
+) -> tuple[Interactions, State, Model, Predicted, Memory]:
+    """Two fields whose ids hold some of their blocks, get more, and remember interactions of earlier mini-batches and of this one."""
+    events, state, model, out = world(2, task, seed)
+    rng = np.random.default_rng(seed + 10_000)
+    spaces, outputs = len(ENDS), len(model.levels)
+    for held in state.held:
+        held[:] = np.where(np.arange(spaces) < rng.choice([0, 0, 1, 2, 3], size=(SLOTS, 1)), HELD, 0)
+    events = events._replace(
+        choices=rng.choice([0, 0, 0, 1, 2, 3], size=(2, BATCH)), foreseen=rng.integers(0, 2, size=(2, BATCH)).astype(np.int8)
+    )
+    sizes = [rng.choice([0, 1, 3], size=5) for _ in range(2)]
+    totals = [int(size.sum()) for size in sizes]
+    memory = no_memory(events, outputs)._replace(
+        starts=tuple(np.concatenate([[0], np.cumsum(size)]) for size in sizes),
+        partners=tuple(rng.integers(0, 5, size=n) for n in totals),
+        offsets=tuple(rng.normal(size=(n, outputs)) for n in totals),
+        labels=tuple(rng.integers(0, outputs if outputs > 1 else 2, size=n) for n in totals),
+        shared=tuple(rng.integers(0, 2, size=n).astype(np.int8) for n in totals),
+    )
+    return events, state, model._replace(searched=1, revisited=int(revisited)), out, memory

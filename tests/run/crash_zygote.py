@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -114,6 +115,7 @@ def run_config(fields: Mapping[str, Any]) -> RunConfig:
 
 def _train(job: Mapping[str, Any]) -> int:
     arm(job["failpoint"])
+    import_module("polars")  # has threads, so not before the fork; the first checkpoint would wait for it while a short stream ends
     config = run_config(job["config"])
 
     def stop() -> bool:

@@ -83,7 +83,6 @@ def side_plans(config: StreamConfig) -> tuple[SidePlan, SidePlan]:
             bias_variance=bias_variance,
             seed=config.seed,
             dtype=config.row_dtype,
-            fixed_width=config.width,
             context_bytes=blank_context(field, 1, len(config.dims), classes).nbytes,
             precision=config.row_precision,
             searched=config.searches,

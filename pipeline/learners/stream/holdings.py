@@ -1,7 +1,8 @@
 """What is kept per id for embeddings, in bytes, and taking blocks back from ids for which they are no longer worth it.
 
-Counted is what the store keeps of each known id: an index entry and the id itself, its bias and the variance of it, the flags of its blocks,
-the numbers, scale and variance of each block that it holds, and what it remembers, partners' ids included. Context is counted apart.
+Counted is what the store keeps of each known id: an index entry and the id itself, its bias and the variance of it, the flags of its
+blocks, the numbers, scale and variance of each block that it holds, and what it remembers, partners' ids included. Context is counted
+apart.
 
 Shape legend: n ids, N blocks.
 """
@@ -15,11 +16,11 @@ from sortedcontainers import SortedList
 
 from autoemb_pipeline.kernels.layout import COUNT
 from autoemb_pipeline.learners.stream.memory import LENGTH_BYTES, used_bytes
-from autoemb_pipeline.learners.stream.rows import CONTEXT, HOLDS, REMEMBERED, SidePlan
+from autoemb_pipeline.learners.stream.rows import CONTEXT, FIXED_WIDTH, HOLDS, REMEMBERED, SidePlan
 from autoemb_pipeline.rows import Lent, RowStore, stored_bytes
 
 INDEX_ENTRY_BYTES = 16
-VISITED_AT_ONCE = 128
+VISITED_AT_ONCE = 64
 Integers = NDArray[np.int64]
 Measured = tuple[Integers, Integers, NDArray[np.bool_]]
 """Of n lent ids: blocks held, bytes of them and of what is remembered, and whether the id is known."""
@@ -111,7 +112,9 @@ class Holdings:
         named = sum(len(lent.ids[k].encode()) for k in new)
         self._id_bytes += named
         self.bytes += named + len(new) * self.base + int(size[known].sum() - before[1][before[2]].sum())
-        self.holders += np.bincount(levels[known], minlength=len(self.holders)) - np.bincount(before[0][before[2]], minlength=len(self.holders))
+        self.holders += np.bincount(levels[known], minlength=len(self.holders)) - np.bincount(
+            before[0][before[2]], minlength=len(self.holders)
+        )
         if indexed:
             self._index.update(lent.ids[k] for k in np.flatnonzero((levels > 0) & (before[0] == 0)).tolist())
 
@@ -133,8 +136,8 @@ class Holdings:
 
     @property
     def fixed_bytes(self) -> int:
-        """Bytes that one embedding of all spaces' total width in float32 would take for every known id: numbers, variance, bias and its own."""
-        return self.ids * (INDEX_ENTRY_BYTES + 4 * (self._plan.fixed_width + 3)) + self._id_bytes
+        """Bytes of the known ids, had each the paper's fixed-size embedding in float32, with variance and bias."""
+        return self.ids * (INDEX_ENTRY_BYTES + 4 * (FIXED_WIDTH + 3)) + self._id_bytes
 
     @property
     def context_bytes(self) -> int:

@@ -38,10 +38,10 @@ from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.learners.stream.gates import Gate
 from autoemb_pipeline.learners.stream.holdings import Holdings, Measured, bytes_report
 from autoemb_pipeline.learners.stream.rows import CONTEXT, HOLDS, ROW, SidePlan
-from autoemb_pipeline.learners.stream.search import Search
+from autoemb_pipeline.learners.stream.search import Search, id_numbers
 from autoemb_pipeline.open_batch import OpenBatch
 from autoemb_pipeline.records import RATING_CLASSES, FloatArray, LearnerInputs, Predictions
-from autoemb_pipeline.rows import Lent, hashed_uniform
+from autoemb_pipeline.rows import Lent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +100,7 @@ class StreamLearner:
         self._waiting_base = np.zeros((0, len(self._levels)))
         self._waiting_uses = np.zeros((2, 0, len(blocks.dims)))
         self._model = self._fixed_model()
+        self._numbers: list[NDArray[np.float32]] = []
         self._open: _Open | None = None
 
     def prepare(self, opened: OpenBatch) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -111,7 +112,8 @@ class StreamLearner:
         if not len(opened.inputs.user_ids):
             raise AutoembError("an empty mini-batch was given to a learner", remedy="skip mini-batches without records")
         search = self._components.search
-        return ((), ()) if search is None else search.choose(opened)
+        self._numbers = [id_numbers(ids, self._config.seed) for ids in opened.ids]
+        return ((), ()) if search is None else search.choose(opened, self._numbers)
 
     def run(self, opened: OpenBatch) -> tuple[LearnerInputs, Predictions]:
         """See `EventLearner.run`.
@@ -218,8 +220,10 @@ class StreamLearner:
 
     def _round(self, field: int, lent: Lent) -> None:
         blocks = self._components.plans[field].blocks
-        own = hashed_uniform(lent.ids, seed=self._config.seed, table="rounding", width=2, std=1.0).view(np.uint64)[:, 0]
-        keys = (own + lent.slabs[CONTEXT][lent.slots, COUNT].astype(np.uint64)).astype(np.uint64)
+        own = self._numbers[field]
+        if len(own) < len(lent.ids):  # partners of promoted ids
+            own = np.concatenate([own, id_numbers(lent.ids[len(own) :], self._config.seed)])
+        keys = np.ascontiguousarray(own[:, 2:]).view(np.uint64)[:, 0] + lent.slabs[CONTEXT][lent.slots, COUNT].astype(np.uint64)
         firsts, ends = blocks.starts, np.array(blocks.dims, dtype=np.int64)
         round_rows(lent.slabs[ROW], lent.slabs[HOLDS], lent.slots, firsts, ends, keys)
 

@@ -18,6 +18,7 @@ from autoemb_pipeline.rows import Lent
 
 LENGTH_BYTES = 2
 SHARED = 128
+LONGEST = 255  # bytes of an id that can be remembered
 Integers = NDArray[np.int64]
 
 
@@ -44,11 +45,11 @@ def entries(part: NDArray[np.int8], slot: int, outputs: int) -> list[Entry]:
     known = []
     while place < end:
         size = content[place]
-        behind = place + 1 + size
-        partner, flags = content[place + 1 : behind].decode(), content[behind]
-        offsets = np.frombuffer(content, dtype="<f2", count=outputs, offset=behind + 1)
+        end_of_id = place + 1 + size
+        partner, flags = content[place + 1 : end_of_id].decode(), content[end_of_id]
+        offsets = np.frombuffer(content, dtype="<f2", count=outputs, offset=end_of_id + 1)
         known.append(Entry(partner, offsets, flags % SHARED, flags >= SHARED))
-        place = behind + 1 + 2 * outputs
+        place = end_of_id + 1 + 2 * outputs
     return known
 
 
@@ -87,18 +88,13 @@ def append(
         while i >= 0:
             partner = names[1 - field][local[1 - field, i]].encode()
             flags = int(labels[i]) + SHARED * int(memory.own_shared[i])
-            entry = bytes([min(len(partner), 255)]) + partner + bytes([flags]) + outputs[i].tobytes()
-            if len(partner) < 256 and LENGTH_BYTES + used + len(packed) + len(entry) <= len(row):
+            entry = bytes([min(len(partner), LONGEST)]) + partner + bytes([flags]) + outputs[i].tobytes()
+            if len(partner) <= LONGEST and LENGTH_BYTES + used + len(packed) + len(entry) <= len(row):
                 packed += entry
             i = int(following[i])
         start, used = LENGTH_BYTES + used, used + len(packed)
         row[start : start + len(packed)] = np.frombuffer(bytes(packed), dtype=np.uint8)
-        row[0], row[1] = used % 256, used // 256
-
-
-def partners_of(part: NDArray[np.int8], slots: Integers, outputs: int) -> list[list[Entry]]:
-    """Of each of these slots what it remembers."""
-    return [entries(part, slot, outputs) for slot in slots.tolist()]
+        row[:LENGTH_BYTES] = np.frombuffer(used.to_bytes(LENGTH_BYTES, "little"), dtype=np.uint8)
 
 
 def as_columns(

@@ -19,6 +19,8 @@ from autoemb_pipeline.rows import Lent, RecordSpec, Rows, TableSpec, hashed_unif
 
 CONTEXT, ROW, HOLDS, REMEMBERED = range(4)  # positions of the parts in a record
 REMEMBERED_BYTES = 160
+FIXED_WIDTH = 146
+"""Numbers of the paper's fixed-size embedding, with which bytes are compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +34,6 @@ class SidePlan:
         bias_variance: of a new id's bias.
         seed: of new means.
         dtype: as stored and lent.
-        fixed_width: numbers of the fixed-size embedding that bytes are compared with.
         context_bytes: of an id's context row.
         precision: of the embedding's numbers as stored.
         searched: ids remember interactions until they have all blocks.
@@ -45,7 +46,6 @@ class SidePlan:
     bias_variance: float
     seed: int
     dtype: Literal["f4", "f8"]
-    fixed_width: int
     context_bytes: int
     precision: Literal["float32", "int16"] = "float32"
     searched: bool = False

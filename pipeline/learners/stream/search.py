@@ -1,16 +1,17 @@
 """Which blocks every id holds: chosen by validation, paid by the byte, and nothing lost by waiting.
 
-An id gets the space n of dimensions d_n where Σ_{j ≤ n} worth_j(x) · (1 + count) - price · bytes_n is largest; n = 0 is no row at all. worth
-is what the controllers expect block j to save per interaction, and 1 + count how many interactions an id with this count can expect, as
-popularity is long-tailed. While a larger space is likely within a few times its present count, an id waits: it remembers its interactions
-and, when it gets the blocks, learns them once, by ordinary Kalman steps of both rows.
+An id gets the space n of dimensions d_n where Σ_{j ≤ n} worth_j(x) · (1 + count) - price · bytes_n is largest; n = 0 is no row at all.
+worth is what the controllers expect block j to save per interaction, and 1 + count how many interactions an id with this count can
+expect, as popularity is long-tailed. While a larger space is likely within a few times its present count, an id remembers its
+interactions; when it gets the blocks, these learn them once, by ordinary Kalman steps of both rows.
 
-A part of the ids, chosen by a hash, holds every block from the first interaction on: a panel, without which nobody would know what blocks are
-worth to ids that have none.
+A part of the ids, chosen by a hash, holds every block from the first interaction on: a panel, without which nobody would know what
+blocks are worth to ids that have none.
 
 Shape legend: B new interactions, E all of the mini-batch, n distinct ids, N blocks, K controller inputs; 2 sides.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -67,11 +68,14 @@ class Search:
         self._inputs: list[FloatArray] = []
         self._worth: list[FloatArray] = []
         self._entries: list[tuple[Integers, list[list[Entry]]]] = []
+        self._numbers: Sequence[NDArray[np.float32]] = ()
+        self._held: list[Integers] = []
+        self._used: list[Integers] = []
         self.choices: Integers = np.zeros((2, 0), dtype=np.int64)
         self.foreseen: NDArray[np.int8] = np.zeros((2, 0), dtype=np.int8)
 
-    def choose(self, opened: OpenBatch) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Decides what the ids of the new interactions shall hold.
+    def choose(self, opened: OpenBatch, numbers: Sequence[NDArray[np.float32]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Decides what the ids of the new interactions shall hold. numbers: of both sides `id_numbers`.
 
         Returns:
             For each side further ids whose records must be lent: partners that promoted ids of the other side remember.
@@ -80,12 +84,15 @@ class Search:
         total = len(opened.interactions.times)
         self.choices, self.foreseen = np.zeros((2, total), dtype=np.int64), np.zeros((2, total), dtype=np.int8)
         self._inputs, self._worth, self._entries = [], [], []
+        self._numbers = numbers
+        self._held = [side.levels(lent) for side, lent in zip(self.holdings, opened.lent, strict=True)]
+        self._used = [used_bytes(lent.slabs[REMEMBERED], lent.slots) for lent in opened.lent]
         for field in range(2):
             local = opened.interactions.local[field, carried:]
             inputs = self._seen(opened.lent[field], local, opened.totals, field)
             worth = self.controllers[field].worth(inputs, counts[field])
-            wanted, foreseen = self._wanted(opened, field, local, inputs, worth)
-            self.choices[field, carried:], self.foreseen[field, carried:] = wanted, foreseen
+            target, foreseen = self._targets(opened, field, local, inputs, worth)
+            self.choices[field, carried:], self.foreseen[field, carried:] = target, foreseen
             self._inputs.append(inputs)
             self._worth.append(worth)
         if self.price.budget:
@@ -104,13 +111,12 @@ class Search:
         inputs[:, :-1] = seen
         return inputs
 
-    def _wanted(
+    def _targets(
         self, opened: OpenBatch, field: int, local: Integers, inputs: FloatArray, worth: FloatArray
     ) -> tuple[Integers, NDArray[np.int8]]:
         """[B] blocks, and whether more are likely soon."""
-        lent, holdings, counts = opened.lent[field], self.holdings[field], opened.counts[field]
-        held = holdings.levels(lent)[local]
-        remembered = used_bytes(lent.slabs[REMEMBERED], lent.slots)[local]
+        holdings, counts = self.holdings[field], opened.counts[field]
+        held, remembered = self._held[field][local], self._used[field][local]
         price = self.price.value
         costs = price * np.broadcast_to(holdings.by_level.astype(np.float64), (len(local), self._spaces + 1)).copy()
         costs[:, 0] += price * np.minimum(remembered + _ENTRY, REMEMBERED_BYTES)
@@ -123,18 +129,18 @@ class Search:
         soon = _best(self.controllers[field].worth(ahead, later), 1.0 + later, costs)
         full = remembered > REMEMBERED_BYTES - ROOM
         now = np.where((held == 0) & full, np.maximum(now, 1), now)
-        panel = self._in_panel(opened.ids[field][: opened.new[field]], field)[local]
-        wanted = np.where(panel, self._spaces, np.maximum(now, held))
-        return wanted, ((soon > wanted) & ~full).astype(np.int8)
+        panel = self._in_panel(self._numbers[field])[local]
+        target = np.where(panel, self._spaces, np.maximum(now, held))
+        return target, ((soon > target) & ~full).astype(np.int8)
 
-    def _in_panel(self, ids: tuple[str, ...], field: int) -> Held:
-        unit = hashed_uniform(ids, seed=self._config.seed, table=f"panel.{SIDES[field]}", width=1, std=1.0)[:, 0] / 3.0**0.5
-        return np.asarray(0.5 * (unit + 1.0) < self._config.panel)
+    def _in_panel(self, numbers: NDArray[np.float32]) -> Held:
+        """[n] from `id_numbers`."""
+        return np.asarray(0.5 * (numbers[:, 0] / 3.0**0.5 + 1.0) < self._config.panel)
 
     def _afford(self, opened: OpenBatch) -> None:
         """Takes back what the budget has no room for: in the order of the interactions, the user before the item."""
         room = float(self._config.memory_budget - sum(side.bytes for side in self.holdings))
-        level = [side.levels(lent) for side, lent in zip(self.holdings, opened.lent, strict=True)]
+        level = [held.copy() for held in self._held]
         local = opened.interactions.local
         more = [self.choices[field] > level[field][local[field]] for field in range(2)]
         for i in np.flatnonzero(more[0] | more[1]).tolist():
@@ -150,8 +156,7 @@ class Search:
         lent, local = opened.lent[field], opened.interactions.local[field]
         most = np.zeros(len(lent.slots), dtype=np.int64)
         np.maximum.at(most, local, self.choices[field])
-        some = used_bytes(lent.slabs[REMEMBERED], lent.slots) > 0
-        promoted = np.flatnonzero(some & (most > self.holdings[field].levels(lent)))
+        promoted = np.flatnonzero((self._used[field] > 0) & (most > self._held[field]))
         part = lent.slabs[REMEMBERED]
         return promoted, [entries(part, slot, self._outputs) for slot in lent.slots[promoted].tolist()]
 
@@ -199,16 +204,16 @@ class Search:
         self.price.move(self._given_up(out.levels[:, new], level), sum(side.bytes for side in self.holdings))
 
     def _clusters(self, opened: OpenBatch) -> Integers:
-        own = hashed_uniform(opened.ids[0][: opened.new[0]], seed=0, table="clusters", width=1, std=1.0)[:, 0].view(np.int32)
-        known: Integers = (own.astype(np.int64) % CLUSTERS)[opened.interactions.local[0, opened.carried :]]
+        own = np.ascontiguousarray(self._numbers[0][:, 1]).view(np.int32).astype(np.int64) % CLUSTERS
+        known: Integers = own[opened.interactions.local[0, opened.carried :]]
         return known
 
     def _given_up(self, levels: Integers, level: Integers) -> float:
         """Mean over the interactions of what the blocks that the pair lacked would have saved, now and by their learning."""
         lost = []
         for worth in self._worth:
-            behind = np.concatenate([np.cumsum(worth[:, ::-1], axis=1)[:, ::-1], np.zeros((len(worth), 1))], axis=1)
-            lost.append(behind[np.arange(len(level)), level])
+            remaining = np.concatenate([np.cumsum(worth[:, ::-1], axis=1)[:, ::-1], np.zeros((len(worth), 1))], axis=1)
+            lost.append(remaining[np.arange(len(level)), level])
         lacks = levels == level
         one = np.where(lacks[0], lost[0] + UNTRAINED * lost[1], lost[1] + UNTRAINED * lost[0])
         return float(np.where(lacks.all(axis=0), np.minimum(lost[0], lost[1]), one).mean())
@@ -225,7 +230,7 @@ class Search:
             worth = self.controllers[field].worth(inputs, counts)
             costs = SHRUNK_BELOW * self.price.value * np.broadcast_to(holdings.by_level.astype(np.float64), (len(held), self._spaces + 1))
             left = _best(worth, 1.0 + counts, np.where(np.arange(self._spaces + 1) <= held[:, None], costs, np.inf))
-            left = np.where(self._in_panel(tuple(visited), field), held, left)
+            left = np.where(self._in_panel(id_numbers(visited, self._config.seed)), held, left)
             poor = np.flatnonzero(left < held)
             if not len(poor):
                 continue
@@ -286,6 +291,11 @@ def _best(worth: FloatArray, future: FloatArray, costs: FloatArray) -> Integers:
     total = np.concatenate([np.zeros((len(worth), 1)), np.cumsum(worth, axis=1)], axis=1) * future[:, None]
     best: Integers = np.argmax(total - costs, axis=1)
     return best
+
+
+def id_numbers(ids: Sequence[str], seed: int) -> NDArray[np.float32]:
+    """[n, 4] uniform numbers of the ids: for the panel, the cluster, and (two) for rounding."""
+    return hashed_uniform(ids, seed=seed, table="search", width=4, std=1.0)
 
 
 def replaced(lent: Lent, rows: Integers) -> Lent:
