@@ -45,12 +45,12 @@ class Kept:
 def kept_of(log: pl.LazyFrame) -> Kept:
     """Of the interactions in a run's log, or a part of it."""
     names = log.collect_schema().names()
-    wanted = [pl.col(name).fill_nan(None).drop_nulls().last() for name in _SHARES if name in names]
-    wanted += [pl.col(name).fill_nan(None).cast(pl.Float64).mean() for name in _LOSSES if name in names]
-    if not wanted:
+    columns = [pl.col(name).fill_nan(None).drop_nulls().last() for name in _SHARES if name in names]
+    columns += [pl.col(name).fill_nan(None).cast(pl.Float64).mean() for name in _LOSSES if name in names]
+    if not columns:
         return Kept()
-    found = log.select(wanted).collect().row(0, named=True)
-    return Kept(**dict(zip(("bytes_share", "total_share", "given_up", "low", "high"), map(found.get, KEPT_FIELDS), strict=True)))
+    told = log.select(columns).collect().row(0, named=True)
+    return Kept(**dict(zip(("bytes_share", "total_share", "given_up", "low", "high"), map(told.get, KEPT_FIELDS), strict=True)))
 
 
 def mean_of(runs: Sequence[Kept]) -> Kept:

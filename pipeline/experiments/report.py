@@ -242,8 +242,8 @@ def _difference(interval: Interval) -> str:
 
 def _small(text: str, bracket: str) -> str:
     """With what is in brackets in small print."""
-    head, found, rest = text.partition(bracket)
-    return f"{head}<small>{found}{rest}</small>" if found else text
+    head, opening, rest = text.partition(bracket)
+    return f"{head}<small>{opening}{rest}</small>" if opening else text
 
 
 def _signed(value: float) -> str:
