@@ -9,7 +9,7 @@ from autoemb_pipeline.checkpoint.identity import READERS_OF_OLDER_STATE, flatten
 from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.errors import CheckpointError, ConfigurationError
 from autoemb_pipeline.learners.config import LearnerConfig, from_preset, learner_class, parse_settings
-from autoemb_pipeline.learners.factory import resolve_device
+from autoemb_pipeline.learners.factory import check_learner, resolve_device
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.records import Interaction, OfflineStage
 from autoemb_pipeline.schemas.registry import RegistryCodec
@@ -18,7 +18,7 @@ from autoemb_pipeline.trainer import TrainerConfig
 
 Observer = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
 
-LEARNER_OPTIONS = ("method", "task", "seed", "device", "precision", "memory_budget")
+LEARNER_OPTIONS = ("method", "task", "seed", "device", "precision", "tolerance", "memory_budget")
 """Fields of a learner's configuration that are options by their own names; the others are given as settings."""
 
 
@@ -123,13 +123,16 @@ def learner_config(options: Mapping[str, Any]) -> LearnerConfig:
     """The learner of the option ``preset``, changed by ``settings`` (texts NAME=VALUE) and by the options named in `LEARNER_OPTIONS`.
 
     Raises:
-        ConfigurationError: a setting that the preset has not, a value that cannot be used, or a device that is not there.
+        ConfigurationError: a setting that the preset has not, a value that cannot be used, a device that is not there, or a memory budget
+            that cannot be kept.
     """
     preset = options["preset"]
     changes = parse_settings(preset, options.get("settings", ())) | _given(LEARNER_OPTIONS, options)
     if "device" in changes:
         changes["device"] = resolve_device(changes["device"], uses_torch=learner_class(preset).uses_torch)
-    return from_preset(preset, **changes)
+    learner = from_preset(preset, **changes)
+    check_learner(learner)
+    return learner
 
 
 def _given(names: Iterable[str], options: Mapping[str, Any]) -> dict[str, Any]:

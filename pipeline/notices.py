@@ -5,7 +5,7 @@ from typing import Any
 
 import structlog
 
-from autoemb_pipeline.schemas.notices import label_notice, waiting_notice
+from autoemb_pipeline.schemas.notices import budget_notice, label_notice, waiting_notice
 
 _log = structlog.get_logger()
 _QUIET_MS = 60_000
@@ -16,6 +16,7 @@ class Notices:
 
     def __init__(self) -> None:
         self._label_warning: str | None = None
+        self._over_budget = False
         self._stood_at: tuple[Any, ...] = ()
         self._quiet_until = 0
 
@@ -23,6 +24,7 @@ class Notices:
         """Called with the last step's metrics, empty before the first, and the runtime record."""
         if metrics:
             self._look_at_labels(metrics)
+            self._look_at_budget(metrics)
         self._look_at_silence(runtime)
 
     def _look_at_labels(self, metrics: Mapping[str, Any]) -> None:
@@ -34,6 +36,12 @@ class Notices:
             _log.info("labels of another class have come", positive_share=metrics["positive_share"])
         else:
             _log.warning("the labels teach nothing", why=notice)
+
+    def _look_at_budget(self, metrics: Mapping[str, Any]) -> None:
+        before, notice = self._over_budget, budget_notice(metrics)
+        self._over_budget = notice is not None
+        if notice is not None and not before:
+            _log.warning("the memory budget cannot be kept", why=notice)
 
     def _look_at_silence(self, runtime: Mapping[str, Any]) -> None:
         """Nothing has come between two records, and something waits: said at most once a minute, however slow the stream."""

@@ -52,7 +52,7 @@ def train(config: RunConfig, ports: Ports) -> RunSummary:
                 with run.meter.step(len(batch)):
                     result = run.trainer.step(batch)
                 failpoint("step")
-                run.predictions.add(batch, result.scores, result.predictions, result.inputs)
+                run.predictions.add(batch, result.scores, result.predictions, result.inputs, result.metrics)
                 run.emitter.emit(result.metrics, batch)
                 metrics = result.metrics
             run.emitter.tick()

@@ -40,13 +40,24 @@ def label_notice(metrics: Mapping[str, Any]) -> str | None:
     return f"{seen}: ratings lie between {low:g} and {high:g}. Start again: --new-run {binary}--positive-above {(low + high) / 2:g}"
 
 
+def budget_notice(metrics: Mapping[str, Any]) -> str | None:
+    """Why the memory budget cannot be kept and what mends it; None where it can, or there is none."""
+    budget, least = metrics.get("memory_budget"), metrics.get("least_bytes")
+    if budget is None or least is None or least <= budget:
+        return None
+    return (
+        f"biases and index of the known ids alone take {least:,} bytes, more than --memory-budget {budget:,}: nobody gets an embedding any "
+        f"more. Start again with more: --new-run --memory-budget {2 * least}"
+    )
+
+
 def share_text(share: float) -> str:
     """Two digits of a share, as 28% or 4.6%."""
     return f"{share:.1%}" if share < 0.0995 else f"{share:.0%}"  # noqa: PLR2004  # below it, 9.9%
 
 
 def given_up_text(metrics: Mapping[str, Any]) -> str | None:
-    """The loss given up with half of its interval's width, as 1.1±0.3e-4; without it before there is one; None where nothing is searched."""
+    """The loss given up with half of its interval's width, once there is one, as 1.1±0.3e-4; None where nothing is searched."""
     value, low, high = (metrics.get(metric.field) for metric in (GIVEN_UP, GIVEN_UP_LOW, GIVEN_UP_HIGH))
     if value is None:
         return None

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from autoemb_pipeline.ops.watch.held import held_by_popularity, spaces_of
 from autoemb_pipeline.ops.watch.run_history import RunHistory
-from autoemb_pipeline.schemas.notices import bytes_notice, given_up_text, label_notice, share_text, waiting_notice
+from autoemb_pipeline.schemas.notices import budget_notice, bytes_notice, given_up_text, label_notice, share_text, waiting_notice
 from autoemb_pipeline.schemas.scores import (
     ACCURACY,
     METHOD,
@@ -126,15 +126,16 @@ def one_line(history: RunHistory) -> str:
     kept = bytes_notice(metrics)
     beside = "" if kept is None else f"{kept}  "
     rate = f"  {_number(runtime.get(THROUGHPUT.field))}/s  lag {_number(runtime.get(LAG.field))}" if runtime else ""
+    window = _fixed(metrics.get(score_field(METHOD, loss, WINDOW)))
     return (
         f"{history.run_id}  step {metrics['step']:,}  {metrics['examples']:,} interactions  "
-        f"{loss} {_fixed(metrics.get(loss))} (window {_fixed(metrics.get(score_field(METHOD, loss, WINDOW)))})  {beside}{references}{rate}{notices}"
+        f"{loss} {_fixed(metrics.get(loss))} (window {window})  {beside}{references}{rate}{notices}"
     )
 
 
 def _notices(metrics: Record, runtime: Record) -> list[tuple[str, str]]:
     """What a person should know beside the numbers: (kind, text)."""
-    texts = (("warning", label_notice(metrics)), ("waiting", waiting_notice(runtime)))
+    texts = (("warning", label_notice(metrics)), ("warning", budget_notice(metrics)), ("waiting", waiting_notice(runtime)))
     return [(kind, text) for kind, text in texts if text is not None]
 
 

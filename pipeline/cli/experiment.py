@@ -21,6 +21,7 @@ from autoemb_pipeline.cli.run_options import (
     preset_option,
     settings_option,
     task_option,
+    tolerance_option,
 )
 from autoemb_pipeline.cli.through import TopicOf, topics
 from autoemb_pipeline.config import learner_config, trainer_config
@@ -135,6 +136,7 @@ cell_options = together(
     ),
     epochs_option,
     device_option,
+    tolerance_option,
     settings_option,
     click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of torch, in each process."),
     click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, each training a cell."),

@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 
 from autoemb_pipeline.run import RunSummary
-from autoemb_pipeline.schemas.notices import bytes_notice, given_up_text, label_notice
+from autoemb_pipeline.schemas.notices import budget_notice, bytes_notice, given_up_text, label_notice
 from autoemb_pipeline.schemas.scores import (
     ACCURACY,
     METHOD,
@@ -110,5 +110,4 @@ def _counted(metrics: Mapping[str, Any]) -> list[str]:
         "duplicates": "re-delivered interactions were skipped",
     }
     counted = [f"  {metrics[name]:,} {meaning}" for name, meaning in meanings.items() if metrics.get(name)]
-    notice = label_notice(metrics)
-    return counted if notice is None else [*counted, f"  {notice}"]
+    return counted + [f"  {notice}" for notice in (label_notice(metrics), budget_notice(metrics)) if notice is not None]

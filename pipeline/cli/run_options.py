@@ -40,6 +40,7 @@ device_option = field_option(
     default="auto",
     help="Where a step computes: auto is CUDA where there is one; preset stream computes on the CPU.",
 )
+tolerance_option = field_option(StreamConfig, "tolerance", above=0, unset=True, metavar="LOSS")
 settings_option = click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A learner setting of docs/algorithm.md; repeatable."
 )
@@ -54,6 +55,7 @@ train_options = together(
     device_option,
     field_option(PaperConfig, "precision", unset=True),
     field_option(TrainerConfig, "positive_above"),
+    tolerance_option,
     field_option(StreamConfig, "memory_budget", least=0, unset=True, metavar="BYTES"),
     settings_option,
     field_option(PrequentialConfig, "window", least=1),

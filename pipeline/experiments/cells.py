@@ -115,7 +115,7 @@ def run_cell(
     started = told = time.perf_counter()
     for batch in mini_batches(stream.open, batch_size, config.offline, config.offline_epochs):
         step = trainer.step(batch)
-        log.add(batch, step.scores, step.predictions, step.inputs)
+        log.add(batch, step.scores, step.predictions, step.inputs, step.metrics)
         metrics = step.metrics
         if batch.step % STEPS_PER_SEGMENT == 0:
             log.close_segment(batch.step)

@@ -36,6 +36,7 @@ class Panel:
         ticks: x value -> its text; none: numbers.
         bars: x value -> height of the background bars (drawn on their own, unnumbered scale), e.g. interactions per bucket.
         y_range: None fits the lines.
+        stacked: the curves are parts of a whole, drawn as bars upon one another.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Panel:
     ticks: dict[int, str] | None = None
     bars: dict[int, int] | None = None
     y_range: tuple[float, float] | None = None
+    stacked: bool = False
 
 
 def bucket_of(column: str) -> pl.Expr:
@@ -75,12 +77,19 @@ def error_by_popularity(group: Group, side: str) -> tuple[list[Curve], dict[int,
 
 
 def weights_by_popularity(group: Group, variant: Variant, side: str) -> list[Curve]:
-    """Figure 7: the mean controller weight of every embedding space by popularity; none for methods without controllers."""
+    """Figure 7: the mean controller weight of every embedding space by popularity; none for methods without controllers.
+
+    Where dimensions are chosen, these are shares of interactions by the dimension that the id held, none of them first.
+    """
     columns = [column for column in variant.runs[0].columns if column.startswith(f"{side}_weight_")]
     if not columns:
         return []
     tables = {run.run_id: _by_bucket(group, run, side, columns) for run in variant.runs}
-    return [_over_seeds(variant, tables, column, name=f"dimension {column.rpartition('_')[2]}") for column in columns]
+    curves = [_over_seeds(variant, tables, column, name=f"dimension {column.rpartition('_')[2]}") for column in columns]
+    if variant.runs[0].searches:
+        without = np.maximum(1.0 - np.sum([curve.y for curve in curves], axis=0), 0.0)
+        curves.insert(0, Curve(name="no row yet", x=curves[0].x, y=without))
+    return curves
 
 
 def error_over_stream(group: Group) -> tuple[list[Curve], list[Curve]]:

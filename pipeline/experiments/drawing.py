@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from autoemb_pipeline.experiments.curves import Panel
+from autoemb_pipeline.experiments.curves import Curve, Panel
 
 SERIES_COLOURS = 8
 # Colours that occur nowhere else: each is replaced by a CSS variable once the SVG is written.
@@ -46,6 +47,7 @@ _PRINT = {
 Ink = Callable[[str], str]
 _LEGEND_COLUMNS = 5
 _MARKERS = "osD^vPX*"
+_HATCHES = ["", "//", "..", "xx", "--"]
 _DASHES = ["-", (0, (6, 1.5)), (0, (4, 1, 1, 1)), (0, (2, 1))]
 _REFERENCE_DASHES = [(0, (7, 3)), (0, (1.5, 1.8))]
 _STYLE: dict[Any, Any] = {
@@ -124,6 +126,30 @@ def _draw_panel(axes: Axes, panel: Panel, prefix: str, ink: Ink) -> None:
     axes.grid(visible=True, axis="y")
     if panel.bars:
         _draw_bars(axes, panel.bars, f"{prefix}-bars", ink)
+    if panel.stacked:
+        _draw_stacked(axes, panel.curves, prefix, ink)
+    else:
+        _draw_lines(axes, panel, prefix, ink)
+    if panel.ticks:
+        axes.set_xticks(list(panel.ticks), list(panel.ticks.values()), fontsize=9)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    if panel.y_range:
+        axes.set_ylim(*panel.y_range)
+
+
+def _draw_stacked(axes: Axes, curves: Sequence[Curve], prefix: str, ink: Ink) -> None:
+    bottom = np.zeros(len(curves[0].x))
+    for number, curve in enumerate(curves):
+        colour, hatch = (ink(_BARS), "") if number == 0 else (ink(_SERIES[number - 1]), _HATCHES[number % len(_HATCHES)])
+        bars = axes.bar(curve.x, curve.y, bottom=bottom, width=0.86, color=colour, edgecolor=ink(_GRID), hatch=hatch, label=curve.name)
+        for place, bar in enumerate(bars):
+            bar.set_gid(f"{prefix}-s{number}-{place}")
+        bottom = bottom + curve.y
+
+
+def _draw_lines(axes: Axes, panel: Panel, prefix: str, ink: Ink) -> None:
     own = 0
     reference = 0
     for number, curve in enumerate(panel.curves):
@@ -145,13 +171,6 @@ def _draw_panel(axes: Axes, panel: Panel, prefix: str, ink: Ink) -> None:
         if curve.low is not None and curve.high is not None:
             band = axes.fill_between(curve.x, curve.low, curve.high, color=style["color"], alpha=0.18, linewidth=0)
             band.set_gid(f"{prefix}-b{number}")
-    if panel.ticks:
-        axes.set_xticks(list(panel.ticks), list(panel.ticks.values()), fontsize=9)
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    if panel.y_range:
-        axes.set_ylim(*panel.y_range)
 
 
 def _draw_bars(axes: Axes, bars: dict[int, int], gid: str, ink: Ink) -> None:

@@ -34,20 +34,22 @@ def error_panels(group: Group) -> list[Panel]:
 
 
 def weight_panels(group: Group, variant: Variant) -> list[Panel]:
-    """Figure 7: the controllers' weights by popularity, users and items; empty for methods without controllers."""
+    """Figure 7: the controllers' weights, or the dimensions they chose, by popularity; empty for methods without controllers."""
     panels = []
     for side in ("user", "item"):
         curves = weights_by_popularity(group, variant, side)
         if not curves:
             return []
+        chosen = variant.runs[0].searches
         panels.append(
             Panel(
                 title=f"{side.capitalize()}s",
                 x_label=f"earlier interactions of the {side} (bucket's lower bound)",
-                y_label="mean weight of the space",
+                y_label="share of interactions" if chosen else "mean weight of the space",
                 curves=curves,
                 ticks={int(bucket): bucket_name(int(bucket)) for bucket in curves[0].x},
-                y_range=(-0.02, 1.02),
+                y_range=(0.0, 1.0) if chosen else (-0.02, 1.02),
+                stacked=chosen,
             )
         )
     return panels

@@ -15,6 +15,7 @@ import polars as pl
 from autoemb_pipeline import __version__
 from autoemb_pipeline.errors import ConfigurationError, StateError
 from autoemb_pipeline.experiments.curves import LEAST_IN_BUCKET, Curve, Panel, user_sums
+from autoemb_pipeline.experiments.kept import kept_of, mean_of
 from autoemb_pipeline.experiments.panels import error_panels, stream_panels, weight_panels
 from autoemb_pipeline.experiments.runs import REFERENCE_TITLES, Group, Run, Variant, comparable, open_run
 from autoemb_pipeline.experiments.statistics import RESAMPLES, Interval, holm, interval_of_sums, spread
@@ -100,6 +101,8 @@ def _comparison(group: Group) -> str:
     sums = {run.run_id: user_sums(group, run) for run in group.runs}
     first = sums[group.runs[0].run_id]
     counts, total = first["interactions"].to_numpy(), group.length - group.scored_from
+    kept = {variant.name: mean_of([kept_of(group.scored(run)) for run in variant.runs]) for variant in group.variants}
+    with_bytes = any(own.bytes_share is not None for own in kept.values())
     losses = {variant.name: _mean_over_seeds(variant, sums, "method_loss") for variant in group.variants}
     references = {name: _column(first, f"{model}_loss") for model, name in REFERENCE_TITLES.items() if f"{model}_loss" in first.columns}
     rows = []
@@ -108,19 +111,31 @@ def _comparison(group: Group) -> str:
         hits = _mean_over_seeds(variant, sums, "method_hit").sum() / total
         differences = [interval_of_sums(losses[variant.name] - reference, counts) for reference in references.values()]
         error = f"{per_seed.mean:.4f}" + (f" ± {per_seed.deviation:.4f}" if per_seed.count > 1 else "")
-        rows.append([escape(variant.name), str(per_seed.count), error, f"{hits:.2%}", *map(_difference, differences)])
+        beside = [_small(kept[variant.name].bytes_text, "("), _small(kept[variant.name].given_up_text, "[")] if with_bytes else []
+        rows.append([escape(variant.name), str(per_seed.count), error, *beside, f"{hits:.2%}", *map(_difference, differences)])
     for model, name in REFERENCE_TITLES.items():
         if name in references:
             hits = _column(first, f"{model}_hit").sum() / total
             blank = ["–"] * len(references)
-            rows.append([f"<em>{escape(name)}</em>", "–", f"{references[name].sum() / total:.4f}", f"{hits:.2%}", *blank])
-    head = ["Model", "Runs", f"Mean {group.runs[0].loss_name}", "Accuracy", *(f"Δ to {name}" for name in references)]
+            beside = ["–", "–"] if with_bytes else []
+            rows.append([f"<em>{escape(name)}</em>", "–", f"{references[name].sum() / total:.4f}", *beside, f"{hits:.2%}", *blank])
+    beside = ["Bytes of fixed size", "Loss given up"] if with_bytes else []
+    head = ["Model", "Runs", f"Mean {group.runs[0].loss_name}", *beside, "Accuracy", *(f"Δ to {name}" for name in references)]
     caption = (
         "Mean over the interactions, each predicted before it was learned from; ± standard deviation over seeds. Δ: difference of mean "
         f"errors on the same interactions (below 0: better than the reference), with a 95 % interval over users "
         f"({RESAMPLES:,} resamples of whole users, {len(counts):,} users); better or worse where it excludes 0."
     )
+    if with_bytes:
+        caption += _BYTES_CAPTION
     return _table("comparison", head, rows, caption) + _pairs(group.variants, losses, counts)
+
+
+_BYTES_CAPTION = (
+    " Bytes: kept for embeddings at the end, as a share of one embedding of all spaces' total width in float32 for every id; in brackets "
+    "with the context rows on both sides. Loss given up: the search's own estimate, against the largest embedding for all, mean over the "
+    "interactions, with its 95 % interval."
+)
 
 
 def _pairs(variants: Sequence[Variant], losses: dict[str, FloatArray], counts: FloatArray) -> str:
@@ -163,9 +178,9 @@ def _weights_figure(number: int, place: int, group: Group, variant: Variant) -> 
     if not panels:
         return f"<p>{escape(variant.name)} has no controllers, hence no weights for a Figure 7.</p>"
     sheets = [_curve_table(panel.title, "bucket", list((panel.ticks or {}).values()), panel.curves) for panel in panels]
-    caption = (
-        f"{escape(variant.name)}: what share the controllers give each embedding dimension, by popularity. The weights of an id sum to 1."
-    )
+    chosen = "which dimension the ids of the interactions held, by popularity at the prediction."
+    weighed = "what share the controllers give each embedding dimension, by popularity. The weights of an id sum to 1."
+    caption = f"{escape(variant.name)}: {chosen if variant.runs[0].searches else weighed}"
     return _figure(f"g{number}-figure-7-{place}", f"Figure 7 · {escape(variant.name)}", caption, panels, "".join(sheets))
 
 
@@ -223,6 +238,12 @@ def _difference(interval: Interval) -> str:
         verdict = "better" if interval.estimate < 0 else "worse"
         mark = f' <span class="{verdict}">{verdict}</span>'
     return f"{_signed(interval.estimate)} <small>[{_signed(interval.low)}, {_signed(interval.high)}]</small>{mark}"
+
+
+def _small(text: str, bracket: str) -> str:
+    """With what is in brackets in small print."""
+    head, opening, rest = text.partition(bracket)
+    return f"{head}<small>{opening}{rest}</small>" if opening else text
 
 
 def _signed(value: float) -> str:

@@ -73,6 +73,11 @@ class Run:
         return tuple(column.removesuffix("_loss") for column in self.columns if column.endswith("_loss"))
 
     @property
+    def searches(self) -> bool:
+        """Whether ids got one of several dimensions each, by what it is worth: the log then tells what loss that gave up."""
+        return "loss_given_up" in self.columns
+
+    @property
     def loss_name(self) -> str:
         """With unit."""
         return LOSSES[self.setting("task", "binary")].long_title

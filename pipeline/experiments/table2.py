@@ -1,7 +1,7 @@
 """The paper's Table 2: every method and task on the same ordered interactions; 70% offline, figures of the last 30% only (section 3.4)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import polars as pl
 from autoemb_pipeline.experiments.cells import Progress, Stream, online_log, paper_name, run_cell
 from autoemb_pipeline.experiments.jobs import Job
 from autoemb_pipeline.experiments.kafka_cells import Topic, run_kafka_cell
+from autoemb_pipeline.experiments.kept import Kept, kept_of, mean_of
 from autoemb_pipeline.experiments.statistics import Interval, Spread, holm, interval_of_sums, spread
 from autoemb_pipeline.records import FloatArray, OfflineStage, Task
 from autoemb_pipeline.schemas.scores import (
@@ -52,6 +53,7 @@ class Row:
         loss, accuracy: over seeds (references have one).
         against_fse, against_logistic: difference of losses (averaged over seeds), user-clustered bootstrap; negative is better.
         p_holm: of against_logistic, adjusted for the table's methods; None for references.
+        kept: bytes at the end and loss given up, mean over seeds.
         paper: (loss, accuracy) as printed, where the paper has the dataset.
     """
 
@@ -65,6 +67,7 @@ class Row:
     against_fse: Interval | None
     against_logistic: Interval | None
     p_holm: float | None = None
+    kept: Kept = field(default_factory=Kept)
     paper: tuple[float, float] | None = None
 
 
@@ -117,8 +120,12 @@ def rows(
     any_cell = next(iter(by_method.values()))[0]
     losses = {method: np.mean([_sums(c, "method_loss") for c in cells], axis=0) for method, cells in by_method.items()}
     table = _Table(stream.name, task, any_cell, losses.get("fse"))
+    kept: dict[str, list[Kept]] = {}
+    for folder, config in zip(folders, configs, strict=True):
+        kept.setdefault(config.learner.method, []).append(kept_of(online_log(folder, offline)))
+    printed = PAPER.get(paper_name(stream.name), {}).get(task, {})
     own = [
-        replace(table.row(method, losses[method], cells, "method"), paper=PAPER.get(paper_name(stream.name), {}).get(task, {}).get(method))
+        replace(table.row(method, losses[method], cells, "method"), paper=printed.get(method), kept=mean_of(kept[method]))
         for method, cells in by_method.items()
     ]
     own = _adjusted(own)
@@ -184,6 +191,7 @@ def _flat(row: Row) -> dict[str, Any]:
     for name, interval in (("against_fse", row.against_fse), ("against_logistic", row.against_logistic)):
         for part in ("estimate", "low", "high", "p_value"):
             fields[f"{name}_{part}"] = None if interval is None else getattr(interval, part)
+    fields |= asdict(row.kept)
     fields["paper_loss"], fields["paper_accuracy"] = row.paper or (None, None)
     return fields
 
@@ -194,12 +202,13 @@ def as_markdown(table: Sequence[Row], *, regime: str, fraction: float, epochs: i
     lines = [
         (
             f"Online stage: the last {100 * (1 - fraction):.0f}% of each stream, counters begun anew there{epochs_text}. {regime} "
-            "± is the standard deviation over seeds; differences in loss with 95% intervals, users resampled; negative is better."
+            "± is the standard deviation over seeds; differences in loss with 95% intervals, users resampled; negative is better. "
+            "Bytes: kept for embeddings at the end, of the fixed size's in float32 (with context); given up: loss, as the search says."
         ),
         *notes,
         "",
-        "| dataset | task | model | loss | accuracy | − FSE | − logistic | p (Holm) | paper's loss | paper's accuracy |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| dataset | task | model | loss | bytes | given up | accuracy | − FSE | − logistic | p (Holm) | paper's loss | paper's accuracy |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in table:
         values = [
@@ -207,6 +216,8 @@ def as_markdown(table: Sequence[Row], *, regime: str, fraction: float, epochs: i
             f"{TASK_NAMES[row.task]}, {LOSSES[row.task].abbreviation}",
             row.model,
             _with_spread(row.loss),
+            "" if row.kept.bytes_share is None else row.kept.bytes_text,
+            "" if row.kept.given_up is None else row.kept.given_up_text,
             _with_spread(row.accuracy),
             _interval(row.against_fse),
             _interval(row.against_logistic),

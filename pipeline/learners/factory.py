@@ -4,7 +4,7 @@ from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.learners.base import Learner
 from autoemb_pipeline.learners.config import LearnerConfig
 from autoemb_pipeline.learners.stream.config import StreamConfig
-from autoemb_pipeline.learners.stream.factory import make_stream_learner, stream_tables
+from autoemb_pipeline.learners.stream.factory import check_budget, make_stream_learner, stream_tables
 from autoemb_pipeline.learners.stream.learner import StreamLearner
 from autoemb_pipeline.rows import AnySpec, RowStore
 
@@ -16,6 +16,16 @@ def learner_tables(config: LearnerConfig) -> tuple[AnySpec, ...]:
     from autoemb_pipeline.learners.paper.factory import paper_tables  # noqa: PLC0415 - torch takes 1.5 s
 
     return paper_tables(config)
+
+
+def check_learner(config: LearnerConfig) -> None:
+    """Refuses what its fields alone do not show to be impossible.
+
+    Raises:
+        ConfigurationError: the memory budget cannot be kept.
+    """
+    if isinstance(config, StreamConfig):
+        check_budget(config)
 
 
 def make_learner(config: LearnerConfig, store: RowStore) -> Learner | StreamLearner:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from autoemb_pipeline.records import FloatArray, LearnerInputs, Predictions, Tas
 if TYPE_CHECKING:
     import polars as pl  # takes .2 s, and nobody needs it before the first segment is written or read
 
+KEPT_FIELDS = ("bytes_share_of_fixed", "total_share_of_fixed", "loss_given_up", "loss_given_up_low", "loss_given_up_high")
+"""Fields of the step's metrics that are logged beside its interactions, where the learner reports them."""
 _SEGMENT = re.compile(r"steps-(\d{9})-(\d{9})\.parquet")
 
 
@@ -48,9 +51,14 @@ class PredictionLog:
             folder.mkdir(parents=True, exist_ok=True)
 
     def add(
-        self, batch: MiniBatch, scores: Mapping[str, FloatArray], predictions: Predictions | None, inputs: LearnerInputs | None
+        self,
+        batch: MiniBatch,
+        scores: Mapping[str, FloatArray],
+        predictions: Predictions | None,
+        inputs: LearnerInputs | None,
+        metrics: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """One mini-batch; scores: model -> [2, B] loss and hit. A batch without interactions leaves no trace."""
+        """One mini-batch; scores: model -> [2, B] loss and hit; metrics: of its step. A batch without interactions leaves no trace."""
         if not self._limit or predictions is None or inputs is None:
             return
         self._first = self._first or batch.step
@@ -67,6 +75,8 @@ class PredictionLog:
         for side, weights in (("user", predictions.user_weights), ("item", predictions.item_weights)):
             if weights is not None:
                 columns.update({f"{side}_weight_{d}": weights[:, n].astype(np.float32) for n, d in enumerate(self._dims)})
+        told = {name: metrics[name] for name in KEPT_FIELDS if name in metrics}
+        columns |= {name: np.full(len(batch), np.nan if value is None else value, dtype=np.float32) for name, value in told.items()}
         self._blocks.append(batch.block)
         self._parts.append(columns)
 

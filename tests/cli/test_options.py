@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from autoemb_pipeline.cli.options import attribute_texts, field_option, together
 from autoemb_pipeline.cli.run_options import storage_options, stream_options, train_options
 from autoemb_pipeline.config import RunConfig, run_config
+from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.trainer import TrainerConfig
@@ -107,3 +108,30 @@ def test_an_option_of_its_own_goes_before_a_setting_and_needs_a_preset_that_has_
     assert made[0].trainer.learner.memory_budget == 7_000_000
     refused = CliRunner().invoke(command, ["--preset", "paper", "--memory-budget", "7000000"])
     assert "memory_budget" in str(refused.exception)
+
+
+def test_the_tolerance_is_an_option_of_its_own() -> None:
+    made: list[RunConfig] = []
+
+    @click.command()
+    @together(train_options)
+    def command(**options: object) -> None:
+        made.append(run_config(options))
+
+    for arguments in ((), ("--tolerance", "3e-4")):
+        CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert [config.trainer.learner.tolerance for config in made] == [StreamConfig().tolerance, 3e-4]  # type: ignore[union-attr]
+    assert CliRunner().invoke(command, ["--tolerance", "0"]).exit_code == 2
+
+
+def test_a_budget_that_one_user_and_one_item_exceed_is_refused_by_name() -> None:
+    @click.command()
+    @together(train_options)
+    def command(**options: object) -> None:
+        run_config(options)
+
+    refused = CliRunner().invoke(command, ["--memory-budget", "77"]).exception
+    assert isinstance(refused, ConfigurationError)
+    assert refused.what == "--memory-budget 77 cannot be kept: one user and one item with 2 dimensions take 78 bytes"
+    assert "--memory-budget at least 78" in str(refused.remedy)
+    assert CliRunner().invoke(command, ["--memory-budget", "78"]).exception is None

@@ -93,11 +93,11 @@ def test_a_cell_cut_off_begins_anew(tmp_path: Path) -> None:
 
 
 def table_of(
-    tmp_path: Path, task: str = "binary", name: str = "synthetic-test"
+    tmp_path: Path, task: str = "binary", name: str = "synthetic-test", preset: str = "paper"
 ) -> tuple[list[TrainerConfig], list[Path], list[table2.Row]]:
     stream = stream_of(name=name)
     offline = table2.offline_stage(stream, 0.7)
-    configs = [replace(trainer_config(m, task=task, seed=s), offline=offline) for m in ("fse", "autoemb") for s in range(2)]
+    configs = [replace(trainer_config(m, task=task, seed=s, preset=preset), offline=offline) for m in ("fse", "autoemb") for s in range(2)]
     folders = [table2.cell_folder(tmp_path, stream, config) for config in configs]
     run_jobs(table2.cell_jobs(stream, configs, folders, batch_size=100))
     return configs, folders, table2.rows(stream, configs, folders)
@@ -122,6 +122,22 @@ def test_table2_says_what_the_cells_hold(tmp_path: Path, task: str) -> None:
     expected = clustered_interval(difference.to_numpy(), logs[2]["user_id"].to_numpy())
     assert autoemb.against_logistic == pytest.approx(expected) or autoemb.against_logistic.low == pytest.approx(expected.low)
     assert rows[-1].loss.mean == pytest.approx(logs[0]["logistic_loss"].mean(), rel=1e-12)
+
+
+def test_table2_has_bytes_and_the_loss_given_up_beside_the_error(tmp_path: Path) -> None:
+    configs, folders, rows = table_of(tmp_path, preset="stream")
+    ends = [json.loads((folder / "done.json").read_text()) for folder in folders]
+    fse, autoemb, *references = rows
+    assert fse.kept.bytes_share == pytest.approx(np.mean([end["bytes_share_of_fixed"] for end in ends[:2]]), rel=1e-6)
+    assert autoemb.kept.total_share == pytest.approx(np.mean([end["total_share_of_fixed"] for end in ends[2:]]), rel=1e-6)
+    lost = [online_log(folder, configs[0].offline).collect()["loss_given_up"].mean() for folder in folders[2:]]
+    assert autoemb.kept.given_up == pytest.approx(np.mean(lost), rel=1e-6)
+    assert fse.kept.given_up is None
+    assert {row.kept.bytes_share for row in references} == {None}
+    text = table2.as_markdown(rows, regime="", fraction=0.7)
+    assert f"| {autoemb.kept.bytes_text} | {autoemb.kept.given_up_text} |" in text
+    assert f"| {fse.kept.bytes_text} |  |" in text
+    assert table2.as_frame(rows)["bytes_share"].to_list()[0] == fse.kept.bytes_share
 
 
 def test_table2_prints_the_papers_figures_beside_ours(tmp_path: Path) -> None:

@@ -11,13 +11,20 @@ import pytest
 from click.testing import CliRunner
 
 from autoemb_pipeline.cli.main import cli, main
+from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.errors import ConfigurationError, StateError
+from autoemb_pipeline.experiments.cells import Stream, run_cell
 from autoemb_pipeline.experiments.curves import error_by_popularity, error_over_stream, user_sums, weights_by_popularity
+from autoemb_pipeline.experiments.kept import kept_of
 from autoemb_pipeline.experiments.report import write_report
 from autoemb_pipeline.experiments.runs import comparable, open_run
+from autoemb_pipeline.learners.config import from_preset
+from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.sink.prediction_log import read_predictions
+from autoemb_pipeline.trainer import TrainerConfig
 from tests.experiments.browser import loaded_dom
 from tests.experiments.logged import write_run
+from tests.ops.recorded import tastes
 
 # Run in the page: what is really drawn and where, as JSON in an attribute that the dumped DOM shows.
 PROBE = """
@@ -90,6 +97,32 @@ def test_chromium_draws_every_line_of_every_figure(runs: dict[str, Path], tmp_pa
     assert "earlier interactions of the item (bucket's lower bound)" in texts
     assert {"dimension 2", "dimension 16", "dimension 128"} <= set(figures["g1-figure-7-0"]["texts"])
     assert "interactions seen" in figures["g1-figure-8"]["texts"]
+
+
+def test_searched_dimensions_are_a_histogram_and_bytes_stand_beside_the_error(tmp_path: Path) -> None:
+    stream = Stream(name="synthetic-tastes", fingerprint="t", length=600, open=lambda: tastes(600))
+    for method in ("autoemb", "fse"):
+        learner = from_preset("stream", method=method, panel=0.2)
+        config = TrainerConfig(learner=learner, context=ContextConfig(), prequential=PrequentialConfig())
+        run_cell(tmp_path / method, config, stream, batch_size=50)
+    page = tmp_path / "report.html"
+    write_report([tmp_path / "autoemb", tmp_path / "fse"], page)
+    figure = probe(page, tmp_path)["figures"]["g1-figure-7-0"]
+    assert {"no row yet", "dimension 2", "dimension 16", "dimension 128"} <= set(figure["texts"])
+    assert figure["outside"] == []
+    (group,) = comparable([open_run(tmp_path / "autoemb"), open_run(tmp_path / "fse")])
+    for side in ("user", "item"):
+        curves = weights_by_popularity(group, group.variants[0], side)
+        assert np.sum([curve.y for curve in curves], axis=0) == pytest.approx(np.ones(len(curves[0].x)), abs=1e-6)
+        assert curves[0].y[0] > curves[0].y[-1]  # who is new has no row
+    html = page.read_text(encoding="utf-8")
+    for name, run in zip(("autoemb", "fse"), group.runs, strict=True):
+        done = json.loads((tmp_path / name / "done.json").read_text())
+        kept = kept_of(run.log)
+        assert kept.bytes_share == pytest.approx(done["bytes_share_of_fixed"], rel=1e-6)
+        assert f"{done['bytes_share_of_fixed']:.0%}" in kept.bytes_text
+        assert f"<td>{kept.bytes_text.replace('(', '<small>(')}</small></td><td>{kept.given_up_text.partition('[')[0]}" in html
+    assert "Bytes of fixed size" in html
 
 
 def test_the_page_needs_no_network_and_names_synthetic_data(runs: dict[str, Path], tmp_path: Path) -> None:

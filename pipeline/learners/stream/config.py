@@ -27,8 +27,9 @@ class StreamConfig(SearchConfig):
         quadratic: whether products of context features are inputs (binary task).
         thresholds: counts at which method `count-thresholds` goes to the next space.
         row_precision: of embeddings as kept: float32, or int16 on a grid per block, rounded stochastically.
-        tolerance: loss that smaller embeddings may give up, in the task's unit; the fewest bytes that keep it are sought.
-        memory_budget: bound on the bytes kept for embeddings; 0: none, the tolerance counts (preset stream).
+        tolerance: loss per interaction that smaller embeddings may give up against the largest for all (binary: squared error; rating:
+            nats); the fewest bytes that stay below it are sought (preset stream).
+        memory_budget: bound on the bytes kept for embeddings, spent for the least loss; 0: none, the tolerance decides (preset stream).
         panel: part of the ids that hold every block, for comparison.
     """
 

@@ -2,11 +2,12 @@
 
 import numpy as np
 
+from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.kernels import blank_context
 from autoemb_pipeline.learners.stream.blocks import Blocks
 from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.learners.stream.gates import FixedGate, Gate, same_use, threshold_use
-from autoemb_pipeline.learners.stream.holdings import Holdings
+from autoemb_pipeline.learners.stream.holdings import Holdings, smallest_bytes
 from autoemb_pipeline.learners.stream.learner import StreamComponents, StreamLearner
 from autoemb_pipeline.learners.stream.logits import LogitGate, logit_tables
 from autoemb_pipeline.learners.stream.rows import SidePlan
@@ -48,6 +49,22 @@ def make_stream_learner(config: StreamConfig, store: RowStore) -> StreamLearner:
     outputs = RATING_CLASSES if config.task == "rating" else 1
     search = Search(config, (users, items), holdings, store, outputs) if config.searches else None
     return StreamLearner(config, StreamComponents(plans=(users, items), gate=_gate(config, store), holdings=holdings, search=search))
+
+
+def check_budget(config: StreamConfig) -> None:
+    """Refuses a memory budget that no stream could keep.
+
+    Raises:
+        ConfigurationError: it cannot hold one user and one item with their smallest block.
+    """
+    least = sum(smallest_bytes(plan) for plan in side_plans(config))
+    if 0 < config.memory_budget < least:
+        raise ConfigurationError(
+            f"--memory-budget {config.memory_budget:,} cannot be kept: one user and one item with {config.dims[0]} dimensions take "
+            f"{least:,} bytes",
+            why="index, id, bias and the smallest embedding are kept for whoever holds one",
+            remedy=f"give --memory-budget at least {least}, better some hundred bytes per user and item; or none, and --tolerance",
+        )
 
 
 def side_plans(config: StreamConfig) -> tuple[SidePlan, SidePlan]:

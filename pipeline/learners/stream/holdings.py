@@ -32,10 +32,23 @@ def bytes_report(sides: tuple["Holdings", "Holdings"]) -> dict[str, float | None
     fixed = sum(side.fixed_bytes for side in sides)
     return {
         "embedding_bytes": own,
+        "least_bytes": sum(side.least_bytes for side in sides),
         "context_bytes": context,
         "bytes_share_of_fixed": own / fixed if fixed else None,
         "total_share_of_fixed": (own + context) / (fixed + context) if fixed else None,
     }
+
+
+def id_bytes(plan: SidePlan) -> tuple[int, tuple[int, ...]]:
+    """Bytes that every known id takes beside its name, and [N] those that each block adds."""
+    common, blocks = stored_bytes(plan.spec())
+    return INDEX_ENTRY_BYTES + common + plan.spaces + (LENGTH_BYTES if plan.searched else 0), blocks
+
+
+def smallest_bytes(plan: SidePlan) -> int:
+    """Bytes of an id with a name of one letter that holds the smallest block."""
+    base, blocks = id_bytes(plan)
+    return base + 1 + blocks[0]
 
 
 class Holdings:
@@ -48,8 +61,7 @@ class Holdings:
 
     def __init__(self, plan: SidePlan, store: RowStore) -> None:
         self._plan, self._store = plan, store
-        common, blocks = stored_bytes(plan.spec())
-        self.base = INDEX_ENTRY_BYTES + common + plan.spaces + (LENGTH_BYTES if plan.searched else 0)
+        self.base, blocks = id_bytes(plan)
         self.by_level: Integers = np.concatenate([[0], np.cumsum(blocks)]).astype(np.int64)
         self.bytes, self.ids, self._id_bytes = 0, 0, 0
         self.holders: Integers = np.zeros(plan.spaces + 1, dtype=np.int64)
@@ -116,6 +128,11 @@ class Holdings:
         """These ids hold no block any more."""
         for identifier in ids:
             self._index.remove(identifier)
+
+    @property
+    def least_bytes(self) -> int:
+        """Bytes that the known ids take without any block and without memory: index, id, bias."""
+        return self.ids * self.base + self._id_bytes
 
     @property
     def fixed_bytes(self) -> int:

@@ -253,6 +253,7 @@ class Search:
             "loss_given_up_high": high,
             "unresolved": None if given_up is None else half is None or half > self._config.tolerance,
             "price_per_byte": self.price.value,
+            "memory_budget": self._config.memory_budget or None,
             **{
                 f"{side}_ids_of_space": dict(zip(map(str, widths), holdings.holders.tolist(), strict=True))
                 for side, holdings in zip(SIDES, self.holdings, strict=True)

@@ -11,11 +11,11 @@ from autoemb_pipeline.cli.main import cli
 from autoemb_pipeline.ops.topics import ensure_interactions_topic
 from autoemb_pipeline.schemas.codec import encode_interaction
 from tests.conftest import TestBroker
+from tests.ops.recorded import tastes
 from tests.source.topics import IN_ORDER
-from tests.streams import synthetic_stream
 
 EVENTS, BATCH = 1050, 50
-SMALL = ["hidden=16", "controller_hidden=8", "validation_size=20"]
+SETTINGS = {"paper": ["hidden=16", "controller_hidden=8", "validation_size=20"], "stream": ["panel=0.2"]}
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,19 @@ def watched(broker: TestBroker, tmp_path_factory: pytest.TempPathFactory) -> Wat
     topic = f"watched-{uuid.uuid4().hex[:8]}"
     ensure_interactions_topic(broker.kafka, topic, 1)
     producer = Producer({**broker.kafka, **IN_ORDER})
-    for interaction in synthetic_stream(EVENTS, seed=2):
+    for interaction in tastes(EVENTS):
         producer.produce(topic, encode_interaction(interaction), interaction.user_id.encode(), timestamp=interaction.timestamp)
     producer.produce(topic, b"no interaction", b"dead")
     assert producer.flush(30) == 0
-    runs = {"older": "fse", "newest": "autoemb"}
-    for run_id, method in runs.items():
-        arguments = ["train", "--topic", topic, "--method", method, "--preset", "paper", "--batch-size", str(BATCH), "--until-end"]
+    runs = {"older": ("fse", "paper"), "newest": ("autoemb", "stream")}
+    for run_id, (method, preset) in runs.items():
+        arguments = ["train", "--topic", topic, "--method", method, "--preset", preset, "--batch-size", str(BATCH), "--until-end"]
         arguments += ["--run-id", f"{topic}-{run_id}", "--state-dir", str(tmp_path_factory.mktemp("state")), "--threads", "1"]
         arguments += ["--metrics-topic", f"{topic}.metrics", "--runtime-topic", f"{topic}.runtime", "--device", "cpu"]
-        arguments += [part for setting in SMALL for part in ("--set", setting)] + ["--bootstrap-servers", broker.bootstrap_servers]
+        arguments += [part for setting in SETTINGS[preset] for part in ("--set", setting)] + [
+            "--bootstrap-servers",
+            broker.bootstrap_servers,
+        ]
         result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
         assert result.exit_code == 0, result.output
     return Watched(

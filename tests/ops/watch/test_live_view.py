@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from structlog.testing import capture_logs
 
+from autoemb_pipeline.notices import Notices
 from autoemb_pipeline.ops.watch.held import held_by_popularity, spaces_of
 from autoemb_pipeline.ops.watch.live_view import ASCII, BLOCKS, bar, live_view, one_line, signs, sparkline
 from autoemb_pipeline.ops.watch.run_history import RECORDS_KEPT, RUNS_KEPT, Histories, RunHistory
 from autoemb_pipeline.schemas.metrics import PREQUENTIAL, RUNTIME
-from autoemb_pipeline.schemas.notices import bytes_notice, share_text
+from autoemb_pipeline.schemas.notices import budget_notice, bytes_notice, share_text
 from tests.ops.recorded import RUN_ID, WALL_TIME, recorded
 
 SERIES = st.lists(st.none() | st.floats(-1e6, 1e6), max_size=40)
@@ -199,3 +201,18 @@ def test_notices_before_the_first_step() -> None:
     watched.runtime.append(RUNTIME.normalise(recorded()[1]))
     assert "300 interactions, 2 dead letters" in text_of(watched)
     assert "300 interactions, 2 dead letters" in one_line(watched)
+
+
+def test_a_budget_below_what_every_id_takes_is_said_in_words_and_once_in_the_log() -> None:
+    watched = history()
+    latest = watched.metrics[-1]
+    assert latest["least_bytes"] == sum(29 + len(f"{kind}{n}") for kind, count in (("u", 12), ("i", 20)) for n in range(count))
+    assert budget_notice(latest) is None
+    latest.update(memory_budget=1000, least_bytes=1023)
+    assert "warning: biases and index of the known ids alone take 1,023 bytes, more than --memory-budget 1,000" in text_of(watched, 300)
+    assert "--new-run --memory-budget 2046" in one_line(watched)
+    notices = Notices()
+    with capture_logs() as lines:
+        for metrics in ({**latest, "least_bytes": 1000}, latest, latest):
+            notices.look(metrics, watched.latest("runtime"))
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["the memory budget cannot be kept"]

@@ -23,8 +23,9 @@ from autoemb_pipeline.ops.brokers.process import free_port
 from autoemb_pipeline.ops.grafana.generate import TOPICS
 from autoemb_pipeline.ops.metrics.reader import MetricsReader, flat_json
 from autoemb_pipeline.schemas.metrics import PREQUENTIAL
+from autoemb_pipeline.schemas.notices import given_up_text, share_text
 from tests.ops.grafana.test_dashboards import check_kafka_panels
-from tests.ops.watch.conftest import EVENTS, SMALL, Watched
+from tests.ops.watch.conftest import EVENTS, SETTINGS, Watched
 
 pytestmark = pytest.mark.kafka
 
@@ -66,12 +67,13 @@ def test_once_shows_the_newest_run_in_words(watched: Watched, topics: list[str])
     )
     assert "\x1b" not in done.stdout
     own = [record for record in records(watched, "metrics") if record["run_id"] == watched.newest_run]
-    newest, weighted = own[-1], [record for record in own if record["item_weight"]][-1]
+    newest = own[-1]
     assert newest["batch_examples"] == 0  # the rubbish at the stream's end is a step of its own
     for expected in (
         watched.newest_run,
         f"{newest['mse']:.4f}",
-        f"{weighted['item_weight']['128']:.2f}",
+        share_text(newest["bytes_share_of_fixed"]),
+        given_up_text(newest),
         "1,050 interactions",
         "dead letters 1",
     ):
@@ -156,7 +158,7 @@ def test_in_a_terminal_without_and_with_colours(watched: Watched, topics: list[s
             time.sleep(0.3)
         pictures[name] = call("capture-pane", "-p", "-e", "-t", name)
         assert "▁" in picture
-        assert "weights by dimension" in picture
+        assert "held, rare → popular" in picture
         call("send-keys", "-t", name, "C-c")
     call("kill-server")
     assert "\x1b[36m" not in pictures["plain"]
@@ -238,7 +240,7 @@ def test_train_serves_its_metrics_to_prometheus(watched: Watched, topics: list[s
     port = free_port()
     arguments = ["train", "--topic", watched.interactions, "--method", "fse", "--preset", "paper", "--batch-size", "50", "--threads", "1"]
     arguments += ["--run-id", f"{watched.interactions}-scraped", "--state-dir", str(tmp_path / "state"), "--device", "cpu", *topics]
-    arguments += [part for setting in SMALL for part in ("--set", setting)] + ["--prometheus", str(port)]
+    arguments += [part for setting in SETTINGS["paper"] for part in ("--set", setting)] + ["--prometheus", str(port)]
     process = subprocess.Popen(program(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
     try:
         found: dict[str, dict[str, str]] = {}
