@@ -48,7 +48,7 @@ class PaperConfig(SearchConfig):
     uses_torch: ClassVar[bool] = True
 
     method: Method = "autoemb"
-    preset: Literal["paper", "paper-layernorm"] = "paper-layernorm"
+    preset: Literal["paper", "paper-layernorm", "residual"] = "paper-layernorm"
     precision: PaperPrecision = "float32"
     hidden: tuple[int, ...] = (512, 512)
     normalisation: Normalisation = "layer"
@@ -96,3 +96,25 @@ class PaperConfig(SearchConfig):
         if self.validation != "holdout" or not self.is_bilevel:
             return None
         return holdout_mask(size, fraction=self.holdout_fraction, seed=self.seed, step=step)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResidualConfig(PaperConfig):
+    """Configuration of the paper's network as an addition to the online logistic regression's logit; other fields as `PaperConfig`.
+
+    Attributes:
+        product_inputs: whether the hidden layers also see the product of both sides' selected embeddings, number by number.
+        context_inputs: whether they also see the context features x0..x15.
+        replays: further steps of W per mini-batch, each on `validation_size` of the last `reservoir` interactions drawn uniformly.
+    """
+
+    takes_context: ClassVar[bool] = True
+
+    preset: Literal["residual"] = "residual"
+    product_inputs: bool = False
+    context_inputs: bool = False
+    replays: int = 0
+
+    def __post_init__(self) -> None:
+        PaperConfig.__post_init__(self)
+        check_numbers(self, "replays", least=0)

@@ -26,7 +26,7 @@ class NetworkInputs:
     Attributes:
         user_rows, item_rows: [B, D] concatenated embeddings.
         user_weights, item_weights: [B, N] α and β; None where nothing is selected.
-        features: [B, F] context features; the paper's networks use none.
+        features: [B, F] context features; the paper's networks use none of them.
     """
 
     user_rows: Tensor
@@ -88,6 +88,28 @@ class EmbeddingSpaces(nn.Sequential):
         return tanh(normalise(self.transform(rows_BD), self._normalisation))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Joined:
+    """What the hidden layers see beside both sides' embeddings; nothing in the paper.
+
+    Attributes:
+        product: the embeddings' product, number by number.
+        features: how many context features, from x0 on.
+    """
+
+    product: bool = False
+    features: int = 0
+
+    def width(self, side: int) -> int:
+        """Numbers per interaction, of sides of that width."""
+        return (3 if self.product else 2) * side + self.features
+
+    def join(self, users_BW: Tensor, items_BW: Tensor, features_BF: Tensor) -> Tensor:
+        """[B, width]."""
+        parts = [users_BW, items_BW, *([users_BW * items_BW] if self.product else []), features_BF[:, : self.features]]
+        return torch.cat(parts, dim=1)
+
+
 class FixedSizeNetwork(nn.Module):
     """FSE: both sides' rows concatenated, hidden layers, output (paper, section 2.1 and 3.4).
 
@@ -96,15 +118,17 @@ class FixedSizeNetwork(nn.Module):
         hidden: widths of the hidden layers.
         outputs: C.
         seed: of the initial parameters.
+        joined: what the hidden layers see beside the rows.
     """
 
-    def __init__(self, width: int, hidden: Sequence[int], outputs: int, seed: int) -> None:
+    def __init__(self, width: int, hidden: Sequence[int], outputs: int, seed: int, joined: Joined = Joined()) -> None:
         super().__init__()
-        self.predictor = Mlp((2 * width, *hidden, outputs), seeded_generator(seed, "predictor"))
+        self.predictor = Mlp((joined.width(width), *hidden, outputs), seeded_generator(seed, "predictor"))
+        self._joined = joined
 
     def forward(self, inputs: NetworkInputs) -> Tensor:
         """Logits, [B, C]."""
-        logits: Tensor = self.predictor(torch.cat([inputs.user_rows, inputs.item_rows], dim=1))
+        logits: Tensor = self.predictor(self._joined.join(inputs.user_rows, inputs.item_rows, inputs.features))
         return logits
 
 
@@ -119,6 +143,7 @@ class SelectingNetwork(nn.Module):
         outputs: C.
         seed: of the initial parameters.
         scale: Eq. 7's factor.
+        joined: what the hidden layers see beside the selected embeddings.
     """
 
     def __init__(
@@ -131,13 +156,15 @@ class SelectingNetwork(nn.Module):
         *,
         shared_maps: bool = False,
         scale: SoftScale = "1/N",
+        joined: Joined = Joined(),
     ) -> None:
         super().__init__()
         users, items = ("spaces", "spaces") if shared_maps else ("user_spaces", "item_spaces")
         self.user_spaces = EmbeddingSpaces(dims, normalisation, seeded_generator(seed, users))
         self.item_spaces = self.user_spaces if shared_maps else EmbeddingSpaces(dims, normalisation, seeded_generator(seed, items))
-        self.predictor = Mlp((2 * dims[-1], *hidden, outputs), seeded_generator(seed, "predictor"))
+        self.predictor = Mlp((joined.width(dims[-1]), *hidden, outputs), seeded_generator(seed, "predictor"))
         self._scale = scale
+        self._joined = joined
 
     def forward(self, inputs: NetworkInputs) -> Tensor:
         """Logits, [B, C]."""
@@ -145,5 +172,5 @@ class SelectingNetwork(nn.Module):
             raise ValueError("a selecting network needs weights for both sides")
         users_BW = select(self.user_spaces(inputs.user_rows), inputs.user_weights, scale=self._scale)
         items_BW = select(self.item_spaces(inputs.item_rows), inputs.item_weights, scale=self._scale)
-        logits: Tensor = self.predictor(torch.cat([users_BW, items_BW], dim=1))
+        logits: Tensor = self.predictor(self._joined.join(users_BW, items_BW, inputs.features))
         return logits
