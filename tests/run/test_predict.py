@@ -52,6 +52,8 @@ def rounds(count: int) -> Callable[[], bool]:
         ("autoemb", "paper", "binary", "batch"),
         ("darts", "paper-layernorm", "rating", "batch"),
         ("fse", "paper-layernorm", "binary", "strict"),
+        ("autoemb", "residual", "binary", "event"),
+        ("fse", "residual", "rating", "strict"),
         ("autoemb", "stream", "binary", "batch"),
     ],
 )

@@ -13,7 +13,18 @@ from autoemb_pipeline.learners.config import METHODS
 from autoemb_pipeline.learners.factory import learner_tables, make_learner
 from autoemb_pipeline.records import Labels
 from autoemb_pipeline.state.memory import MemoryRowStore
-from tests.learners.paper.batches import EVERY, batch_of, learner_of, name_of, needs_holdout, small_config, snapshot, state_bytes, step
+from tests.learners.paper.batches import (
+    EVERY,
+    batch_of,
+    draws_earlier,
+    learner_of,
+    name_of,
+    needs_holdout,
+    small_config,
+    snapshot,
+    state_bytes,
+    step,
+)
 
 every = pytest.mark.parametrize("options", EVERY, ids=name_of)
 tasks = pytest.mark.parametrize("task", ["binary", "rating"])
@@ -183,9 +194,9 @@ def test_a_step_reads_and_writes_no_rows_but_those_it_needs(options):
     learner.update(labels)
     named = set(inputs.user_ids) | set(inputs.item_ids)
     assert set(store.scattered) <= named | set(store.gathered)
-    bound = 8 if config.validation != "replay" else 8 + config.validation_size
+    bound = 8 if not draws_earlier(config) else 8 + config.validation_size
     assert len(store.gathered) <= 6 * 2 * bound
-    if config.validation != "replay" and config.xi == 0:
+    if not draws_earlier(config) and config.xi == 0:
         assert set(store.gathered) <= named
 
 
