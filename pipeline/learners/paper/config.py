@@ -104,8 +104,9 @@ class ResidualConfig(PaperConfig):
 
     Attributes:
         product_inputs: whether the hidden layers also see the product of both sides' selected embeddings, number by number.
-        context_inputs: whether they also see the context features x0..x15.
-        replays: further steps of W per mini-batch, each on `validation_size` of the last `reservoir` interactions drawn uniformly.
+        context_inputs: whether they also see the products of any two of the context features x0..x15.
+        replays: further steps of the dense layers per mini-batch, each on `validation_size` of all earlier interactions, of which a uniform
+            sample of `reservoir` is kept.
     """
 
     takes_context: ClassVar[bool] = True

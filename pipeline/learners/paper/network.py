@@ -94,7 +94,7 @@ class Joined:
 
     Attributes:
         product: the embeddings' product, number by number.
-        features: how many context features, from x0 on.
+        features: how many context features, from x0 on: all products of two of them, among these by x13 = 1 each itself.
     """
 
     product: bool = False
@@ -102,12 +102,13 @@ class Joined:
 
     def width(self, side: int) -> int:
         """Numbers per interaction, of sides of that width."""
-        return (3 if self.product else 2) * side + self.features
+        return (3 if self.product else 2) * side + self.features**2
 
     def join(self, users_BW: Tensor, items_BW: Tensor, features_BF: Tensor) -> Tensor:
         """[B, width]."""
-        parts = [users_BW, items_BW, *([users_BW * items_BW] if self.product else []), features_BF[:, : self.features]]
-        return torch.cat(parts, dim=1)
+        x_BF = features_BF[:, : self.features]
+        products = [users_BW * items_BW] if self.product else []
+        return torch.cat([users_BW, items_BW, *products, (x_BF.unsqueeze(2) * x_BF.unsqueeze(1)).flatten(1)], dim=1)
 
 
 class FixedSizeNetwork(nn.Module):

@@ -1,11 +1,11 @@
-"""Further training steps of W per mini-batch, on interactions of earlier ones: what a device with time to spare can do."""
+"""Further training steps of the dense layers per mini-batch, on interactions of earlier ones: what a device with time to spare can do."""
 
 from typing import Any
 
 from numpy.typing import NDArray
 
 from autoemb_pipeline.learners.base import Arrays
-from autoemb_pipeline.learners.paper.forward import PaperModel
+from autoemb_pipeline.learners.paper.forward import PaperModel, gradients
 from autoemb_pipeline.learners.paper.reservoir import Reservoir
 from autoemb_pipeline.learners.paper.strategies import Predicted, Strategy
 from autoemb_pipeline.learners.paper.validation import trainable
@@ -15,11 +15,14 @@ PREFIX = "rehearsal/"
 
 
 class Rehearsal:
-    """A `Strategy` that, after another's step on the newest mini-batch, trains on samples of all interactions so far.
+    """A `Strategy` that, after another's step on the newest mini-batch, trains the dense layers on samples of all interactions so far.
+
+    Rows learn from every interaction once: those that learn from it again know it by heart (docs/research/residual.md). Θ does not
+    learn from samples either; through them ξ does not look.
 
     Args:
         model: W and Θ.
-        strategy: learns from the newest mini-batch; its `train` from the samples.
+        strategy: learns from the newest mini-batch.
         reservoir: of earlier interactions, of this strategy's own.
         size: interactions per sample.
         steps: samples per mini-batch.
@@ -39,11 +42,9 @@ class Rehearsal:
         for _ in range(self._steps):
             sample = self._reservoir.sample(self._size)
             if sample is not None:
-                self.train(Predicted(inputs=sample[0], forward=self._model.forward(self._model.encode(sample[0]))), sample[1])
-
-    def train(self, predicted: Predicted, labels: Labels) -> None:
-        """See `Strategy`."""
-        self._strategy.train(predicted, labels)
+                forward = self._model.forward(self._model.encode(sample[0]))
+                loss = self._model.loss(forward.logits, self._model.targets(sample[1]))
+                self._model.recommender.dense.apply(gradients(loss, list(forward.point.dense.values())))
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """The strategy's state and the reservoir."""

@@ -34,10 +34,6 @@ class Strategy(Protocol):
         """Updates W, Θ, or both."""
         ...
 
-    def train(self, predicted: Predicted, labels: Labels) -> None:
-        """W's part of `learn`, on any interactions just predicted (SAM knows no parts)."""
-        ...
-
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """What must survive between mini-batches besides W and Θ."""
         ...
@@ -85,8 +81,6 @@ class TrainOnly(_Stateless):
         if trained is not None:
             descend(self._model, *trained)
 
-    train = learn
-
 
 class Joint(_Stateless):
     """W and Θ descend the same loss of the same mini-batch at once (SAM).
@@ -116,8 +110,6 @@ class Joint(_Stateless):
         model.recommender.apply(forward.point, slopes[:size])
         model.selector.apply([(forward.theta, slopes[size:])])
 
-    train = learn
-
 
 class Bilevel:
     """Θ descends a validation loss, W the training loss (Eq. 8, Algorithm 1): DARTS and AutoEmb.
@@ -142,9 +134,9 @@ class Bilevel:
             forward = predicted.forward
             self._search(forward if self._model.selection == "soft" else self._soft(forward), self._model.targets(labels))
             renewed = self._model.forward(forward.batch, point=forward.point)
-            self.train(Predicted(inputs=predicted.inputs, forward=renewed), labels)
+            self._train(Predicted(inputs=predicted.inputs, forward=renewed), labels)
             return
-        self.train(predicted, labels)
+        self._train(predicted, labels)
         sample = self._source.next(predicted.inputs, labels)
         if sample is not None:
             batch = self._model.encode(sample[0])
@@ -156,8 +148,7 @@ class Bilevel:
     def _search(self, validation: ForwardPass, target: Tensor) -> None:
         self._model.selector.apply(self._hypergradient.gradients(validation, target))
 
-    def train(self, predicted: Predicted, labels: Labels) -> None:
-        """One step of W."""
+    def _train(self, predicted: Predicted, labels: Labels) -> None:
         trained = training_part(self._model, predicted, labels)
         if trained is not None:
             self._hypergradient.remember(*trained)
