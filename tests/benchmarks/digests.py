@@ -74,10 +74,9 @@ PAPER_OPTIONS: Sequence[Mapping[str, Any]] = (
 )
 RESIDUAL_OPTIONS: Sequence[Mapping[str, Any]] = (
     {"xi": 1.0},
-    {"product_inputs": True},
-    {"context_inputs": True},
-    {"replays": 2},
-    {"replays": 2, "validation": "replay", "xi": 1.0},
+    {"context_inputs": False},
+    {"validation": "replay"},
+    {"normalisation": "layer"},
 )
 STREAM_OPTIONS: Sequence[Mapping[str, Any]] = (
     {"nested": False},

@@ -69,7 +69,7 @@ def test_the_preset_decides_which_learner_it_is():
 
 @pytest.mark.parametrize(
     ("preset", "foreign"),
-    [("paper", "drift"), ("paper-layernorm", "replays"), ("residual", "nested"), ("stream", "xi"), ("stream", "hidden")],
+    [("paper", "drift"), ("paper-layernorm", "context_inputs"), ("residual", "nested"), ("stream", "xi"), ("stream", "hidden")],
 )
 def test_a_setting_of_the_other_learner_is_refused_and_the_own_ones_are_named(preset, foreign):
     with pytest.raises(ConfigurationError, match=foreign) as refused:

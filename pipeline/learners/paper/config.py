@@ -103,19 +103,14 @@ class ResidualConfig(PaperConfig):
     """Configuration of the paper's network as an addition to the online logistic regression's logit; other fields as `PaperConfig`.
 
     Attributes:
-        product_inputs: whether the hidden layers also see the product of both sides' selected embeddings, number by number.
-        context_inputs: whether they also see the products of any two of the context features x0..x15.
-        replays: further steps of the dense layers per mini-batch, each on `validation_size` of all earlier interactions, of which a uniform
-            sample of `reservoir` is kept.
+        context_inputs: whether the hidden layers also see the products of any two of the context features x0..x15.
     """
 
     takes_context: ClassVar[bool] = True
 
     preset: Literal["residual"] = "residual"
-    product_inputs: bool = False
-    context_inputs: bool = False
-    replays: int = 0
-
-    def __post_init__(self) -> None:
-        PaperConfig.__post_init__(self)
-        check_numbers(self, "replays", least=0)
+    hidden: tuple[int, ...] = (128, 128)
+    controller_hidden: tuple[int, ...] = (64, 64)
+    normalisation: Normalisation = "none"
+    dense_rate: float = 1e-3
+    context_inputs: bool = True

@@ -11,9 +11,8 @@ from autoemb_pipeline.learners.paper.config import PaperConfig, ResidualConfig
 from autoemb_pipeline.learners.paper.forward import PaperModel
 from autoemb_pipeline.learners.paper.hypergradient import Hypergradient
 from autoemb_pipeline.learners.paper.learner import NetworkLearner
-from autoemb_pipeline.learners.paper.network import FixedSizeNetwork, Joined, SelectingNetwork
+from autoemb_pipeline.learners.paper.network import FixedSizeNetwork, SelectingNetwork
 from autoemb_pipeline.learners.paper.recommender import Recommender
-from autoemb_pipeline.learners.paper.rehearsal import Rehearsal
 from autoemb_pipeline.learners.paper.reservoir import Reservoir
 from autoemb_pipeline.learners.paper.residual import ResidualLearner
 from autoemb_pipeline.learners.paper.strategies import Bilevel, Joint, Strategy, TrainOnly
@@ -33,13 +32,8 @@ def paper_tables(config: PaperConfig) -> tuple[TableSpec, ...]:
 def make_paper_learner(config: PaperConfig, store: RowStore, device: str) -> NetworkLearner | ResidualLearner:
     """A new learner with its initial parameters. store: holds `paper_tables`; device: torch's name of one that is there."""
     model = make_model(config, store, torch.device(device))
-    if not isinstance(config, ResidualConfig):
-        return NetworkLearner(model, _strategy(config, model))
-    strategy = _strategy(config, model)
-    if config.replays:
-        reservoir = Reservoir(config.reservoir, config.seed)
-        strategy = Rehearsal(model, strategy, reservoir, size=config.validation_size, steps=config.replays)
-    return ResidualLearner(NetworkLearner(model, strategy), config.task)
+    network = NetworkLearner(model, _strategy(config, model))
+    return ResidualLearner(network, config.task) if isinstance(config, ResidualConfig) else network
 
 
 def make_model(config: PaperConfig, store: RowStore, device: torch.device) -> PaperModel:
@@ -72,11 +66,9 @@ def _plan(config: PaperConfig, name: str) -> TablePlan:
 
 
 def _network(config: PaperConfig) -> FixedSizeNetwork | SelectingNetwork:
-    joined = Joined()
-    if isinstance(config, ResidualConfig):
-        joined = Joined(product=config.product_inputs, features=CONTEXT_FEATURES if config.context_inputs else 0)
+    features = CONTEXT_FEATURES if isinstance(config, ResidualConfig) and config.context_inputs else 0
     if config.method == "fse":
-        return FixedSizeNetwork(config.width, config.hidden, outputs(config.task), config.seed, joined)
+        return FixedSizeNetwork(config.width, config.hidden, outputs(config.task), config.seed, features)
     return SelectingNetwork(
         config.dims,
         config.normalisation,
@@ -85,7 +77,7 @@ def _network(config: PaperConfig) -> FixedSizeNetwork | SelectingNetwork:
         config.seed,
         shared_maps=config.shared_maps,
         scale=config.soft_scale,
-        joined=joined,
+        features=features,
     )
 
 

@@ -88,27 +88,10 @@ class EmbeddingSpaces(nn.Sequential):
         return tanh(normalise(self.transform(rows_BD), self._normalisation))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Joined:
-    """What the hidden layers see beside both sides' embeddings; nothing in the paper.
-
-    Attributes:
-        product: the embeddings' product, number by number.
-        features: how many context features, from x0 on: all products of two of them, among these by x13 = 1 each itself.
-    """
-
-    product: bool = False
-    features: int = 0
-
-    def width(self, side: int) -> int:
-        """Numbers per interaction, of sides of that width."""
-        return (3 if self.product else 2) * side + self.features**2
-
-    def join(self, users_BW: Tensor, items_BW: Tensor, features_BF: Tensor) -> Tensor:
-        """[B, width]."""
-        x_BF = features_BF[:, : self.features]
-        products = [users_BW * items_BW] if self.product else []
-        return torch.cat([users_BW, items_BW, *products, (x_BF.unsqueeze(2) * x_BF.unsqueeze(1)).flatten(1)], dim=1)
+def pairs(x_BF: Tensor, features: int) -> Tensor:
+    """[B, features²] products of any two of the first features; with x13 = 1 among them, each feature itself is one of these."""
+    x_Bf = x_BF[:, :features]
+    return (x_Bf.unsqueeze(2) * x_Bf.unsqueeze(1)).flatten(1)
 
 
 class FixedSizeNetwork(nn.Module):
@@ -119,17 +102,17 @@ class FixedSizeNetwork(nn.Module):
         hidden: widths of the hidden layers.
         outputs: C.
         seed: of the initial parameters.
-        joined: what the hidden layers see beside the rows.
+        features: of how many context features the hidden layers also see the products; none in the paper.
     """
 
-    def __init__(self, width: int, hidden: Sequence[int], outputs: int, seed: int, joined: Joined = Joined()) -> None:
+    def __init__(self, width: int, hidden: Sequence[int], outputs: int, seed: int, features: int = 0) -> None:
         super().__init__()
-        self.predictor = Mlp((joined.width(width), *hidden, outputs), seeded_generator(seed, "predictor"))
-        self._joined = joined
+        self.predictor = Mlp((2 * width + features**2, *hidden, outputs), seeded_generator(seed, "predictor"))
+        self._features = features
 
     def forward(self, inputs: NetworkInputs) -> Tensor:
         """Logits, [B, C]."""
-        logits: Tensor = self.predictor(self._joined.join(inputs.user_rows, inputs.item_rows, inputs.features))
+        logits: Tensor = self.predictor(torch.cat([inputs.user_rows, inputs.item_rows, pairs(inputs.features, self._features)], dim=1))
         return logits
 
 
@@ -144,7 +127,7 @@ class SelectingNetwork(nn.Module):
         outputs: C.
         seed: of the initial parameters.
         scale: Eq. 7's factor.
-        joined: what the hidden layers see beside the selected embeddings.
+        features: as of `FixedSizeNetwork`.
     """
 
     def __init__(
@@ -157,15 +140,15 @@ class SelectingNetwork(nn.Module):
         *,
         shared_maps: bool = False,
         scale: SoftScale = "1/N",
-        joined: Joined = Joined(),
+        features: int = 0,
     ) -> None:
         super().__init__()
         users, items = ("spaces", "spaces") if shared_maps else ("user_spaces", "item_spaces")
         self.user_spaces = EmbeddingSpaces(dims, normalisation, seeded_generator(seed, users))
         self.item_spaces = self.user_spaces if shared_maps else EmbeddingSpaces(dims, normalisation, seeded_generator(seed, items))
-        self.predictor = Mlp((joined.width(dims[-1]), *hidden, outputs), seeded_generator(seed, "predictor"))
+        self.predictor = Mlp((2 * dims[-1] + features**2, *hidden, outputs), seeded_generator(seed, "predictor"))
         self._scale = scale
-        self._joined = joined
+        self._features = features
 
     def forward(self, inputs: NetworkInputs) -> Tensor:
         """Logits, [B, C]."""
@@ -173,5 +156,5 @@ class SelectingNetwork(nn.Module):
             raise ValueError("a selecting network needs weights for both sides")
         users_BW = select(self.user_spaces(inputs.user_rows), inputs.user_weights, scale=self._scale)
         items_BW = select(self.item_spaces(inputs.item_rows), inputs.item_weights, scale=self._scale)
-        logits: Tensor = self.predictor(self._joined.join(users_BW, items_BW, inputs.features))
+        logits: Tensor = self.predictor(torch.cat([users_BW, items_BW, pairs(inputs.features, self._features)], dim=1))
         return logits

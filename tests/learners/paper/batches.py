@@ -22,13 +22,12 @@ BILEVEL = [
 EVERY = [{"method": m} for m in ("fse", "fse-uniform", "sam")] + [
     {"method": m, "validation": v, "xi": xi, "unroll": unroll} for m, v, xi, unroll in BILEVEL
 ]
-INPUTS = {"product_inputs": True, "context_inputs": True}
-EVERY += [{"preset": "residual", "method": m} for m in ("fse", "fse-uniform", "sam", "darts", "autoemb")]
-EVERY += [{"preset": "residual", "method": m, **INPUTS, "replays": 2} for m in ("fse", "sam", "darts")]
+EVERY += [{"preset": "residual", "method": m} for m in ("fse", "fse-uniform", "sam")]
 EVERY += [
-    {"preset": "residual", "method": "autoemb", "validation": v, "xi": xi, **INPUTS, "replays": replays}
+    {"preset": "residual", "method": m, "validation": v, "xi": xi}
+    for m in ("darts", "autoemb")
     for v in ("next", "replay", "holdout")
-    for xi, replays in ((0.0, 2), (1.0, 0), (1.0, 2))
+    for xi in (0.0, 1.0)
 ]
 
 
@@ -39,11 +38,6 @@ def name_of(options):
 def small_config(**changes):
     kind = ResidualConfig if changes.get("preset") == "residual" else PaperConfig
     return kind(**{**SMALL, **changes})
-
-
-def draws_earlier(config):
-    """Whether a step also takes interactions of earlier mini-batches."""
-    return config.validation == "replay" or getattr(config, "replays", 0) > 0
 
 
 def side_context(rng, size, spaces):

@@ -16,7 +16,6 @@ from autoemb_pipeline.state.memory import MemoryRowStore
 from tests.learners.paper.batches import (
     EVERY,
     batch_of,
-    draws_earlier,
     learner_of,
     name_of,
     needs_holdout,
@@ -194,9 +193,9 @@ def test_a_step_reads_and_writes_no_rows_but_those_it_needs(options):
     learner.update(labels)
     named = set(inputs.user_ids) | set(inputs.item_ids)
     assert set(store.scattered) <= named | set(store.gathered)
-    bound = 8 if not draws_earlier(config) else 8 + config.validation_size
+    bound = 8 if config.validation != "replay" else 8 + config.validation_size
     assert len(store.gathered) <= 6 * 2 * bound
-    if not draws_earlier(config) and config.xi == 0:
+    if config.validation != "replay" and config.xi == 0:
         assert set(store.gathered) <= named
 
 

@@ -1,12 +1,17 @@
 """Preset `residual`: a network added to the logistic regression's logit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.errors import CheckpointError, ConfigurationError
-from autoemb_pipeline.learners.config import METHODS, from_preset
+from autoemb_pipeline.learners.config import METHODS
+from autoemb_pipeline.learners.paper.network import pairs
 from autoemb_pipeline.learners.paper.residual import logits_of
+from autoemb_pipeline.records import OfflineStage
 from autoemb_pipeline.state.memory import MemoryRowStore
 from autoemb_pipeline.trainer import Trainer, trainer_tables
 from tests.learners.paper.batches import batch_of, learner_of, small_config, step
@@ -48,14 +53,29 @@ def test_what_its_network_does_not_learn_the_reference_does_not_know(task, optio
     assert not np.allclose(steps[-1][1], steps[0][1], rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["product_inputs", "context_inputs", "replays"])
-def test_every_option_changes_what_is_learnt(name):
-    def last(**options):
-        config = small_config(preset="residual", dense_rate=0.02, **options)
+@pytest.mark.parametrize("method", ["fse", "autoemb"])
+def test_context_is_an_input_of_the_network_and_can_be_left_out(method):
+    def moved(**options):
+        config = small_config(preset="residual", method=method, dense_rate=0.02, **options)
         learner, _ = learner_of(config)
-        return [step(learner, config, seed)[0].probabilities for seed in range(4)][-1]
+        for seed in range(4):
+            step(learner, config, seed)
+        inputs, _ = batch_of(9)
+        learner.load_state_dict({**learner.state_dict(), "logistic/weights": np.zeros(16)})
+        x = np.zeros_like(inputs.features)
+        x[:, 13] = 1.0
+        plain = learner.predict(replace(inputs, features=x)).probabilities
+        x[:, [2, 5]] = 2.0  # not x0, which is in the regression's logit
+        return np.abs(learner.predict(replace(inputs, features=x)).probabilities - plain).max()
 
-    assert np.abs(last(**{name: 1 if name == "replays" else True}) - last()).max() > 1e-6
+    assert moved() > 1e-4
+    assert moved(context_inputs=False) == 0.0
+
+
+def test_pairs_are_all_products_of_two_features():
+    x = torch.arange(1.0, 7.0).reshape(2, 3)
+    assert pairs(x, 2).tolist() == [[1.0, 2.0, 2.0, 4.0], [16.0, 20.0, 20.0, 25.0]]
+    assert pairs(x, 0).shape == (2, 0)
 
 
 def test_the_regression_is_in_the_checkpoint():
@@ -81,6 +101,5 @@ def test_logits_are_those_of_the_probabilities_and_finite():
 
 
 def test_it_cannot_read_again_what_its_context_holds():
-    assert from_preset("residual").takes_context
-    with pytest.raises(ConfigurationError, match="replays"):
-        from_preset("residual", replays=-1)
+    with pytest.raises(ConfigurationError, match="preset residual cannot read the offline stage again"):
+        replace(trainer_config(preset="residual"), offline=OfflineStage(count=100), offline_epochs=2)
