@@ -51,7 +51,7 @@ SMALL = {
     "paper": {"dims": (2, 3, 5), "hidden": (6, 4), "controller_hidden": (5, 4), "embedding_std": 0.3, "validation_size": 30},
     "stream": {"dims": (2, 4, 8), "thresholds": (3, 9), "rank": 2.0, "user_std": 0.5, "item_std": 0.5},
 }
-SMALL["paper-layernorm"] = SMALL["paper"]
+SMALL["paper-layernorm"] = SMALL["residual"] = SMALL["paper"]
 
 # Ways through the learners beside those that preset, method, task and context give.
 PAPER_OPTIONS: Sequence[Mapping[str, Any]] = (
@@ -71,6 +71,12 @@ PAPER_OPTIONS: Sequence[Mapping[str, Any]] = (
     {"initial_accumulator": 0.1},
     *({f"{part}_optimiser": o} for part in ("row", "logit") for o in ("sgd", "adam")),
     *({f"{part}_optimiser": o} for part in ("dense", "controller") for o in ("sgd", "adagrad")),
+)
+RESIDUAL_OPTIONS: Sequence[Mapping[str, Any]] = (
+    {"xi": 1.0},
+    {"context_inputs": False},
+    {"validation": "replay"},
+    {"normalisation": "layer"},
 )
 STREAM_OPTIONS: Sequence[Mapping[str, Any]] = (
     {"quadratic": False},
@@ -122,8 +128,9 @@ class Run:
 def every_run() -> Iterator[Run]:
     for task in TASKS:
         yield from paper_runs(task)
+        yield from residual_runs(task)
         yield from stream_runs(task)
-        for preset in ("paper", "paper-layernorm", "stream"):
+        for preset in ("paper", "paper-layernorm", "residual", "stream"):
             yield Run(preset=preset, task=task, offline=OFFLINE)
     yield Run(preset="stream", method="fse-uniform", options={"nested": False})
     yield Run(preset="stream", method="darts", options={"nested": False})
@@ -139,6 +146,13 @@ def paper_runs(task: Task) -> Iterator[Run]:
             yield Run(preset="paper-layernorm", method=method, task=task, options=options)
     for method in ("fse", "darts", "autoemb"):
         yield Run(preset="paper", method=method, task=task, offline=OFFLINE, epochs=3)
+
+
+def residual_runs(task: Task) -> Iterator[Run]:
+    for method, context in product(PAPER_METHODS, CONTEXTS):
+        yield Run(preset="residual", method=method, task=task, context=context)
+    for options in RESIDUAL_OPTIONS:
+        yield Run(preset="residual", task=task, options=options)
 
 
 def stream_runs(task: Task) -> Iterator[Run]:

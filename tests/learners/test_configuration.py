@@ -6,7 +6,7 @@ import torch
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.learners.config import PRESETS, from_preset, parse_settings
 from autoemb_pipeline.learners.factory import learner_tables, make_learner
-from autoemb_pipeline.learners.paper.config import PaperConfig
+from autoemb_pipeline.learners.paper.config import PaperConfig, ResidualConfig
 from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.state.memory import MemoryRowStore
 from tests.learners.paper.batches import small_config
@@ -82,12 +82,16 @@ def test_the_preset_decides_which_learner_it_is():
     assert {name: type(from_preset(name)) for name in PRESETS} == {
         "paper": PaperConfig,
         "paper-layernorm": PaperConfig,
+        "residual": ResidualConfig,
         "stream": StreamConfig,
     }
     assert from_preset("paper").normalisation == "batch"
 
 
-@pytest.mark.parametrize(("preset", "foreign"), [("paper", "drift"), ("paper-layernorm", "nested"), ("stream", "xi"), ("stream", "hidden")])
+@pytest.mark.parametrize(
+    ("preset", "foreign"),
+    [("paper", "drift"), ("paper-layernorm", "context_inputs"), ("residual", "nested"), ("stream", "xi"), ("stream", "hidden")],
+)
 def test_a_setting_of_the_other_learner_is_refused_and_the_own_ones_are_named(preset, foreign):
     with pytest.raises(ConfigurationError, match=foreign) as refused:
         parse_settings(preset, [f"{foreign}=1"])
