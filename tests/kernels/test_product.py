@@ -53,3 +53,14 @@ def test_losses_are_those_of_the_trainer(task, method, mode):
 def test_figures_on_movielens_stay(name):
     settings, expected = BEFORE[name]
     assert figures(whole(settings, read_ratings(RATINGS)).losses) == pytest.approx(expected, abs=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not RATINGS.exists(), reason="needs ml-latest-small under AUTOEMB_DATA_DIR")
+def test_the_search_loses_little_on_movielens_and_holds_a_fraction_of_the_bytes():
+    columns = read_ratings(RATINGS)
+    searched, fixed = (whole(settings, columns) for settings in (Settings(), Settings(dims=(146,), searched=False)))
+    assert figures(searched.losses)[1] < figures(fixed.losses)[1] + 1.5e-4
+    sides = searched.search.holdings
+    share = sum(side.bytes for side in sides) / sum(side.fixed_bytes for side in sides)
+    assert share < 0.4
