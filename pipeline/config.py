@@ -47,7 +47,7 @@ class RunConfig:
         predictions_kept: interactions in the prediction log (for `report`), about 60 bytes each; 0 switches it off.
         exactly_once: metrics and dead letters in Kafka transactions (Apache Kafka only).
         metrics_format: format of both metrics topics.
-        threads: threads of torch (presets paper and paper-layernorm). Default: the checkpoint's, else torch's own.
+        threads: threads of torch (every preset but stream). Default: the checkpoint's, else torch's own.
         offline_fraction: what `trainer.offline` was computed from, so that a resumed run need not count again.
     """
 

@@ -84,6 +84,7 @@ class LearnerInputs:
         global_loss: fading mean loss of the run, of earlier mini-batches; NaN before the first.
         class_probabilities: [B, C] user x item Dirichlet estimate, for the rating task.
         held_out: [B] True where the label enters neither the parameters nor any statistic (validation source `holdout`).
+        offset: [B, C] logits that the learner's output is added to; None: nothing.
         reread: these interactions were learnt in an earlier epoch of the offline stage: no new evidence, only to be trained on again.
     """
 
@@ -95,6 +96,7 @@ class LearnerInputs:
     global_loss: float
     class_probabilities: FloatArray | None = None
     held_out: NDArray[np.bool_] | None = None
+    offset: FloatArray | None = None
     reread: bool = False
 
 

@@ -136,7 +136,7 @@ class RowStore(Protocol):
         ...
 
     def keep(self, table: str, lent: Lent) -> None:
-        """Says that what the last `lend` of this table lent was changed and shall stay.
+        """Says that what the last `lend` of this table lent was changed and shall stay; some of it, if none of its ids is new.
 
         Raises:
             ValueError: the length of a ``sized`` row is more than the row holds.

@@ -102,6 +102,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=weight, reverse="PYTEST_XDIST_WORKER" in os.environ)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """After an edit of a kernel they are compiled here, a minute's work: the clock of a test on a live stream must not run meanwhile."""
+    if any("make_stream" in getattr(item, "fixturenames", ()) for item in session.items) and not session.config.option.collectonly:
+        from autoemb_pipeline.kernels import compile_all, is_compiled  # noqa: PLC0415  # most test files need no Numba
+
+        if not is_compiled():
+            compile_all(lambda *_: None)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("kafka") and broker_source() not in ("local", "docker"):
         pytest.skip("needs Apache Kafka: set KAFKA_HOME (with Java 17 on PATH) or start Docker")

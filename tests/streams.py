@@ -31,6 +31,18 @@ def synthetic_stream(events: int, *, seed: int, users: int = 12, items: int = 20
     return stream
 
 
+def taste_stream(events: int, *, seed: int, users: int = 60, items: int = 80, ties: int = 3) -> list[Interaction]:
+    """A synthetic stream whose labels follow from products of six tastes of both sides alone, and whose ids are as popular as 1/rank."""
+    rng = np.random.Generator(np.random.Philox(seed))
+    tastes, qualities = rng.normal(size=(users, 6)), rng.normal(size=(items, 6))
+    who, what = (rng.choice(n, size=events, p=(p := 1 / np.arange(1, n + 1)) / p.sum()) for n in (users, items))
+    liked = rng.random(events) < 1 / (1 + np.exp(-(tastes[who] * qualities[what]).sum(axis=1)))
+    return [
+        Interaction(f"u{user}", f"i{item}", 5.0 if like else 1.0, 1_000_000_000_000 + sequence // ties * 1000, "taste", sequence)
+        for sequence, (user, item, like) in enumerate(zip(who.tolist(), what.tolist(), liked.tolist(), strict=True))
+    ]
+
+
 def movielens_stream(folder: Path) -> list[Interaction]:
     """Real interactions of a MovieLens csv folder by (timestamp, file order)."""
     frame = pl.read_csv(folder / "ratings.csv").sort("timestamp", maintain_order=True)

@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any, get_args
 
 from autoemb_pipeline.errors import ConfigurationError
-from autoemb_pipeline.learners.paper.config import PaperConfig
+from autoemb_pipeline.learners.paper.config import PaperConfig, ResidualConfig
 from autoemb_pipeline.learners.search.config import Method
 from autoemb_pipeline.learners.stream.config import OwnMethod, StreamConfig
 
@@ -28,12 +28,14 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "validation": "replay",
     },
     "paper-layernorm": {},
+    "residual": {},
     "stream": {},
 }
 """Preset name -> the fields it sets; the rest have their own defaults.
 
 `paper` is the paper as printed, with the one optimiser under which its rates learn. `paper-layernorm` is its network with what was measured
-better on a stream: no batch statistics, validation on the next mini-batch, other rates (docs/algorithm.md, Departures).
+better on a stream: no batch statistics, validation on the next mini-batch, other rates (docs/algorithm.md, Departures). `residual` adds
+that network to the online logistic regression.
 """
 
 _NOT_SETTINGS = frozenset({"method", "task", "seed", "device", "preset"})  # they have options of their own
@@ -47,7 +49,7 @@ def learner_class(preset: str) -> type[PaperConfig] | type[StreamConfig]:
     """
     if preset not in PRESETS:
         raise ConfigurationError(f"preset {preset!r} is unknown", why=f"known are {', '.join(PRESETS)}", remedy="choose one of these")
-    return StreamConfig if preset == "stream" else PaperConfig
+    return {"stream": StreamConfig, "residual": ResidualConfig}.get(preset, PaperConfig)
 
 
 def from_preset(preset: str, **changes: Any) -> LearnerConfig:

@@ -59,7 +59,7 @@ def resolve_device(name: str, *, uses_torch: bool = True) -> str:
         raise ConfigurationError(
             f"preset stream does not compute on device {name!r}",
             why="it learns event by event, each from what the one before it taught: a GPU finds nothing to do at once",
-            remedy="use --device auto or cpu, or --preset paper-layernorm",
+            remedy="use --device auto or cpu, or --preset residual",
         )
     import torch  # noqa: PLC0415 - takes 1.5 s
 

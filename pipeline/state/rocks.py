@@ -130,7 +130,7 @@ class RocksRowStore:
         opened = self._tables[table]
         opened.codec.trim(lent.slabs, lent.slots)
         if not lent.own:
-            self._replace(opened, lent.ids, lent.slabs)
+            self._replace(opened, lent.ids, tuple(slab[lent.slots] for slab in lent.slabs))  # of the copies some may stay behind
             return
         self._changed(opened, lent.slots)
 

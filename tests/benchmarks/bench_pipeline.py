@@ -25,6 +25,7 @@ from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, load_d
 from autoemb_pipeline.producers.formats.named import Columns as Roles
 from autoemb_pipeline.records import Interaction
 from tests.benchmarks.commands import HERE, Stream, kafka, machine, median, streams, tell
+from tests.kernels.loop import Columns, Settings, whole
 
 KERNELS = ("events", "newton", "controllers")
 
@@ -75,8 +76,6 @@ def river_rate(interactions: Sequence[Interaction], positive_above: float) -> fl
 
 def bare_rate(interactions: Sequence[Interaction], positive_above: float) -> float:
     """Interactions per CPU second of the kernels alone: no Kafka, no store, no metrics."""
-    from tests.kernels.loop import Columns, Settings, whole  # noqa: PLC0415  # imports torch
-
     ids, names = [], []
     for column in ([i.user_id for i in interactions], [i.item_id for i in interactions]):
         positions: dict[str, int] = {}

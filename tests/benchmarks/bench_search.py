@@ -3,6 +3,9 @@
     python -m tests.benchmarks bench_search ml-latest-small ml-100k globo synthetic-a synthetic-b --seeds 2 [--rating] \
         [--run 'autoemb' 'autoemb tolerance=3e-4' 'fse dims=16' …]
 
+With --against RUN the difference of the last 30% to that run, averaged over the seeds, comes with a 95% interval over users (over users and streams
+where streams are drawn).
+
 Streams: AUTOEMB_DATA_DIR (ml-latest-small, globo), AUTOEMB_ML100K; synthetic ones have seeds 11, 12, … and session_length=1.01. A run is a
 method and settings. Reported: loss of all interactions and of the last 30%, bytes kept at the end as a share of FSE-146's in float32, loss given up
 as the run itself says, interactions per CPU second, ids per space.
@@ -21,6 +24,7 @@ import polars as pl
 from autoemb_pipeline.columns import Block, MiniBatch, Texts
 from autoemb_pipeline.config import parse_settings
 from autoemb_pipeline.context.tracker import ContextConfig
+from autoemb_pipeline.experiments.statistics import clustered_interval
 from autoemb_pipeline.learners.config import from_preset
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.producers.datasets.synthetic import PRESETS, SyntheticConfig, SyntheticModel
@@ -88,8 +92,10 @@ def batches(stream: tuple[Sequence[str], Sequence[str], np.ndarray, np.ndarray])
         yield MiniBatch(step=step, block=block, next_offsets={0: part.stop})
 
 
-def measure(stream: tuple[Sequence[str], Sequence[str], np.ndarray, np.ndarray], run: str, seed: int, task: str) -> dict[str, object]:
-    """One run over one stream."""
+def measure(
+    stream: tuple[Sequence[str], Sequence[str], np.ndarray, np.ndarray], run: str, seed: int, task: str
+) -> tuple[dict[str, object], np.ndarray]:
+    """One run over one stream, and its losses of the last 30%."""
     method, *settings = run.split()
     learner = from_preset("stream", method=method, task=task, seed=seed, **parse_settings("stream", settings))
     config = TrainerConfig(
@@ -110,14 +116,15 @@ def measure(stream: tuple[Sequence[str], Sequence[str], np.ndarray, np.ndarray],
         for key in ("bytes_share_of_fixed", "total_share_of_fixed", "loss_given_up", "price_per_byte", "embedding_bytes")
     }
     spaces = {key: value for key, value in metrics.items() if "_ids_of_" in key}
+    last = every[int(LAST * len(every)) :]
     return {
         "all": float(every.mean()),
-        "last": float(every[int(LAST * len(every)) :].mean()),
+        "last": float(last.mean()),
         "per_cpu_second": len(every) / seconds,
         "most_bytes": most,
         **kept,
         **spaces,
-    }
+    }, last
 
 
 def main() -> None:
@@ -125,19 +132,34 @@ def main() -> None:
     parser.add_argument("streams", nargs="*", default=["ml-latest-small"])
     parser.add_argument("--run", nargs="*", default=RUNS)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--against", help="A run that the others are compared with.")
     parser.add_argument("--rating", action="store_true")
     parser.add_argument("--log", type=Path)
     options = parser.parse_args()
     task = "rating" if options.rating else "binary"
     for name in options.streams:
+        differences: dict[str, list[np.ndarray]] = {}
+        clusters: list[np.ndarray] = []
         for seed in range(options.seeds):
             stream = columns(name, 11 + seed)
-            for run in options.run:
-                result = {"stream": name, "run": run, "seed": seed, "task": task, **measure(stream, run, seed, task)}
+            drawn = f"{seed} " if name in PRESETS else ""
+            clusters.append(np.array([drawn + user for user in stream[0][int(LAST * len(stream[0])) :]]))
+            losses = {}
+            for run in dict.fromkeys(([options.against] if options.against else []) + list(options.run)):
+                result, losses[run] = measure(stream, run, seed, task)
+                result = {"stream": name, "run": run, "seed": seed, "task": task, **result}
                 tell(json.dumps({k: round(v, 7) if isinstance(v, float) else v for k, v in result.items()}))
                 if options.log:
                     with options.log.open("a", encoding="utf-8") as log:
                         log.write(json.dumps(result) + "\n")
+                if options.against:
+                    differences.setdefault(run, []).append(losses[run] - losses[options.against])
+        for run, own in differences.items():
+            if run != options.against:
+                interval = clustered_interval(np.concatenate(own), np.concatenate(clusters))
+                tell(
+                    f"{name}: {run} - {options.against}: {1e4 * interval.estimate:+.1f} [{1e4 * interval.low:+.1f}, {1e4 * interval.high:+.1f}] 1e-4"
+                )
 
 
 if __name__ == "__main__":

@@ -49,9 +49,9 @@ PAPER_METHODS = ("fse", "fse-uniform", "sam", "darts", "autoemb")
 STREAM_METHODS = (*PAPER_METHODS, "context-only", "count-thresholds")
 SMALL = {
     "paper": {"dims": (2, 3, 5), "hidden": (6, 4), "controller_hidden": (5, 4), "embedding_std": 0.3, "validation_size": 30},
-    "stream": {"dims": (2, 4, 8), "controller_hidden": (8,), "thresholds": (3, 9), "rank": 2.0, "user_std": 0.5, "item_std": 0.5},
+    "stream": {"dims": (2, 4, 8), "thresholds": (3, 9), "rank": 2.0, "user_std": 0.5, "item_std": 0.5},
 }
-SMALL["paper-layernorm"] = SMALL["paper"]
+SMALL["paper-layernorm"] = SMALL["residual"] = SMALL["paper"]
 
 # Ways through the learners beside those that preset, method, task and context give.
 PAPER_OPTIONS: Sequence[Mapping[str, Any]] = (
@@ -72,15 +72,18 @@ PAPER_OPTIONS: Sequence[Mapping[str, Any]] = (
     *({f"{part}_optimiser": o} for part in ("row", "logit") for o in ("sgd", "adam")),
     *({f"{part}_optimiser": o} for part in ("dense", "controller") for o in ("sgd", "adagrad")),
 )
+RESIDUAL_OPTIONS: Sequence[Mapping[str, Any]] = (
+    {"xi": 1.0},
+    {"context_inputs": False},
+    {"validation": "replay"},
+    {"normalisation": "layer"},
+)
 STREAM_OPTIONS: Sequence[Mapping[str, Any]] = (
-    {"nested": False},
     {"quadratic": False},
-    {"precision": "float64"},
-    {"cost": 0.1, "amortised": 0.0},
-    {"start": 0.0},
-    {"memory_budget": 4000},
-    {"memory_budget": 9000, "admission": 0.5, "half_life": 2.0},
-    {"controller_optimiser": "adagrad"},
+    {"precision": "float64", "row_precision": "float32"},
+    {"row_precision": "float32"},
+    {"panel": 0.3, "tolerance": 1.0},
+    {"panel": 0.0},
 )
 
 
@@ -125,12 +128,12 @@ class Run:
 def every_run() -> Iterator[Run]:
     for task in TASKS:
         yield from paper_runs(task)
+        yield from residual_runs(task)
         yield from stream_runs(task)
-        for preset in ("paper", "paper-layernorm", "stream"):
+        for preset in ("paper", "paper-layernorm", "residual", "stream"):
             yield Run(preset=preset, task=task, offline=OFFLINE)
-    yield Run(preset="stream", method="fse", options={"memory_budget": 4000})
     yield Run(preset="stream", method="fse-uniform", options={"nested": False})
-    yield Run(preset="stream", method="context-only", options={"memory_budget": 2000})
+    yield Run(preset="stream", method="darts", options={"nested": False})
 
 
 def paper_runs(task: Task) -> Iterator[Run]:
@@ -145,13 +148,20 @@ def paper_runs(task: Task) -> Iterator[Run]:
         yield Run(preset="paper", method=method, task=task, offline=OFFLINE, epochs=3)
 
 
+def residual_runs(task: Task) -> Iterator[Run]:
+    for method, context in product(PAPER_METHODS, CONTEXTS):
+        yield Run(preset="residual", method=method, task=task, context=context)
+    for options in RESIDUAL_OPTIONS:
+        yield Run(preset="residual", task=task, options=options)
+
+
 def stream_runs(task: Task) -> Iterator[Run]:
     for method, context in product(STREAM_METHODS, CONTEXTS):
         yield Run(preset="stream", method=method, task=task, context=context)
     for method, options in product(SEARCHING, STREAM_OPTIONS):
         yield Run(preset="stream", method=method, task=task, options=options)
-    for context, options in product(CONTEXTS, ({}, {"nested": False}, {"memory_budget": 4000})):
-        yield Run(preset="stream", task=task, context=context, options={"validation": "trace", **options})
+    for context, options in product(CONTEXTS, ({"panel": 0.3, "tolerance": 1.0}, {"memory_budget": 4000}, {"memory_budget": 9000})):
+        yield Run(preset="stream", task=task, context=context, options=options)
 
 
 def mini_batches(run: Run) -> list[MiniBatch]:

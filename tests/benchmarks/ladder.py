@@ -20,15 +20,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from autoemb_pipeline.learners.stream.budget import INDEX_ENTRY_BYTES
 
 from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.experiments.statistics import Interval, clustered_interval, holm
 from autoemb_pipeline.learners.config import from_preset, parse_settings
-from autoemb_pipeline.learners.stream.config import StreamConfig
-from autoemb_pipeline.learners.stream.factory import side_plans
-from autoemb_pipeline.learners.stream.rows import HOLDS
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.producers.datasets.synthetic import PRESETS, SyntheticConfig, SyntheticModel
 from autoemb_pipeline.records import FloatArray, Interaction
@@ -45,7 +41,6 @@ RUNGS: Mapping[str, Mapping[str, Any]] = {
     "sam": {"method": "sam"},
     "darts": {"method": "darts"},
     "autoemb": {"method": "autoemb"},
-    "trace": {"method": "autoemb", "validation": "trace"},
     "autoemb-tuned": {"method": "autoemb"},  # the best of the random search alone; `autoemb` is the preset as it is
 }
 
@@ -143,8 +138,7 @@ def train(stream: Sequence[Interaction], rung: str, seed: int, options: Mapping[
         context=ContextConfig(mode="event", spaces=len(config.dims)),
         prequential=PrequentialConfig(task="binary", window=5000),
     )
-    store = MemoryRowStore(trainer_tables(trained))
-    trainer = Trainer(trained, store)
+    trainer = Trainer(trained, MemoryRowStore(trainer_tables(trained)))
     popularity, losses, references = Popularity(config.dims), [], []
     for start in range(0, len(stream), BATCH):
         records = stream[start : start + BATCH]
@@ -163,7 +157,7 @@ def train(stream: Sequence[Interaction], rung: str, seed: int, options: Mapping[
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
         "seconds": round(time.monotonic() - began, 1),
         "popularity": popularity.summary(),
-        "bytes": embedding_bytes(trained, store),
+        "bytes": result.metrics["embedding_bytes"],
     }
     return Trained(losses=np.concatenate(losses), references=np.concatenate(references), summary=summary)
 
@@ -175,17 +169,6 @@ def run_cell(folder: Path, stream: Sequence[Interaction], rung: str, seed: int, 
     np.save(folder / "losses.npy", done.losses.astype(np.float32))
     np.save(folder / "reference.npy", done.references.astype(np.float32))
     (folder / "cell.json").write_text(json.dumps(done.summary))
-
-
-def embedding_bytes(of: TrainerConfig, store: MemoryRowStore) -> int:
-    """Of every block that an id holds (means, variances, bookkeeping), with an index entry and the id for each."""
-    assert isinstance(of.learner, StreamConfig)
-    total = 0
-    for plan in side_plans(of.learner):
-        costs = [plan.row_bytes(block) + INDEX_ENTRY_BYTES for block in range(plan.spaces)]
-        for identifier, record in store.records(plan.name):
-            total += sum(cost + len(identifier.encode()) for cost, holds in zip(costs, record[HOLDS], strict=True) if holds)
-    return total
 
 
 def cells(out: Path, stream: str, rungs: Iterable[str], seeds: int, once: Iterable[str] = ()) -> Iterator[tuple[Path, str, int]]:

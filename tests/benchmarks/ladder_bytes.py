@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from autoemb_pipeline.learners.stream.budget import INDEX_ENTRY_BYTES
 
 from autoemb_pipeline.experiments.statistics import holm
+from autoemb_pipeline.learners.stream.holdings import INDEX_ENTRY_BYTES
 from autoemb_pipeline.records import FloatArray, Interaction
 from tests.benchmarks.ladder import FIXED, _shown, _wider, load, run_cell
 from tests.benchmarks.ladder_report import Tail

@@ -2,7 +2,7 @@
 """Random search for the ladder: the same number of trials for every rung, scored on the first 40% of both MovieLens sets and on nothing else.
 
     python -m tests.benchmarks.ladder_search run --log FILE.csv [--rungs autoemb-tuned,fse-146] [--trials 30] [--part 0/2]
-    python -m tests.benchmarks.ladder_search run --log IDEA.csv --rungs autoemb --trials 0 --set amortised=0.5
+    python -m tests.benchmarks.ladder_search run --log IDEA.csv --rungs autoemb --trials 0 --set panel=0.1
     python -m tests.benchmarks.ladder_search best --log FILE.csv > tuned.json
 
 Trial k draws the same shared hyperparameters for every rung, so rungs differ by what they are, not by luck. A trial's score is the mean of
@@ -51,13 +51,11 @@ def drawn(rung: str, trial: int) -> dict[str, Any]:
     }
     own = {
         "thresholds": [(2, 16), (4, 32), (8, 64), (16, 128)][int(random.integers(4))],
-        "start": float(random.choice([2, 3, 4, 5])),
-        "controller_rate": log_uniform(3e-4, 3e-3),
-        "cost": log_uniform(1e-6, 3e-4),
+        "tolerance": log_uniform(1e-5, 1e-3),
+        "panel": log_uniform(0.02, 0.2),
+        "logit_rate": log_uniform(0.01, 0.2),
     }
-    searched = ("start", "controller_rate", "cost")
-    of_rung = {"count-thresholds": ("thresholds",)}
-    of_rung |= dict.fromkeys(("autoemb-tuned", "trace"), searched) | {"darts": ("controller_rate", "cost")}
+    of_rung = {"count-thresholds": ("thresholds",), "autoemb-tuned": ("tolerance", "panel"), "darts": ("logit_rate",)}
     return options | {name: own[name] for name in of_rung.get(rung, ())}
 
 

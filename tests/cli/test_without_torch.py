@@ -31,7 +31,7 @@ from tests.streams import synthetic_stream
 
 stream = synthetic_stream(40, seed=1)
 for method in (*METHODS, *STREAM_METHODS):
-    learner = from_preset("stream", method=method, dims=(2, 4, 8), controller_hidden=(8,))
+    learner = from_preset("stream", method=method, dims=(2, 4, 8))
     config = TrainerConfig(learner=learner, context=ContextConfig(spaces=3, with_classes=False), prequential=PrequentialConfig(task="binary"))
     trainer = Trainer(config, MemoryRowStore(trainer_tables(config)))
     for step in (1, 2):

@@ -43,7 +43,7 @@ from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.learners.stream.factory import side_plans
 from autoemb_pipeline.learners.stream.holdings import Holdings
 from autoemb_pipeline.learners.stream.rows import REMEMBERED_BYTES
-from autoemb_pipeline.learners.stream.search import Search
+from autoemb_pipeline.learners.stream.search import Search, id_numbers
 from autoemb_pipeline.rows import Lent, hashed_uniform
 
 SIDES = (("embedding.user", 0.06, 1.0, 0.027), ("embedding.item", 0.023, 0.2, 0.005))
@@ -147,8 +147,8 @@ class Loop:
         self.reference_events = 0
         self.slabs = Slabs(columns.names, self.state)
         self.search = self._search() if s.searched else None
-        rounding = {"seed": s.seed, "table": "rounding", "width": 2, "std": 1.0}
-        self.keys = [hashed_uniform(names, **rounding).view(np.uint64)[:, 0] for names in columns.names]
+        self.numbers = [id_numbers(names, s.seed) for names in columns.names]
+        self.keys = [np.ascontiguousarray(own[:, 2:]).view(np.uint64)[:, 0] for own in self.numbers]
         self.seconds: Counter[str] = Counter()
         self.carried: tuple | None = None
         self.losses: list[np.ndarray] = []
@@ -169,10 +169,16 @@ class Loop:
     def _search(self) -> Search:
         s = self.settings
         whole = s.dtype is np.float64
+        stds = {} if s.std is None else {"user_std": s.std, "item_std": s.std}
         config = StreamConfig(
-            task=s.task, dims=s.dims, seed=s.seed, rank=s.rank, precision="float64" if whole else "float32",
+            task=s.task,
+            dims=s.dims,
+            seed=s.seed,
+            rank=s.rank,
+            precision="float64" if whole else "float32",
             row_precision="int16" if s.rounded and not whole else "float32",
-        )  # fmt: skip
+            **stds,
+        )
         plans = side_plans(config)
         holdings = (Holdings(plans[0], self.slabs), Holdings(plans[1], self.slabs))
         return Search(config, plans, holdings, self.slabs, len(self.model.levels))
@@ -223,7 +229,8 @@ class Loop:
         fields, new = range(2), slice(carried, None)
         lent = tuple(self.slabs.of(f, events.slots[f]) for f in fields)
         counts = [
-            self.state.contexts[f][events.slots[f][events.local[f, new]], COUNT] + earlier_in_batch(events.local[f, new].copy()) for f in fields
+            self.state.contexts[f][events.slots[f][events.local[f, new]], COUNT] + earlier_in_batch(events.local[f, new].copy())
+            for f in fields
         ]
         opened = SimpleNamespace(
             interactions=events,
@@ -234,7 +241,7 @@ class Loop:
             lent=lent,
             totals=self.state.totals,
         )
-        further = self.search.choose(opened)
+        further = self.search.choose(opened, [self.numbers[f][events.slots[f]] for f in fields])
         slots = tuple(np.concatenate([events.slots[f], self.slabs.lend(("user", "item")[f], further[f]).slots]) for f in fields)
         opened.lent = tuple(self.slabs.of(f, slots[f]) for f in fields)
         opened.ids = tuple(tuple(side.ids) for side in opened.lent)

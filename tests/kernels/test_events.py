@@ -77,12 +77,11 @@ def chains(memory: Memory) -> list[list[list[int]]]:
     found = []
     for heads, following in zip(memory.heads, memory.following, strict=True):
         found.append([])
-        for i in heads.tolist():
-            chain = []
-            while i >= 0:
-                chain.append(i)
-                i = int(following[i])
-            found[-1].append(chain)
+        for head in heads.tolist():
+            chain = [head]
+            while chain[-1] >= 0:
+                chain.append(int(following[chain[-1]]))
+            found[-1].append(chain[:-1])
     return found
 
 
@@ -106,7 +105,10 @@ def test_prefixes_after_learning_equal_the_twin(task):
 
 
 @given(
-    seed=st.integers(0, 10_000), mode=st.sampled_from(["event", "strict", "batch"]), task=st.sampled_from(["binary", "rating"]), revisited=st.booleans()
+    seed=st.integers(0, 10_000),
+    mode=st.sampled_from(["event", "strict", "batch"]),
+    task=st.sampled_from(["binary", "rating"]),
+    revisited=st.booleans(),
 )
 @settings(max_examples=40, deadline=None)
 def test_blocks_given_interactions_replayed_and_remembered_equal_the_twin(seed, mode, task, revisited):

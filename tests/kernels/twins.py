@@ -202,8 +202,7 @@ class Twin:
             self.state.held[f][own, before:chosen] = HELD
             past = range(memory.starts[f][local], memory.starts[f][local + 1]) if not memory.forgotten[f][local] else ()
             known = [(memory.partners[f][k], memory.offsets[f][k], memory.labels[f][k], memory.shared[f][k]) for k in past]
-            for k in self.noted[f][local]:
-                known.append((events.local[g, k], memory.own_offsets[k], self.label(k), memory.own_shared[k]))
+            known += [(events.local[g, k], memory.own_offsets[k], self.label(k), memory.own_shared[k]) for k in self.noted[f][local]]
             for partner, offsets, label, shared in known:
                 self.replay(f, own, events.slots[g][partner], offsets, label, shared, before)
         if not self.remembers(f, i, own):

@@ -62,9 +62,7 @@ def world(
     return events, state, model, out
 
 
-def searched_world(
-    task: str = "binary", seed: int = 0, *, revisited: bool = False
-) -> tuple[Interactions, State, Model, Predicted, Memory]:
+def searched_world(task: str = "binary", seed: int = 0, *, revisited: bool = False) -> tuple[Interactions, State, Model, Predicted, Memory]:
     """Two fields whose ids hold some of their blocks, get more, and remember interactions of earlier mini-batches and of this one."""
     events, state, model, out = world(2, task, seed)
     rng = np.random.default_rng(seed + 10_000)

@@ -6,7 +6,7 @@ import torch
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.learners.config import PRESETS, from_preset, parse_settings
 from autoemb_pipeline.learners.factory import learner_tables, make_learner
-from autoemb_pipeline.learners.paper.config import PaperConfig
+from autoemb_pipeline.learners.paper.config import PaperConfig, ResidualConfig
 from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.state.memory import MemoryRowStore
 from tests.learners.paper.batches import small_config
@@ -40,15 +40,20 @@ def test_impossible_configurations_are_refused(wrong):
     [
         {"method": "magic"},
         {"preset": "paper"},
-        {"validation": "replay"},
-        {"validation": "trace", "method": "darts"},
         {"method": "count-thresholds", "thresholds": (3,)},
         {"thresholds": (9, 3)},
-        {"memory_budget": 1000, "nested": False},
+        {"nested": False},
+        {"method": "sam", "nested": False},
         {"memory_budget": -1},
+        {"memory_budget": 1000, "method": "fse"},
+        {"memory_budget": 1000, "method": "darts"},
         {"rank": 0.5},
-        {"half_life": 0.0},
-        {"cost": float("inf")},
+        {"row_precision": "int8"},
+        {"precision": "float64"},
+        {"tolerance": 0.0},
+        {"tolerance": float("inf")},
+        {"panel": 1.0},
+        {"panel": -0.1},
     ],
     ids=str,
 )
@@ -57,21 +62,41 @@ def test_impossible_configurations_of_the_stream_learner_are_refused(wrong):
         StreamConfig(**wrong)
 
 
+@pytest.mark.parametrize("gone", ["validation", "cost", "start", "admission", "half_life", "amortised"])
+def test_settings_that_the_search_replaced_are_refused_by_name(gone):
+    with pytest.raises(ConfigurationError, match=gone):
+        parse_settings("stream", [f"{gone}=1"])
+    with pytest.raises(ConfigurationError, match=gone):
+        from_preset("stream", **{gone: 1.0})
+
+
+def test_what_a_search_is_asked_for_by_default():
+    config = from_preset("stream")
+    assert (config.method, config.tolerance, config.memory_budget, config.panel, config.rank) == ("autoemb", 1e-4, 0, 0.05, 16.0)
+    assert config.searches
+    assert not from_preset("stream", method="darts").searches
+    assert parse_settings("stream", ["tolerance=1e-3", "row_precision=float32"]) == {"tolerance": 1e-3, "row_precision": "float32"}
+
+
 def test_the_preset_decides_which_learner_it_is():
     assert {name: type(from_preset(name)) for name in PRESETS} == {
         "paper": PaperConfig,
         "paper-layernorm": PaperConfig,
+        "residual": ResidualConfig,
         "stream": StreamConfig,
     }
     assert from_preset("paper").normalisation == "batch"
 
 
-@pytest.mark.parametrize(("preset", "foreign"), [("paper", "drift"), ("paper-layernorm", "nested"), ("stream", "xi"), ("stream", "hidden")])
+@pytest.mark.parametrize(
+    ("preset", "foreign"),
+    [("paper", "drift"), ("paper-layernorm", "context_inputs"), ("residual", "nested"), ("stream", "xi"), ("stream", "hidden")],
+)
 def test_a_setting_of_the_other_learner_is_refused_and_the_own_ones_are_named(preset, foreign):
     with pytest.raises(ConfigurationError, match=foreign) as refused:
         parse_settings(preset, [f"{foreign}=1"])
     assert preset in str(refused.value)
-    assert "controller_rate" in str(refused.value.why)
+    assert "logit_rate" in str(refused.value.why)
     assert foreign not in str(refused.value.why).replace(f"controller_{foreign}", "").split(", ")
     with pytest.raises(ConfigurationError, match=foreign):
         from_preset(preset, **{foreign: 1})

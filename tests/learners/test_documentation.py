@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from autoemb_pipeline.learners.config import PRESETS
-from autoemb_pipeline.learners.paper.config import PaperConfig
+from autoemb_pipeline.learners.paper.config import PaperConfig, ResidualConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "algorithm.md").read_text(encoding="utf-8")
@@ -29,6 +29,14 @@ def test_every_setting_is_listed_with_its_default_and_the_papers_value():
         assert default == shown(field.default), field.name
         assert paper == shown(PRESETS["paper"].get(field.name, field.default)), field.name
         assert len(meaning) > 10
+
+
+def test_what_preset_residual_changes_is_listed_with_its_value():
+    section = TEXT[TEXT.index("### Of preset `residual`") :]
+    cells = [[c.strip() for c in line.strip("|").split(" | ")] for line in section.splitlines() if line.startswith("| `")]
+    common = {field.name: field.default for field in fields(PaperConfig)}
+    own = {f.name: f.default for f in fields(ResidualConfig) if f.name not in BY_OPTION and common.get(f.name) != f.default}
+    assert {name.strip("` "): value for name, value, _ in cells} == {name: shown(default) for name, default in own.items()}
 
 
 def test_every_named_test_exists():

@@ -26,8 +26,8 @@ CHECK_INTERVAL = 0.3  # so long a run may not know of an added partition, or of 
 
 def small_layers(preset: str) -> dict[str, Any]:
     """Widths and dimensions of a small learner."""
-    layers = {"controller_hidden": (8,), "dims": (2, 4, 8)}
-    return layers if preset == "stream" else {**layers, "hidden": (16,)}
+    dims = {"dims": (2, 4, 8)}
+    return dims if preset == "stream" else {**dims, "hidden": (16,), "controller_hidden": (8,)}
 
 
 def trainer_config(

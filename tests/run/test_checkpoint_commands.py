@@ -107,7 +107,13 @@ def test_damage_is_named_with_exit_code_6(trained: Train, call: Callable[..., tu
 
 @pytest.mark.parametrize(
     ("method", "preset", "width"),
-    [("autoemb", "paper-layernorm", 14), ("fse", "paper", 14), ("darts", "paper-layernorm", 14), ("autoemb", "stream", 8)],
+    [
+        ("autoemb", "paper-layernorm", 14),
+        ("fse", "paper", 14),
+        ("darts", "paper-layernorm", 14),
+        ("sam", "residual", 14),
+        ("autoemb", "stream", 8),
+    ],
 )
 def test_export_holds_every_id_with_what_training_knew(
     trained: Train, call: Callable[..., tuple[int, str, str]], tmp_path: Path, method: str, preset: str, width: int

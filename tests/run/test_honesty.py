@@ -41,11 +41,12 @@ def predictions(config: TrainerConfig, stream: list[Interaction]) -> dict[str, n
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("task", ["binary", "rating"])
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("preset", ["paper", "residual"])
 def test_a_flipped_label_is_seen_by_later_events_only(
-    method: str, task: str, mode: str, flipped: int, monkeypatch: pytest.MonkeyPatch
+    preset: str, method: str, task: str, mode: str, flipped: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("autoemb_pipeline.prequential.references.NEWTON_EVERY", SIZE)  # else its weights would rest in so short a stream
-    config = trainer_config(method, task=task, context=mode)
+    config = trainer_config(method, task=task, context=mode, preset=preset)
     other = list(STREAM)
     other[flipped] = STREAM[flipped]._replace(rating=1.0 if STREAM[flipped].rating > 3.5 else 5.0)
     before, after = predictions(config, STREAM), predictions(config, other)

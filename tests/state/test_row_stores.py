@@ -303,3 +303,20 @@ def test_a_record_of_another_version_is_refused() -> None:
     for broken in (b"\x07" + value[1:], value + b"\x00", b""):
         with pytest.raises(CheckpointError, match="format"):
             codec.decode(["a"], [broken], slabs, slots)
+
+
+def test_of_lent_records_some_may_be_kept(make: Make) -> None:
+    store = make([RecordSpec(name="user", parts=(USERS, ITEMS))])
+    ids = ["a", "b", "c", "d"]
+    lent = store.lend("user", ids)
+    for slab in lent.slabs:
+        slab[lent.slots] = np.arange(4)[:, None]
+    store.keep("user", lent)
+    lent = store.lend("user", ids)
+    chosen = np.array([3, 1])
+    some = lent._replace(slots=lent.slots[chosen], ids=[ids[k] for k in chosen])
+    for slab in some.slabs:
+        slab[some.slots] += 10
+    store.keep("user", some)
+    for part in range(2):
+        assert [float(record[part][0]) for _, record in store.records("user")] == [0, 11, 2, 13]

@@ -48,7 +48,7 @@ class PaperConfig(SearchConfig):
     uses_torch: ClassVar[bool] = True
 
     method: Method = "autoemb"
-    preset: Literal["paper", "paper-layernorm"] = "paper-layernorm"
+    preset: Literal["paper", "paper-layernorm", "residual"] = "paper-layernorm"
     precision: PaperPrecision = "float32"
     hidden: tuple[int, ...] = (512, 512)
     normalisation: Normalisation = "layer"
@@ -96,3 +96,21 @@ class PaperConfig(SearchConfig):
         if self.validation != "holdout" or not self.is_bilevel:
             return None
         return holdout_mask(size, fraction=self.holdout_fraction, seed=self.seed, step=step)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResidualConfig(PaperConfig):
+    """Configuration of the paper's network as an addition to the online logistic regression's logit; other fields as `PaperConfig`.
+
+    Attributes:
+        context_inputs: whether the hidden layers also see the products of any two of the context features x0..x15.
+    """
+
+    takes_context: ClassVar[bool] = True
+
+    preset: Literal["residual"] = "residual"
+    hidden: tuple[int, ...] = (128, 128)
+    controller_hidden: tuple[int, ...] = (64, 64)
+    normalisation: Normalisation = "none"
+    dense_rate: float = 1e-3
+    context_inputs: bool = True

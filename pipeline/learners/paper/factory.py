@@ -7,16 +7,18 @@ from autoemb_pipeline.learners.common.losses import outputs
 from autoemb_pipeline.learners.common.optimisers import make_optimiser
 from autoemb_pipeline.learners.common.tables import EmbeddingTable, TablePlan
 from autoemb_pipeline.learners.common.tensors import torch_type
-from autoemb_pipeline.learners.paper.config import PaperConfig
+from autoemb_pipeline.learners.paper.config import PaperConfig, ResidualConfig
 from autoemb_pipeline.learners.paper.forward import PaperModel
 from autoemb_pipeline.learners.paper.hypergradient import Hypergradient
 from autoemb_pipeline.learners.paper.learner import NetworkLearner
 from autoemb_pipeline.learners.paper.network import FixedSizeNetwork, SelectingNetwork
 from autoemb_pipeline.learners.paper.recommender import Recommender
 from autoemb_pipeline.learners.paper.reservoir import Reservoir
+from autoemb_pipeline.learners.paper.residual import ResidualLearner
 from autoemb_pipeline.learners.paper.strategies import Bilevel, Joint, Strategy, TrainOnly
 from autoemb_pipeline.learners.paper.validation import AfterTraining, Holdout, Replay
 from autoemb_pipeline.learners.search.factory import make_selector, selector_tables
+from autoemb_pipeline.records import CONTEXT_FEATURES
 from autoemb_pipeline.rows import RowStore, TableSpec
 
 EMBEDDING_TABLES = ("embedding.user", "embedding.item")
@@ -27,10 +29,11 @@ def paper_tables(config: PaperConfig) -> tuple[TableSpec, ...]:
     return (*(_plan(config, name).spec() for name in EMBEDDING_TABLES), *selector_tables(config))
 
 
-def make_paper_learner(config: PaperConfig, store: RowStore, device: str) -> NetworkLearner:
+def make_paper_learner(config: PaperConfig, store: RowStore, device: str) -> NetworkLearner | ResidualLearner:
     """A new learner with its initial parameters. store: holds `paper_tables`; device: torch's name of one that is there."""
     model = make_model(config, store, torch.device(device))
-    return NetworkLearner(model, _strategy(config, model))
+    network = NetworkLearner(model, _strategy(config, model))
+    return ResidualLearner(network, config.task) if isinstance(config, ResidualConfig) else network
 
 
 def make_model(config: PaperConfig, store: RowStore, device: torch.device) -> PaperModel:
@@ -63,8 +66,9 @@ def _plan(config: PaperConfig, name: str) -> TablePlan:
 
 
 def _network(config: PaperConfig) -> FixedSizeNetwork | SelectingNetwork:
+    features = CONTEXT_FEATURES if isinstance(config, ResidualConfig) and config.context_inputs else 0
     if config.method == "fse":
-        return FixedSizeNetwork(config.width, config.hidden, outputs(config.task), config.seed)
+        return FixedSizeNetwork(config.width, config.hidden, outputs(config.task), config.seed, features)
     return SelectingNetwork(
         config.dims,
         config.normalisation,
@@ -73,6 +77,7 @@ def _network(config: PaperConfig) -> FixedSizeNetwork | SelectingNetwork:
         config.seed,
         shared_maps=config.shared_maps,
         scale=config.soft_scale,
+        features=features,
     )
 
 

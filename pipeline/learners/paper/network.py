@@ -26,7 +26,7 @@ class NetworkInputs:
     Attributes:
         user_rows, item_rows: [B, D] concatenated embeddings.
         user_weights, item_weights: [B, N] α and β; None where nothing is selected.
-        features: [B, F] context features; the paper's networks use none.
+        features: [B, F] context features; the paper's networks use none of them.
     """
 
     user_rows: Tensor
@@ -88,6 +88,12 @@ class EmbeddingSpaces(nn.Sequential):
         return tanh(normalise(self.transform(rows_BD), self._normalisation))
 
 
+def pairs(x_BF: Tensor, features: int) -> Tensor:
+    """[B, features²] products of any two of the first features; with x13 = 1 among them, each feature itself is one of these."""
+    x_Bf = x_BF[:, :features]
+    return (x_Bf.unsqueeze(2) * x_Bf.unsqueeze(1)).flatten(1)
+
+
 class FixedSizeNetwork(nn.Module):
     """FSE: both sides' rows concatenated, hidden layers, output (paper, section 2.1 and 3.4).
 
@@ -96,15 +102,17 @@ class FixedSizeNetwork(nn.Module):
         hidden: widths of the hidden layers.
         outputs: C.
         seed: of the initial parameters.
+        features: of how many context features the hidden layers also see the products; none in the paper.
     """
 
-    def __init__(self, width: int, hidden: Sequence[int], outputs: int, seed: int) -> None:
+    def __init__(self, width: int, hidden: Sequence[int], outputs: int, seed: int, features: int = 0) -> None:
         super().__init__()
-        self.predictor = Mlp((2 * width, *hidden, outputs), seeded_generator(seed, "predictor"))
+        self.predictor = Mlp((2 * width + features**2, *hidden, outputs), seeded_generator(seed, "predictor"))
+        self._features = features
 
     def forward(self, inputs: NetworkInputs) -> Tensor:
         """Logits, [B, C]."""
-        logits: Tensor = self.predictor(torch.cat([inputs.user_rows, inputs.item_rows], dim=1))
+        logits: Tensor = self.predictor(torch.cat([inputs.user_rows, inputs.item_rows, pairs(inputs.features, self._features)], dim=1))
         return logits
 
 
@@ -119,6 +127,7 @@ class SelectingNetwork(nn.Module):
         outputs: C.
         seed: of the initial parameters.
         scale: Eq. 7's factor.
+        features: as of `FixedSizeNetwork`.
     """
 
     def __init__(
@@ -131,13 +140,15 @@ class SelectingNetwork(nn.Module):
         *,
         shared_maps: bool = False,
         scale: SoftScale = "1/N",
+        features: int = 0,
     ) -> None:
         super().__init__()
         users, items = ("spaces", "spaces") if shared_maps else ("user_spaces", "item_spaces")
         self.user_spaces = EmbeddingSpaces(dims, normalisation, seeded_generator(seed, users))
         self.item_spaces = self.user_spaces if shared_maps else EmbeddingSpaces(dims, normalisation, seeded_generator(seed, items))
-        self.predictor = Mlp((2 * dims[-1], *hidden, outputs), seeded_generator(seed, "predictor"))
+        self.predictor = Mlp((2 * dims[-1] + features**2, *hidden, outputs), seeded_generator(seed, "predictor"))
         self._scale = scale
+        self._features = features
 
     def forward(self, inputs: NetworkInputs) -> Tensor:
         """Logits, [B, C]."""
@@ -145,5 +156,5 @@ class SelectingNetwork(nn.Module):
             raise ValueError("a selecting network needs weights for both sides")
         users_BW = select(self.user_spaces(inputs.user_rows), inputs.user_weights, scale=self._scale)
         items_BW = select(self.item_spaces(inputs.item_rows), inputs.item_weights, scale=self._scale)
-        logits: Tensor = self.predictor(torch.cat([users_BW, items_BW], dim=1))
+        logits: Tensor = self.predictor(torch.cat([users_BW, items_BW, pairs(inputs.features, self._features)], dim=1))
         return logits

@@ -77,7 +77,7 @@ class Recommender:
             features=batch.features,
         )
         logits: Tensor = self.dense.call(point.dense, inputs)
-        return logits
+        return logits if batch.offset is None else logits + batch.offset
 
     def apply(self, point: Point, gradients: Sequence[Tensor]) -> None:
         """One step from `point`, the current W, with gradients in the order of its leaves; scatters the rows."""

@@ -116,6 +116,7 @@ class Reservoir:
             global_loss=1.0,  # losses are stored relative to the global loss of their time
             users=self._users.context(slots, c, "users"),
             items=self._items.context(slots, c, "items"),
+            offset=c.get("offset"),
         )
         return inputs, Labels(binary=c["binary"][:, 0], classes=c["classes"][:, 0].astype(np.int64))
 
@@ -159,6 +160,7 @@ def _columns_of(inputs: LearnerInputs, labels: Labels) -> dict[str, FloatArray]:
         "features": inputs.features,
         "binary": labels.binary,
         "classes": labels.classes.astype(np.float64),
+        **({} if inputs.offset is None else {"offset": inputs.offset}),
     }
     for name, side in (("users", inputs.users), ("items", inputs.items)):
         columns[f"{name}/previous_weights"] = side.previous_weights

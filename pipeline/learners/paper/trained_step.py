@@ -18,7 +18,7 @@ from autoemb_pipeline.learners.paper.recommender import Point
 from autoemb_pipeline.learners.search.encoding import EncodedBatch
 
 PREFIX = "trained_step"
-_BATCH_TENSORS = ("user_index", "item_index", "user_inputs", "item_inputs", "features")
+_BATCH_TENSORS = ("user_index", "item_index", "user_inputs", "item_inputs", "features", "offset")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,8 +42,8 @@ class TrainedStep:
 def pack_step(step: TrainedStep) -> dict[str, NDArray[Any]]:
     """Copies of everything in the step."""
     out = {f"{PREFIX}/number": np.array(step.number, dtype=np.int64), f"{PREFIX}/target": array_of(step.target)}
-    for name in _BATCH_TENSORS:
-        out[f"{PREFIX}/batch/{name}"] = array_of(getattr(step.batch, name))
+    tensors = {name: getattr(step.batch, name) for name in _BATCH_TENSORS}
+    out |= {f"{PREFIX}/batch/{name}": array_of(tensor) for name, tensor in tensors.items() if tensor is not None}
     for side, rows in (("users", step.point.users), ("items", step.point.items)):
         out |= pack_strings(f"{PREFIX}/{side}/ids", rows.ids)
         out[f"{PREFIX}/{side}/values"] = array_of(rows.values)
@@ -87,7 +87,8 @@ def unpack_step(state: Arrays, device: torch.device, keys: Sequence[str]) -> Tra
         )
         for side in ("users", "items")
     )
-    batch = EncodedBatch(user_ids=users.ids, item_ids=items.ids, **{name: get(f"batch/{name}") for name in _BATCH_TENSORS})
+    names = [name for name in _BATCH_TENSORS if name != "offset" or f"{PREFIX}/batch/offset" in state]
+    batch = EncodedBatch(user_ids=users.ids, item_ids=items.ids, **{name: get(f"batch/{name}") for name in names})
     return TrainedStep(
         batch=batch,
         target=get("target"),

@@ -25,6 +25,7 @@ class EncodedBatch:
         user_index, item_index: [B] positions in these.
         user_inputs, item_inputs: [B, K] for the controllers.
         features: [B, F] context features.
+        offset: [B, C] logits that the network's output is added to; None: nothing.
     """
 
     user_ids: tuple[str, ...]
@@ -34,6 +35,7 @@ class EncodedBatch:
     user_inputs: Tensor
     item_inputs: Tensor
     features: Tensor
+    offset: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.user_index)
@@ -57,6 +59,7 @@ def encode(inputs: LearnerInputs, *, dtype: torch.dtype, device: torch.device) -
         user_inputs=to_device(controller_inputs(inputs.users, inputs.global_loss), device=device, dtype=dtype),
         item_inputs=to_device(controller_inputs(inputs.items, inputs.global_loss), device=device, dtype=dtype),
         features=to_device(inputs.features, device=device, dtype=dtype),
+        offset=None if inputs.offset is None else to_device(inputs.offset, device=device, dtype=dtype),
     )
 
 
@@ -70,6 +73,7 @@ def take(inputs: LearnerInputs, rows: NDArray[np.int64]) -> LearnerInputs:
         items=_take_side(inputs.items, rows),
         global_loss=inputs.global_loss,
         class_probabilities=None if inputs.class_probabilities is None else inputs.class_probabilities[rows],
+        offset=None if inputs.offset is None else inputs.offset[rows],
     )
 
 

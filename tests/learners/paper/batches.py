@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from autoemb_pipeline.learners.factory import learner_tables, make_learner
-from autoemb_pipeline.learners.paper.config import PaperConfig
+from autoemb_pipeline.learners.paper.config import PaperConfig, ResidualConfig
 from autoemb_pipeline.learners.paper.factory import make_model
 from autoemb_pipeline.records import Labels, LearnerInputs, SideContext
 from autoemb_pipeline.state.memory import MemoryRowStore
@@ -22,6 +22,11 @@ BILEVEL = [
 EVERY = [{"method": m} for m in ("fse", "fse-uniform", "sam")] + [
     {"method": m, "validation": v, "xi": xi, "unroll": unroll} for m, v, xi, unroll in BILEVEL
 ]
+EVERY += [{"preset": "residual", "method": m} for m in ("fse", "fse-uniform", "sam", "darts")]
+EVERY += [
+    {"preset": "residual", "method": "autoemb", "validation": v, "xi": xi}
+    for v, xi in (("next", 0.0), ("next", 1.0), ("replay", 0.0), ("holdout", 0.0))
+]
 
 
 def name_of(options):
@@ -29,7 +34,8 @@ def name_of(options):
 
 
 def small_config(**changes):
-    return PaperConfig(**{**SMALL, **changes})
+    kind = ResidualConfig if changes.get("preset") == "residual" else PaperConfig
+    return kind(**{**SMALL, **changes})
 
 
 def side_context(rng, size, spaces):
@@ -53,6 +59,7 @@ def batch_of(seed, size=8, users=4, items=6, spaces=3, held_out=None):
         items=side_context(rng, size, spaces),
         global_loss=0.25,
         held_out=held_out,
+        class_probabilities=np.random.default_rng(seed).dirichlet(np.full(5, 2.0), size=size),
     )
     labels = Labels(binary=rng.integers(2, size=size).astype(np.float64), classes=rng.integers(5, size=size))
     return inputs, labels

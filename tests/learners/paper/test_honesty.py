@@ -45,7 +45,10 @@ def test_a_label_changes_later_predictions_only(options, mode):
     for position in (0, BATCH // 2, BATCH - 1) if config.xi == 0 else (BATCH // 2,):
         flipped = predictions(config, mode, FLIPPED * BATCH + position)
         for step in range(FLIPPED + 1):
-            np.testing.assert_array_equal(base[step], flipped[step])
+            # features may hold labels of earlier interactions of the mini-batch; tests/run/test_honesty.py says which
+            knows_earlier = config.takes_context and mode != "batch" and step == FLIPPED
+            blind = slice(position + 1) if knows_earlier else slice(None)
+            np.testing.assert_array_equal(base[step][blind], flipped[step][blind])
         assert any(not np.array_equal(a, b) for a, b in zip(base[FLIPPED + 1 :], flipped[FLIPPED + 1 :], strict=True))
 
 

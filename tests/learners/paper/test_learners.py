@@ -13,7 +13,17 @@ from autoemb_pipeline.learners.config import METHODS
 from autoemb_pipeline.learners.factory import learner_tables, make_learner
 from autoemb_pipeline.records import Labels
 from autoemb_pipeline.state.memory import MemoryRowStore
-from tests.learners.paper.batches import EVERY, batch_of, learner_of, name_of, needs_holdout, small_config, snapshot, state_bytes, step
+from tests.learners.paper.batches import (
+    EVERY,
+    batch_of,
+    learner_of,
+    name_of,
+    needs_holdout,
+    small_config,
+    snapshot,
+    state_bytes,
+    step,
+)
 
 every = pytest.mark.parametrize("options", EVERY, ids=name_of)
 tasks = pytest.mark.parametrize("task", ["binary", "rating"])

@@ -7,16 +7,22 @@ import numpy as np
 
 from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.context.tracker import ContextConfig
+from autoemb_pipeline.kernels.layout import COUNT
 from autoemb_pipeline.learners.config import METHODS, STREAM_METHODS, from_preset
+from autoemb_pipeline.learners.stream.rows import CONTEXT, HOLDS
+from autoemb_pipeline.learners.stream.search import Search
+from autoemb_pipeline.open_batch import SIDES
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.records import Interaction
-from autoemb_pipeline.rows import RecordSpec
+from autoemb_pipeline.rows import RecordSpec, RowStore
 from autoemb_pipeline.state.memory import MemoryRowStore
 from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
 
 EVERY_METHOD = METHODS + STREAM_METHODS
 MODES = ("batch", "event", "strict")
-SMALL = {"dims": (2, 4, 8), "controller_hidden": (8,), "thresholds": (3, 9), "rank": 2.0, "user_std": 0.5, "item_std": 0.5}
+# A search that goes on all the time: a third of the ids are its panel, and blocks are dear.
+SEARCHING = {"panel": 0.3, "tolerance": 1.0}
+SMALL = {"dims": (2, 4, 8), "thresholds": (3, 9), "rank": 2.0, "user_std": 0.5, "item_std": 0.5}
 
 
 def config(method: str = "autoemb", *, task: str = "binary", context: str = "event", **learner: Any) -> TrainerConfig:
@@ -42,6 +48,24 @@ def steps(by: Trainer, stream: Sequence[Interaction], size: int, first: int = 0)
         assert result.predictions is not None
         parts.append(result.predictions.probabilities)
     return np.concatenate(parts)
+
+
+def search_of(by: Trainer) -> Search:
+    """The trainer's search."""
+    search = by._method._learner._components.search
+    assert search is not None
+    return search
+
+
+def replayed(by: Trainer) -> int:
+    """Interactions of earlier mini-batches that ids promoted in the last one had remembered."""
+    return sum(len(own) for _, remembered in search_of(by)._entries for own in remembered)
+
+
+def levels(store: RowStore) -> tuple[dict[str, int], dict[str, int]]:
+    """Blocks that each known user and item holds."""
+    users, items = ({i: int((row[HOLDS] != 0).sum()) for i, row in store.records(side) if row[CONTEXT][COUNT]} for side in SIDES)
+    return users, items
 
 
 def everything(by: Trainer, store: MemoryRowStore, of: TrainerConfig) -> dict[str, np.ndarray]:

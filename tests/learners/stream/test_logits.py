@@ -19,7 +19,9 @@ BATCH, CARRIED = 30, 4
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adagrad", "adam"])
 def test_steps_are_those_of_torchs_autograd_and_optimisers(optimiser: str) -> None:
-    config = StreamConfig(method="darts", dims=(2, 4, 8), precision="float64", logit_optimiser=optimiser, logit_rate=0.3)
+    config = StreamConfig(
+        method="darts", dims=(2, 4, 8), precision="float64", row_precision="float32", logit_optimiser=optimiser, logit_rate=0.3
+    )
     assert [(t.name, t.width, t.dtype) for t in logit_tables(config)] == [(t.name, t.width, t.dtype) for t in selector_tables(config)]
     store, torchs = MemoryRowStore(logit_tables(config)), MemoryRowStore(selector_tables(config))
     gate, selector = LogitGate(config, store, blocks_of(config)), make_selector(config, torchs, torch.device("cpu"))

@@ -12,7 +12,9 @@ from autoemb_pipeline.rows import Lent
 from tests.strategies import ids
 
 OWNERS = 3
-partners = st.lists(ids | st.integers(120, 135).map("é".__mul__) | st.integers(250, 260).map("x".__mul__), min_size=1, max_size=6, unique=True)
+partners = st.lists(
+    ids | st.integers(120, 135).map("é".__mul__) | st.integers(250, 260).map("x".__mul__), min_size=1, max_size=6, unique=True
+)
 
 
 def remembered_by(local: np.ndarray, outputs: int, field: int, rng: np.random.Generator, slots: np.ndarray) -> Memory:

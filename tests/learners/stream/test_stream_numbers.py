@@ -7,8 +7,8 @@ import pytest
 
 from autoemb_pipeline.learners.stream.blocks import Blocks
 from autoemb_pipeline.learners.stream.rows import HOLDS
-from tests.learners.stream.running import config, everything, steps, trainer
-from tests.streams import synthetic_stream
+from tests.learners.stream.running import SEARCHING, config, everything, steps, trainer
+from tests.streams import synthetic_stream, taste_stream
 
 BLOCKS = Blocks(dims=(2, 3, 6))
 
@@ -43,32 +43,35 @@ def test_separate_spaces_meet_their_own_alone():
 
 
 STREAM = synthetic_stream(160, seed=5)
+TASTES = taste_stream(160, seed=5, users=20, items=30)
 
 
+@pytest.mark.parametrize("stream", [STREAM, TASTES], ids=["synthetic", "tastes"])
 @pytest.mark.parametrize(
     "options",
     [
         {},
-        {"validation": "trace"},
+        SEARCHING,
+        {"method": "sam", **SEARCHING},
         {"method": "darts"},
-        {"task": "rating"},
-        {"context": "strict"},
-        {"context": "strict", "validation": "trace"},
-        {"nested": False},
-        {"memory_budget": 1500, "admission": 2.0},
+        {"method": "darts", "nested": False},
+        {"task": "rating", **SEARCHING},
+        {"context": "strict", **SEARCHING},
+        {"precision": "float64", "row_precision": "float32", **SEARCHING},
+        {"memory_budget": 2000, "panel": 0.3},
     ],
     ids=str,
 )
-def test_a_restored_run_goes_on_to_the_same_bits(options):
+def test_a_restored_run_goes_on_to_the_same_bits(options, stream):
     of = config(**options)
     straight, rows = trainer(of)
-    whole = steps(straight, STREAM, 40)
+    whole = steps(straight, stream, 40)
     first, store = trainer(of)
-    steps(first, STREAM[:80], 40)
+    steps(first, stream[:80], 40)
     tensors, payload = first.tensors(), first.payload()
     second = type(first)(of, store)
     second.restore(tensors, payload)
-    np.testing.assert_array_equal(steps(second, STREAM, 40, first=80), whole[80:])
+    np.testing.assert_array_equal(steps(second, stream, 40, first=80), whole[80:])
     mine, theirs = everything(second, store, of), everything(straight, rows, of)
     assert mine.keys() == theirs.keys()
     for name, value in mine.items():
@@ -84,17 +87,3 @@ def test_a_block_is_stored_only_for_ids_that_used_it():
         for block, least in ((0, 1), (1, 4), (2, 10)):  # used from the interaction after the threshold's 3 or 9
             expected = sorted(i for i, n in counts.items() if n >= least)
             assert [i for i, row in store.records(side) if row[HOLDS][block]] == expected
-
-
-def test_a_large_cost_drives_ids_to_small_spaces():
-    cheap, _ = trainer(config(cost=5.0, amortised=0.0, controller_rate=0.05))
-    steps(cheap, STREAM, 20)
-    free, _ = trainer(config(cost=0.0, controller_rate=0.05))
-    steps(free, STREAM, 20)
-    assert dims_after(cheap) < 4.0
-    assert dims_after(free) > 5.0
-
-
-def dims_after(by) -> float:
-    alpha, beta = by._method._learner._components.gate.weights
-    return float(((alpha + beta) / 2 @ np.array([2.0, 4.0, 8.0])).mean())
