@@ -32,6 +32,19 @@ class Entry:
     shared: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may be remembered under a budget: so many bytes, and only where more blocks are likely; likely: [2, B]."""
+
+    room: int
+    likely: NDArray[np.int8]
+
+    def take(self, size: int, field: int, interaction: int) -> tuple[bool, "Limits"]:
+        """Whether an entry of this size may be kept, and what is left then."""
+        granted = size <= self.room and bool(self.likely[field, interaction])
+        return granted, Limits(self.room - size, self.likely) if granted else self
+
+
 def used_bytes(part: NDArray[np.int8], slots: Integers) -> Integers:
     """[n] bytes of entries that the ids in these slots remember."""
     head = np.ascontiguousarray(part[slots, :LENGTH_BYTES]).view(np.uint8).astype(np.int64)
@@ -66,7 +79,8 @@ def append(
     local: Integers,
     labels: Integers,
     names: tuple[Sequence[str], Sequence[str]],
-) -> None:
+    limits: Limits | None = None,
+) -> Limits | None:
     """Packs what the ids of a field remember of a mini-batch behind what they remembered before; what does not fit is not remembered.
 
     Args:
@@ -77,6 +91,10 @@ def append(
         local: [2, B] positions of the interactions' ids.
         labels: [B] label or class.
         names: of both sides the distinct ids.
+        limits: under a budget; None for no bound.
+
+    Returns:
+        What is left of the limits.
     """
     part, slots = lent[field].slabs[position], lent[field].slots
     heads, following = memory.heads[field], memory.following[field]
@@ -89,12 +107,16 @@ def append(
             partner = names[1 - field][local[1 - field, i]].encode()
             flags = int(labels[i]) + SHARED * int(memory.own_shared[i])
             entry = bytes([min(len(partner), LONGEST)]) + partner + bytes([flags]) + outputs[i].tobytes()
-            if len(partner) <= LONGEST and LENGTH_BYTES + used + len(packed) + len(entry) <= len(row):
+            fits = len(partner) <= LONGEST and LENGTH_BYTES + used + len(packed) + len(entry) <= len(row)
+            if fits and limits is not None:
+                fits, limits = limits.take(len(entry), field, i)
+            if fits:
                 packed += entry
             i = int(following[i])
         start, used = LENGTH_BYTES + used, used + len(packed)
         row[start : start + len(packed)] = np.frombuffer(bytes(packed), dtype=np.uint8)
         row[:LENGTH_BYTES] = np.frombuffer(used.to_bytes(LENGTH_BYTES, "little"), dtype=np.uint8)
+    return limits
 
 
 def as_columns(

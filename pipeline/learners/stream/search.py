@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoemb_pipeline.kernels import FIXED_INPUTS, Interactions, Memory, Predicted, controller_inputs, no_memory, validate, weights_at
-from autoemb_pipeline.kernels.layout import COUNT
+from autoemb_pipeline.kernels.layout import COUNT, LAST_TIME
 from autoemb_pipeline.kernels.search import THRESHOLDS
 from autoemb_pipeline.learners.base import Arrays
-from autoemb_pipeline.learners.common.packing import pack_strings, read, unpack_strings
+from autoemb_pipeline.learners.common.packing import pack_strings, read, restored, unpack_strings
 from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.learners.stream.controllers import CLUSTERS, Controller
 from autoemb_pipeline.learners.stream.holdings import Holdings
-from autoemb_pipeline.learners.stream.memory import Entry, append, as_columns, entries, forget, used_bytes
+from autoemb_pipeline.learners.stream.memory import Entry, Limits, append, as_columns, entries, forget, used_bytes
 from autoemb_pipeline.learners.stream.price import Price
 from autoemb_pipeline.learners.stream.rows import CONTEXT, REMEMBERED, REMEMBERED_BYTES, SidePlan, take
 from autoemb_pipeline.open_batch import SIDES, OpenBatch
@@ -39,6 +39,10 @@ SHRUNK_BELOW = 0.5
 """A block that is held is taken when it is worth less than this part of its price."""
 UNTRAINED = 0.75
 """Part of what a partner's blocks save that is lost with an interaction that they do not learn."""
+LONGEST_SWEEP, STEEPER = 64, 0.01
+"""Rounds of a sweep that a budget asks for, and by how much each raises the price."""
+RESERVED = 0.03
+"""Part of a budget that is left for new ids and for what they remember."""
 ROOM = 48
 """Bytes left for remembering below which an id counts as one that can remember no more."""
 Z95 = 1.96
@@ -69,6 +73,7 @@ class Search:
         self._worth: list[FloatArray] = []
         self._entries: list[tuple[Integers, list[list[Entry]]]] = []
         self._numbers: Sequence[NDArray[np.float32]] = ()
+        self._clock = np.full(2, np.nan)  # s: the stream's first event time, and its latest
         self._held: list[Integers] = []
         self._used: list[Integers] = []
         self.choices: Integers = np.zeros((2, 0), dtype=np.int64)
@@ -81,6 +86,8 @@ class Search:
             For each side further ids whose records must be lent: partners that promoted ids of the other side remember.
         """
         carried, counts = opened.carried, opened.counts
+        times = opened.interactions.times[carried:] / 1000.0
+        self._clock = np.array([np.fmin(self._clock[0], times.min()), np.fmax(self._clock[1], times.max())])
         total = len(opened.interactions.times)
         self.choices, self.foreseen = np.zeros((2, total), dtype=np.int64), np.zeros((2, total), dtype=np.int8)
         self._inputs, self._worth, self._entries = [], [], []
@@ -139,7 +146,7 @@ class Search:
 
     def _afford(self, opened: OpenBatch) -> None:
         """Takes back what the budget has no room for: in the order of the interactions, the user before the item."""
-        room = float(self._config.memory_budget - sum(side.bytes for side in self.holdings))
+        room = self._config.memory_budget * (1.0 - RESERVED) - self.bytes
         level = [held.copy() for held in self._held]
         local = opened.interactions.local
         more = [self.choices[field] > level[field][local[field]] for field in range(2)]
@@ -183,10 +190,11 @@ class Search:
         """Packs what the mini-batch left to remember into the records."""
         interactions = opened.interactions
         labels = interactions.classes if self._outputs > 1 else interactions.binary.astype(np.int64)
+        limits = Limits(max(self.price.budget - self.bytes, 0), self.foreseen) if self.price.budget else None
         for field in range(2):
             lent = opened.lent[field]
             forget(lent.slabs[REMEMBERED], lent.slots[memory.forgotten[field] != 0])
-            append(opened.lent, REMEMBERED, field, memory, interactions.local, labels, opened.ids)
+            limits = append(opened.lent, REMEMBERED, field, memory, interactions.local, labels, opened.ids, limits)
 
     def learn(self, opened: OpenBatch, interactions: Interactions, out: Predicted) -> None:
         """The controllers learn from the mini-batch's losses, and the price moves."""
@@ -201,7 +209,7 @@ class Search:
         clusters = self._clusters(opened)
         for field, controller in enumerate(self.controllers):
             controller.learn(self._inputs[field], opened.counts[field], known, saved, clusters)
-        self.price.move(self._given_up(out.levels[:, new], level), sum(side.bytes for side in self.holdings))
+        self.price.move(self._given_up(out.levels[:, new], level), self.bytes)
 
     def _clusters(self, opened: OpenBatch) -> Integers:
         own = np.ascontiguousarray(self._numbers[0][:, 1]).view(np.int32).astype(np.int64) % CLUSTERS
@@ -219,7 +227,27 @@ class Search:
         return float(np.where(lacks.all(axis=0), np.minimum(lost[0], lost[1]), one).mean())
 
     def sweep(self, totals: FloatArray) -> None:
-        """Takes blocks that are not worth their price any more from some ids of each side."""
+        """Takes blocks that are not worth their price any more from some ids of each side; under a budget until it is kept."""
+        self._visit(totals)
+        visits = 0
+        while self.price.budget and self.bytes > self.price.budget and visits < LONGEST_SWEEP:
+            self.price.raise_by(STEEPER)
+            self._visit(totals)
+            visits += 1
+
+    @property
+    def bytes(self) -> int:
+        """Kept for embeddings by both sides."""
+        return sum(side.bytes for side in self.holdings)
+
+    def _future(self, lent: Lent, counts: FloatArray) -> FloatArray:
+        """[n] interactions that ids can expect: as many as they had, but one not seen for a part s of the stream's time at most 1/s."""
+        first, latest = self._clock
+        idle = np.maximum(latest - lent.slabs[CONTEXT][lent.slots, LAST_TIME], 1.0)
+        future: FloatArray = np.minimum(1.0 + counts, max(latest - first, 1.0) / idle)
+        return future
+
+    def _visit(self, totals: FloatArray) -> None:
         for field, (plan, holdings) in enumerate(zip(self._plans, self.holdings, strict=True)):
             visited = holdings.next_visited()
             if not visited:
@@ -229,7 +257,7 @@ class Search:
             counts, held = lent.slabs[CONTEXT][lent.slots, COUNT], holdings.levels(lent)
             worth = self.controllers[field].worth(inputs, counts)
             costs = SHRUNK_BELOW * self.price.value * np.broadcast_to(holdings.by_level.astype(np.float64), (len(held), self._spaces + 1))
-            left = _best(worth, 1.0 + counts, np.where(np.arange(self._spaces + 1) <= held[:, None], costs, np.inf))
+            left = _best(worth, self._future(lent, counts), np.where(np.arange(self._spaces + 1) <= held[:, None], costs, np.inf))
             left = np.where(self._in_panel(id_numbers(visited, self._config.seed)), held, left)
             poor = np.flatnonzero(left < held)
             if not len(poor):
@@ -268,7 +296,8 @@ class Search:
         given_up = np.nan if self.price.given_up is None else self.price.given_up
         return {
             **arrays,
-            "search/price": np.array([self.price.value, given_up]),
+            "search/price": np.array([self.price.value, self.price.level, given_up]),
+            "search/clock": self._clock.copy(),
             **pack_strings("search/cursors", [side.cursor for side in self.holdings]),
         }
 
@@ -276,8 +305,9 @@ class Search:
         """Restores what `state_dict` gave; what is held is read from the store."""
         for side, controller in zip(SIDES, self.controllers, strict=True):
             controller.load_state_dict(f"controllers/{side}", state)
-        value, given_up = read(state, "search/price").tolist()
-        self.price = replace(self.price, value=value, given_up=None if np.isnan(given_up) else given_up)
+        value, level, given_up = read(state, "search/price").tolist()
+        self._clock = restored(state, "search/clock", self._clock)
+        self.price = replace(self.price, value=value, level=level, given_up=None if np.isnan(given_up) else given_up)
         for holdings, cursor in zip(self.holdings, unpack_strings("search/cursors", state), strict=True):
             holdings.cursor = cursor
 
