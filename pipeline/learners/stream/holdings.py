@@ -7,7 +7,7 @@ apart.
 Shape legend: n ids, N blocks.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 
 import numpy as np
@@ -82,7 +82,7 @@ class Holdings:
             self.holders[level] += 1
             self._id_bytes += len(identifier.encode())
             self.bytes += self.base + len(identifier.encode()) + int(self.by_level[level]) + used
-            if level:
+            if level or used:
                 holding.append(identifier)
         self._index = SortedList(holding)
 
@@ -98,13 +98,12 @@ class Holdings:
             size = size + used_bytes(lent.slabs[REMEMBERED], lent.slots)
         return levels, size, lent.slabs[CONTEXT][lent.slots, COUNT] > 0
 
-    def account(self, lent: Lent, before: Measured, *, indexed: bool = True) -> None:
+    def account(self, lent: Lent, before: Measured) -> None:
         """Enters what has changed of lent ids.
 
         Args:
             lent: their records.
             before: what `measure` gave of them.
-            indexed: whether ids that hold blocks are noted for `next_visited`.
         """
         levels, size, known = self.measure(lent)
         new = np.flatnonzero(known & ~before[2]).tolist()
@@ -112,22 +111,18 @@ class Holdings:
         named = sum(len(lent.ids[k].encode()) for k in new)
         self._id_bytes += named
         self.bytes += named + len(new) * self.base + int(size[known].sum() - before[1][before[2]].sum())
-        self.holders += np.bincount(levels[known], minlength=len(self.holders)) - np.bincount(
-            before[0][before[2]], minlength=len(self.holders)
-        )
-        if indexed:
-            self._index.update(lent.ids[k] for k in np.flatnonzero((levels > 0) & (before[0] == 0)).tolist())
+        self.holders += np.bincount(levels[known], minlength=len(self.holders))
+        self.holders -= np.bincount(before[0][before[2]], minlength=len(self.holders))
+        if self._plan.searched:
+            self._index.update(lent.ids[k] for k in np.flatnonzero((size > 0) & (before[1] == 0)).tolist())
+            for k in np.flatnonzero((size == 0) & (before[1] > 0)).tolist():
+                self._index.discard(lent.ids[k])
 
     def next_visited(self) -> Sequence[str]:
-        """The next ids, in their order, whose blocks shall be judged; each holder's turn comes again and again."""
+        """The next ids, in their order, whose blocks and memory shall be judged; the turn of each that has any comes again and again."""
         visited = list(islice(self._index.irange(self._cursor, inclusive=(False, True)), VISITED_AT_ONCE))
         self._cursor = visited[-1] if len(visited) == VISITED_AT_ONCE else ""
         return visited
-
-    def dropped(self, ids: Iterable[str]) -> None:
-        """These ids hold no block any more."""
-        for identifier in ids:
-            self._index.remove(identifier)
 
     @property
     def least_bytes(self) -> int:

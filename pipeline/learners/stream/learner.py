@@ -208,14 +208,13 @@ class StreamLearner:
     def _settle(self, opened: _Open) -> None:
         """Rows onto their grid, what is remembered into the records, bytes and controllers brought up to date."""
         search = self._components.search
-        if search is not None:
-            search.keep(opened.batch, opened.memory)
         for field, holdings in enumerate(self._components.holdings):
             lent = opened.batch.lent[field]
             if self._config.row_precision == "int16":
                 self._round(field, lent)
-            holdings.account(lent, opened.before[field], indexed=search is not None)
+            holdings.account(lent, opened.before[field])
         if search is not None:
+            search.keep(opened.batch, opened.memory)
             search.learn(opened.batch, opened.interactions, opened.out)
 
     def _round(self, field: int, lent: Lent) -> None:

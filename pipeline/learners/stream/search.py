@@ -190,11 +190,18 @@ class Search:
         """Packs what the mini-batch left to remember into the records."""
         interactions = opened.interactions
         labels = interactions.classes if self._outputs > 1 else interactions.binary.astype(np.int64)
-        limits = Limits(max(self.price.budget - self.bytes, 0), self.foreseen) if self.price.budget else None
+        before = [side.measure(lent) for side, lent in zip(self.holdings, opened.lent, strict=True)]
+        room = int(self.price.budget * (1.0 - RESERVED)) - self.bytes
+        likely = (
+            self.foreseen if 2 * self.bytes > self.price.budget else np.ones_like(self.foreseen)
+        )  # while there is room, all is remembered
+        limits = Limits(max(room, 0), likely) if self.price.budget else None
         for field in range(2):
             lent = opened.lent[field]
             forget(lent.slabs[REMEMBERED], lent.slots[memory.forgotten[field] != 0])
             limits = append(opened.lent, REMEMBERED, field, memory, interactions.local, labels, opened.ids, limits)
+        for field in range(2):
+            self.holdings[field].account(opened.lent[field], before[field])
 
     def learn(self, opened: OpenBatch, interactions: Interactions, out: Predicted) -> None:
         """The controllers learn from the mini-batch's losses, and the price moves."""
@@ -228,12 +235,12 @@ class Search:
 
     def sweep(self, totals: FloatArray) -> None:
         """Takes blocks that are not worth their price any more from some ids of each side; under a budget until it is kept."""
-        self._visit(totals)
-        visits = 0
-        while self.price.budget and self.bytes > self.price.budget and visits < LONGEST_SWEEP:
+        self._visit(totals, self.price.value)
+        rounds = 0
+        while self.price.budget and self.bytes > self.price.budget and rounds < LONGEST_SWEEP:
+            rounds += 1
             self.price.raise_by(STEEPER)
-            self._visit(totals)
-            visits += 1
+            self._visit(totals, self.price.value * 2.0**rounds)
 
     @property
     def bytes(self) -> int:
@@ -247,7 +254,8 @@ class Search:
         future: FloatArray = np.minimum(1.0 + counts, max(latest - first, 1.0) / idle)
         return future
 
-    def _visit(self, totals: FloatArray) -> None:
+    def _visit(self, totals: FloatArray, price: float) -> None:
+        """Judges the next ids of both sides; the panel keeps its blocks unless a budget is exceeded."""
         for field, (plan, holdings) in enumerate(zip(self._plans, self.holdings, strict=True)):
             visited = holdings.next_visited()
             if not visited:
@@ -256,17 +264,21 @@ class Search:
             inputs = self._seen(lent, np.arange(len(visited)), totals, field)
             counts, held = lent.slabs[CONTEXT][lent.slots, COUNT], holdings.levels(lent)
             worth = self.controllers[field].worth(inputs, counts)
-            costs = SHRUNK_BELOW * self.price.value * np.broadcast_to(holdings.by_level.astype(np.float64), (len(held), self._spaces + 1))
+            costs = SHRUNK_BELOW * price * np.broadcast_to(holdings.by_level.astype(np.float64), (len(held), self._spaces + 1))
             left = _best(worth, self._future(lent, counts), np.where(np.arange(self._spaces + 1) <= held[:, None], costs, np.inf))
-            left = np.where(self._in_panel(id_numbers(visited, self._config.seed)), held, left)
-            poor = np.flatnonzero(left < held)
+            over = bool(self.price.budget) and self.bytes > self.price.budget
+            panel = self._in_panel(id_numbers(visited, self._config.seed))
+            left = np.where(panel & (not over), held, left)
+            remembers = used_bytes(lent.slabs[REMEMBERED], lent.slots) > 0
+            poor = np.flatnonzero((left < held) | (remembers & (held == 0) & over))
             if not len(poor):
                 continue
             before = holdings.measure(replaced(lent, poor))
             take(plan, replaced(lent, poor), left[poor])
+            if over:
+                forget(lent.slabs[REMEMBERED], lent.slots[poor])
             self._store.keep(plan.name, replaced(lent, poor))
             holdings.account(replaced(lent, poor), before)
-            holdings.dropped(visited[k] for k in poor[left[poor] == 0].tolist())
 
     def report(self) -> dict[str, object]:
         """Fields of the metrics topic: the loss given up with its 95% interval, the price, and the number of ids in every space."""

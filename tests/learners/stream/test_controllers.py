@@ -92,12 +92,20 @@ def test_the_price_rises_while_less_is_given_up_than_may_be(*, lost: float, up: 
     assert price.value == pytest.approx((LARGEST if up else SMALLEST) * 1e-4)
 
 
-@pytest.mark.parametrize(("used", "up"), [(1000, True), (980, True), (960, False), (10, False)])
-def test_under_a_budget_the_price_follows_the_bytes(*, used: int, up: bool) -> None:
-    price = Price(tolerance=1e-4, budget=1000)
+def test_under_a_budget_the_price_follows_the_bytes() -> None:
+    """The fuller, the dearer, long before it is full; and dearer every time while it stays nearly full."""
+    values = []
+    for used in (10, 500, 900, 990):
+        price = Price(tolerance=1e-4, budget=1000)
+        price.move(1.0, used)
+        values.append(price.value)
+    assert values == sorted(values)
     before = price.value
-    price.move(1.0, used)
-    assert (price.value > before) == up
+    price.move(1.0, 990)
+    assert price.value > before
+    for _ in range(200):
+        price.move(1.0, 10)
+    assert price.value == pytest.approx(SMALLEST * 1e-4 / 0.99)
 
 
 def test_the_loss_given_up_fades() -> None:

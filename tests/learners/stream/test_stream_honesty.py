@@ -52,7 +52,7 @@ def test_every_option_is_honest(options: dict[str, Any], mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("options", [{}, {"method": "sam"}, {"task": "rating"}, {"memory_budget": 2500}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"method": "sam"}, {"task": "rating"}, {"memory_budget": 9000}], ids=str)
 def test_labels_of_a_mini_batch_that_promotes_are_seen_by_later_events_only(options: dict[str, Any], mode: str) -> None:
     """Promoted ids learn labels of earlier mini-batches, and in `event` and `strict` of this one, before they are predicted."""
     options = {**SEARCHING, **options}
