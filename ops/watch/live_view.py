@@ -58,8 +58,8 @@ def sparkline(values: Sequence[float | None], width: int, *, ramp: str = BLOCKS)
     if not known:
         return ""
     low, high = min(known), max(known)
-    scale = (len(ramp) - 1) / (high - low) if high > low else 0.0
-    return "".join(" " if value is None else ramp[round((value - low) * scale)] for value in kept)
+    height = high - low if high > low else 1.0
+    return "".join(" " if value is None else ramp[round((value - low) / height * (len(ramp) - 1))] for value in kept)
 
 
 def signs(shares: Sequence[float | None], *, ramp: str = BLOCKS) -> str:

@@ -251,8 +251,6 @@ class Loop:
         return events, self.search.memory(opened, events), opened, before
 
     def _settle(self, events: Interactions, memory: Memory, opened: SimpleNamespace | None, before: list) -> None:
-        if self.search is not None:
-            self.search.keep(opened, memory)
         firsts = np.concatenate([[0], self.ends[:-1]])
         for f, slots in enumerate(events.slots):
             if self.settings.rounded and self.settings.dtype is np.float32:
@@ -260,6 +258,8 @@ class Loop:
                 round_rows(self.state.rows[f], self.state.held[f], slots, firsts, self.ends, keys)
             if self.search is not None:
                 self.search.holdings[f].account(opened.lent[f], before[f])
+        if self.search is not None:
+            self.search.keep(opened, memory)
 
     def _open(self, first: int, last: int) -> tuple[Interactions, Predicted, int]:
         carried = len(self.carried[0]) if self.carried else 0

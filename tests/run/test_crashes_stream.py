@@ -29,9 +29,9 @@ def scene(broker: TestBroker) -> Iterator[Scene]:
 STREAM_PRESET = {
     "default": {},
     "rating": {"task": "rating"},
-    "trace": {"validation": "trace"},
+    "panel": {"panel": 0.3},
     "budget": {"memory_budget": 9_000},
-    "separate": {"nested": False},
+    "float32": {"row_precision": "float32"},
 }
 
 

@@ -266,16 +266,16 @@ class Search:
             worth = self.controllers[field].worth(inputs, counts)
             costs = SHRUNK_BELOW * price * np.broadcast_to(holdings.by_level.astype(np.float64), (len(held), self._spaces + 1))
             left = _best(worth, self._future(lent, counts), np.where(np.arange(self._spaces + 1) <= held[:, None], costs, np.inf))
-            over = bool(self.price.budget) and self.bytes > self.price.budget
+            exceeded = bool(self.price.budget) and self.bytes > self.price.budget
             panel = self._in_panel(id_numbers(visited, self._config.seed))
-            left = np.where(panel & (not over), held, left)
+            left = np.where(panel & (not exceeded), held, left)
             remembers = used_bytes(lent.slabs[REMEMBERED], lent.slots) > 0
-            poor = np.flatnonzero((left < held) | (remembers & (held == 0) & over))
+            poor = np.flatnonzero((left < held) | (remembers & (held == 0) & exceeded))
             if not len(poor):
                 continue
             before = holdings.measure(replaced(lent, poor))
             take(plan, replaced(lent, poor), left[poor])
-            if over:
+            if exceeded:
                 forget(lent.slabs[REMEMBERED], lent.slots[poor])
             self._store.keep(plan.name, replaced(lent, poor))
             holdings.account(replaced(lent, poor), before)
