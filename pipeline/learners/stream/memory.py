@@ -96,26 +96,29 @@ def append(
     Returns:
         What is left of the limits.
     """
-    part, slots = lent[field].slabs[position], lent[field].slots
-    heads, following = memory.heads[field], memory.following[field]
-    outputs = memory.own_offsets.astype("<f2")
-    for k in np.flatnonzero(heads >= 0).tolist():
-        row = part[slots[k]].view(np.uint8)
-        used, i = int(row[0]) + 256 * int(row[1]), int(heads[k])
-        packed = bytearray()
+    remembering = np.flatnonzero(memory.heads[field] >= 0)
+    slots = lent[field].slots[remembering]
+    part = lent[field].slabs[position].view(np.uint8)
+    before = used_bytes(lent[field].slabs[position], slots).tolist()
+    following, others = memory.following[field].tolist(), local[1 - field].tolist()
+    flags = (labels + SHARED * memory.own_shared.astype(np.int64)).tolist()
+    size = 2 * memory.own_offsets.shape[1]
+    offsets, partners, width = memory.own_offsets.astype("<f2").tobytes(), names[1 - field], part.shape[1]
+    for slot, used, head in zip(slots.tolist(), before, memory.heads[field][remembering].tolist(), strict=True):
+        packed, i = b"", head
         while i >= 0:
-            partner = names[1 - field][local[1 - field, i]].encode()
-            flags = int(labels[i]) + SHARED * int(memory.own_shared[i])
-            entry = bytes([min(len(partner), LONGEST)]) + partner + bytes([flags]) + outputs[i].tobytes()
-            fits = len(partner) <= LONGEST and LENGTH_BYTES + used + len(packed) + len(entry) <= len(row)
+            partner = partners[others[i]].encode()
+            entry = b"%c%b%c%b" % (min(len(partner), LONGEST), partner, flags[i], offsets[i * size : (i + 1) * size])
+            fits = len(partner) <= LONGEST and LENGTH_BYTES + used + len(packed) + len(entry) <= width
             if fits and limits is not None:
                 fits, limits = limits.take(len(entry), field, i)
             if fits:
                 packed += entry
-            i = int(following[i])
-        start, used = LENGTH_BYTES + used, used + len(packed)
-        row[start : start + len(packed)] = np.frombuffer(bytes(packed), dtype=np.uint8)
-        row[:LENGTH_BYTES] = np.frombuffer(used.to_bytes(LENGTH_BYTES, "little"), dtype=np.uint8)
+            i = following[i]
+        if packed:
+            start, end = LENGTH_BYTES + used, LENGTH_BYTES + used + len(packed)
+            part[slot, start:end] = np.frombuffer(packed, dtype=np.uint8)
+            part[slot, :LENGTH_BYTES] = divmod(used + len(packed), 256)[::-1]
     return limits
 
 

@@ -190,7 +190,9 @@ class Search:
         """Packs what the mini-batch left to remember into the records."""
         interactions = opened.interactions
         labels = interactions.classes if self._outputs > 1 else interactions.binary.astype(np.int64)
-        before = [side.measure(lent) for side, lent in zip(self.holdings, opened.lent, strict=True)]
+        touched = [np.flatnonzero((memory.heads[field] >= 0) | (memory.forgotten[field] != 0)) for field in range(2)]
+        changed = [replaced(lent, rows) for lent, rows in zip(opened.lent, touched, strict=True)]
+        before = [side.measure(lent) for side, lent in zip(self.holdings, changed, strict=True)]
         room = int(self.price.budget * (1.0 - RESERVED)) - self.bytes
         likely = (
             self.foreseen if 2 * self.bytes > self.price.budget else np.ones_like(self.foreseen)
@@ -201,7 +203,7 @@ class Search:
             forget(lent.slabs[REMEMBERED], lent.slots[memory.forgotten[field] != 0])
             limits = append(opened.lent, REMEMBERED, field, memory, interactions.local, labels, opened.ids, limits)
         for field in range(2):
-            self.holdings[field].account(opened.lent[field], before[field])
+            self.holdings[field].account(changed[field], before[field])
 
     def learn(self, opened: OpenBatch, interactions: Interactions, out: Predicted) -> None:
         """The controllers learn from the mini-batch's losses, and the price moves."""
