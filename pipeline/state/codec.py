@@ -6,8 +6,9 @@ of the held blocks (int16), then their exponents (int8). Parts with lengths come
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from autoemb_pipeline.rows import AnySpec, Record, RecordSpec, Rows, TableSpec
 from autoemb_pipeline.state.validation import initial_rows, parts_of, stored_dtype
 
 VERSION = 2
-CHUNK = 256  # rows encoded at a time: what is copied stays in the processor's cache
+CHUNK = 256  # rows encoded, or read in order, at a time: what is copied stays in the processor's cache
 INT16, INT8 = np.dtype("<i2"), np.dtype("i1")
 Bytes = NDArray[np.uint8]
 Integers = NDArray[np.int64]
@@ -161,9 +162,17 @@ class RowCodec:
 
     def one(self, identifier: str, value: bytes) -> Record:
         """The row of one value."""
-        slabs = self.slabs(1)
-        self.decode([identifier], [value], slabs, np.zeros(1, dtype=np.int64))
-        return tuple(slab[0] for slab in slabs)
+        return next(self.rows_of([(identifier.encode(), value)]))[1]
+
+    def rows_of(self, stored: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[str, Record]]:
+        """(id, its row of every part) of each (key, value), in order; some are decoded at a time. Raises as `decode`."""
+        pairs = iter(stored)
+        while chunk := list(islice(pairs, CHUNK)):
+            ids = [key.decode() for key, _ in chunk]
+            slabs = self.slabs(len(ids))
+            self.decode(ids, [value for _, value in chunk], slabs, np.arange(len(ids)))
+            for row, identifier in enumerate(ids):
+                yield identifier, tuple(slab[row] for slab in slabs)
 
     def _decode_alike(self, head: bytes, ids: Sequence[str], values: Sequence[bytes], slabs: Record, slots: Integers) -> None:
         """Values that hold the same blocks. head: what each begins with."""

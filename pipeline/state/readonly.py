@@ -102,8 +102,7 @@ class ReadOnlyRows:
     def records(self, table: str) -> Iterator[tuple[str, Record]]:
         """See `RowStore.records`."""
         self._check_open()
-        codec = self._codecs[table]
-        return ((key.decode(), codec.one(key.decode(), value)) for key, value in self._families[table].items())
+        return self._codecs[table].rows_of(self._families[table].items())
 
     def count(self, table: str) -> int:
         """Ids ever scattered, as counted by the trainer at the checkpoint."""

@@ -181,7 +181,7 @@ class RocksRowStore:
         opened = self._tables[table]
         self._wait_for_flight()
         self._write_dirty()
-        return ((key.decode(), opened.codec.one(key.decode(), value)) for key, value in opened.family.items())
+        return opened.codec.rows_of(opened.family.items())
 
     def count(self, table: str) -> int:
         """Ids that have a row: exact, O(1)."""

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoemb_pipeline.kernels import Memory
+from autoemb_pipeline.kernels.values import LENGTH_BYTES
 from autoemb_pipeline.records import FloatArray
 from autoemb_pipeline.rows import Lent
 
-LENGTH_BYTES = 2
 SHARED = 128
 LONGEST = 255  # bytes of an id that can be remembered
 Integers = NDArray[np.int64]

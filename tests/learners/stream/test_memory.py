@@ -7,7 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from autoemb_pipeline.kernels import Interactions, Memory, no_memory
-from autoemb_pipeline.learners.stream.memory import LENGTH_BYTES, append, as_columns, entries, forget, used_bytes
+from autoemb_pipeline.kernels.values import LENGTH_BYTES
+from autoemb_pipeline.learners.stream.memory import append, as_columns, entries, forget, used_bytes
 from autoemb_pipeline.rows import Lent
 from tests.strategies import ids
 
