@@ -9,13 +9,17 @@ Shape legend: n ids, N blocks.
 
 from collections.abc import Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sortedcontainers import SortedList
 
 from autoemb_pipeline.kernels.layout import COUNT
-from autoemb_pipeline.learners.stream.memory import LENGTH_BYTES, used_bytes
+from autoemb_pipeline.kernels.values import LENGTH_BYTES
+from autoemb_pipeline.learners.base import Arrays
+from autoemb_pipeline.learners.common.packing import pack_strings, restored, unpack_strings
+from autoemb_pipeline.learners.stream.memory import used_bytes
 from autoemb_pipeline.learners.stream.rows import CONTEXT, FIXED_WIDTH, HOLDS, REMEMBERED, SidePlan
 from autoemb_pipeline.rows import Lent, RowStore, stored_bytes
 
@@ -56,35 +60,23 @@ class Holdings:
 
     Args:
         plan: of its rows.
-        store: read once, to learn what a restored run holds.
+        store: read once after a restore, to find the ids that have blocks or memory.
+
+    Attributes:
+        base, by_level: bytes of every known id beside its name; and [N + 1] those of so many blocks.
+        ids: how many are known.
+        holders: [N + 1] how many of them hold so many blocks.
+        cursor: the last id visited.
     """
 
     def __init__(self, plan: SidePlan, store: RowStore) -> None:
         self._plan, self._store = plan, store
         self.base, blocks = id_bytes(plan)
         self.by_level: Integers = np.concatenate([[0], np.cumsum(blocks)]).astype(np.int64)
-        self.bytes, self.ids, self._id_bytes = 0, 0, 0
+        self.ids, self._id_bytes, self._payload = 0, 0, 0
         self.holders: Integers = np.zeros(plan.spaces + 1, dtype=np.int64)
-        self._index: SortedList[str] = SortedList()
-        self._cursor = ""
-
-    def count_all(self) -> None:
-        """Learns by one pass over the store what is held."""
-        self.bytes, self.ids, self._id_bytes = 0, 0, 0
-        self.holders[:] = 0
-        holding = []
-        for identifier, record in self._store.records(self._plan.name):
-            level = int((record[HOLDS] != 0).sum())
-            used = int(used_bytes(record[REMEMBERED][None, :], np.zeros(1, dtype=np.int64))[0]) if self._plan.searched else 0
-            if record[CONTEXT][COUNT] == 0:
-                continue
-            self.ids += 1
-            self.holders[level] += 1
-            self._id_bytes += len(identifier.encode())
-            self.bytes += self.base + len(identifier.encode()) + int(self.by_level[level]) + used
-            if level or used:
-                holding.append(identifier)
-        self._index = SortedList(holding)
+        self._index: SortedList[str] | None = SortedList()  # None: not read yet since a restore
+        self.cursor = ""
 
     def levels(self, lent: Lent) -> Integers:
         """[n] blocks that lent ids hold."""
@@ -108,21 +100,43 @@ class Holdings:
         levels, size, known = self.measure(lent)
         new = np.flatnonzero(known & ~before[2]).tolist()
         self.ids += len(new)
-        named = sum(len(lent.ids[k].encode()) for k in new)
-        self._id_bytes += named
-        self.bytes += named + len(new) * self.base + int(size[known].sum() - before[1][before[2]].sum())
+        self._id_bytes += sum(len(lent.ids[k].encode()) for k in new)
+        self._payload += int(size[known].sum() - before[1][before[2]].sum())
         self.holders += np.bincount(levels[known], minlength=len(self.holders))
         self.holders -= np.bincount(before[0][before[2]], minlength=len(self.holders))
-        if self._plan.searched:
+        if self._plan.searched and self._index is not None:
             self._index.update(lent.ids[k] for k in np.flatnonzero((size > 0) & (before[1] == 0)).tolist())
             for k in np.flatnonzero((size == 0) & (before[1] > 0)).tolist():
                 self._index.discard(lent.ids[k])
 
     def next_visited(self) -> Sequence[str]:
         """The next ids, in their order, whose blocks and memory shall be judged; the turn of each that has any comes again and again."""
-        visited = list(islice(self._index.irange(self._cursor, inclusive=(False, True)), VISITED_AT_ONCE))
-        self._cursor = visited[-1] if len(visited) == VISITED_AT_ONCE else ""
+        if self._index is None:
+            records = self._store.records(self._plan.name)
+            self._index = SortedList(i for i, record in records if record[HOLDS].any() or record[REMEMBERED][:LENGTH_BYTES].any())
+        visited = list(islice(self._index.irange(self.cursor, inclusive=(False, True)), VISITED_AT_ONCE))
+        self.cursor = visited[-1] if len(visited) == VISITED_AT_ONCE else ""
         return visited
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """What is counted, and the last id visited; which ids have anything is in the store."""
+        name = f"holdings/{self._plan.name}"
+        counters = np.concatenate([[self.ids, self._id_bytes, self._payload], self.holders])
+        return {f"{name}/counters": counters, **pack_strings(f"{name}/cursor", [self.cursor])}
+
+    def load_state_dict(self, state: Arrays) -> None:
+        """Restores what `state_dict` gave. CheckpointError: an array is missing or of another shape."""
+        name = f"holdings/{self._plan.name}"
+        counters = restored(state, f"{name}/counters", np.concatenate([[0, 0, 0], self.holders]))
+        self.ids, self._id_bytes, self._payload = counters[:3].tolist()
+        self.holders = counters[3:]
+        (self.cursor,) = unpack_strings(f"{name}/cursor", state)
+        self._index = None
+
+    @property
+    def bytes(self) -> int:
+        """Kept for embeddings."""
+        return self.least_bytes + self._payload
 
     @property
     def least_bytes(self) -> int:
@@ -138,12 +152,3 @@ class Holdings:
     def context_bytes(self) -> int:
         """Bytes of the context rows of the known ids."""
         return self.ids * self._plan.context_bytes
-
-    @property
-    def cursor(self) -> str:
-        """The last id visited."""
-        return self._cursor
-
-    @cursor.setter
-    def cursor(self, value: str) -> None:
-        self._cursor = value

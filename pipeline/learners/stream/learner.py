@@ -9,6 +9,7 @@ step and the controllers by one Adam step per mini-batch.
 Shape legend: E interactions, those that waited and B new ones; N blocks; M dense inputs and products; C outputs; 2 sides, users first.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -250,18 +251,24 @@ class StreamLearner:
         holdings, search = self._components.holdings, self._components.search
         return {**bytes_report(holdings), **({} if search is None else search.report())}
 
+    def _parts(self) -> Iterator[Gate | Holdings | Search]:
+        """What keeps a state of its own."""
+        components = self._components
+        yield components.gate
+        yield from components.holdings
+        if components.search is not None:
+            yield components.search
+
     def _arrays(self) -> dict[str, FloatArray]:
         return {"newton/weights": self._weights, "newton/precision": self._precision}
 
     def state_dict(self) -> Arrays:
-        """Dense weights, the gate, and what waits for its labels; copies."""
+        """Dense weights, what waits for its labels, and the parts' own; copies."""
         own = {**self._arrays(), "waiting/base": self._waiting_base, "waiting/uses": self._waiting_uses}
-        search = self._components.search
-        return {
-            **{name: array.copy() for name, array in own.items()},
-            **self._components.gate.state_dict(),
-            **({} if search is None else search.state_dict()),
-        }
+        state = {name: array.copy() for name, array in own.items()}
+        for part in self._parts():
+            state |= part.state_dict()
+        return state
 
     def load_state_dict(self, state: Arrays) -> None:
         """Restores what `state_dict` returned; a mini-batch that was open is forgotten.
@@ -274,11 +281,8 @@ class StreamLearner:
             array[...] = restored(state, name, array)
         self._gradient[:] = 0.0
         self._waiting_base, self._waiting_uses = read(state, "waiting/base"), read(state, "waiting/uses")
-        self._components.gate.load_state_dict(state)
-        if self._components.search is not None:
-            self._components.search.load_state_dict(state)
-        for holdings in self._components.holdings:
-            holdings.count_all()
+        for part in self._parts():
+            part.load_state_dict(state)
 
     def _opened(self) -> _Open:
         if self._open is None:

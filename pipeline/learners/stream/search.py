@@ -22,7 +22,7 @@ from autoemb_pipeline.kernels import FIXED_INPUTS, Interactions, Memory, Predict
 from autoemb_pipeline.kernels.layout import COUNT, LAST_TIME
 from autoemb_pipeline.kernels.search import THRESHOLDS
 from autoemb_pipeline.learners.base import Arrays
-from autoemb_pipeline.learners.common.packing import pack_strings, read, restored, unpack_strings
+from autoemb_pipeline.learners.common.packing import read, restored
 from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.learners.stream.controllers import CLUSTERS, Controller
 from autoemb_pipeline.learners.stream.holdings import Holdings
@@ -303,7 +303,7 @@ class Search:
         }
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Controllers, price and the sweep's places; copies."""
+        """Controllers, price and clock; copies."""
         arrays: dict[str, NDArray[Any]] = {}
         for side, controller in zip(SIDES, self.controllers, strict=True):
             arrays |= controller.state_dict(f"controllers/{side}")
@@ -312,18 +312,15 @@ class Search:
             **arrays,
             "search/price": np.array([self.price.value, self.price.level, given_up]),
             "search/clock": self._clock.copy(),
-            **pack_strings("search/cursors", [side.cursor for side in self.holdings]),
         }
 
     def load_state_dict(self, state: Arrays) -> None:
-        """Restores what `state_dict` gave; what is held is read from the store."""
+        """Restores what `state_dict` gave."""
         for side, controller in zip(SIDES, self.controllers, strict=True):
             controller.load_state_dict(f"controllers/{side}", state)
         value, level, given_up = read(state, "search/price").tolist()
         self._clock = restored(state, "search/clock", self._clock)
         self.price = replace(self.price, value=value, level=level, given_up=None if np.isnan(given_up) else given_up)
-        for holdings, cursor in zip(self.holdings, unpack_strings("search/cursors", state), strict=True):
-            holdings.cursor = cursor
 
 
 _ENTRY = 12
