@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from autoemb_pipeline.kernels import FIXED_INPUTS, Interactions, Memory, Predicted, controller_inputs, no_memory, validate, weights_at
 from autoemb_pipeline.kernels.layout import COUNT, LAST_TIME
-from autoemb_pipeline.kernels.search import THRESHOLDS
 from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.packing import read, restored
+from autoemb_pipeline.learners.search.inputs import POPULARITY_INPUTS, popularity
 from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.learners.stream.controllers import CLUSTERS, Controller
 from autoemb_pipeline.learners.stream.holdings import Holdings
@@ -131,8 +131,7 @@ class Search:
         now = _best(worth, 1.0 + counts, costs)
         later = AHEAD * (1.0 + counts)
         ahead = inputs.copy()
-        ahead[:, : len(THRESHOLDS)] = later[:, None] >= THRESHOLDS
-        ahead[:, len(THRESHOLDS)] = np.log(np.maximum(later, 1.0)) / np.log(THRESHOLDS[-1])
+        ahead[:, :POPULARITY_INPUTS] = popularity(later)
         soon = _best(self.controllers[field].worth(ahead, later), 1.0 + later, costs)
         full = remembered > REMEMBERED_BYTES - ROOM
         now = np.where((held == 0) & full, np.maximum(now, 1), now)
