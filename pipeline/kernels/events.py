@@ -63,6 +63,16 @@ def _gate(i: int, events: Interactions, state: State, work: Work) -> None:
 
 
 @helper
+def _evaluate(i: int, events: Interactions, state: State, model: Model, out: Predicted, work: Work) -> None:
+    """Products and prefixes of an interaction into `work`, from its base logits and the rows as they stand now."""
+    biases = measure(state.rows, state.held, work.place, model.ends, work.products, work.squares)
+    _gate(i, events, state, work)
+    for c in range(len(model.levels)):
+        work.logits[c] = out.base[i, c] + biases * model.levels[c]
+    score(model, work)
+
+
+@helper
 def _predict(i: int, events: Interactions, state: State, model: Model, out: Predicted, work: Work) -> None:
     """Predicts an interaction from the context and the rows as they stand, and leaves all that learning its label needs."""
     pairs, spaces = work.products.shape
@@ -72,11 +82,7 @@ def _predict(i: int, events: Interactions, state: State, model: Model, out: Pred
     for c in range(len(model.levels)):
         offset = x[0] if len(model.levels) == 1 else np.log(max(out.classes[i, c], SMALLEST_CLASS))
         out.base[i, c] = offset + dot(x, model.weights[c], 0, first)
-    biases = measure(state.rows, state.held, work.place, model.ends, work.products, work.squares)
-    _gate(i, events, state, work)
-    for c in range(len(model.levels)):
-        work.logits[c] = out.base[i, c] + biases * model.levels[c]
-    score(model, work)
+    _evaluate(i, events, state, model, out, work)
     for f in range(len(state.rows)):
         out.levels[f, i] = level_of(state.held[f][work.place[f]])
     for p in range(pairs):
@@ -102,16 +108,6 @@ def _learn_context(i: int, events: Interactions, state: State, classes: int) -> 
     learn_statistics(user, item, events.binary[i], state.totals)
     if classes:
         learn_class(user, item, events.classes[i], classes, state.totals)
-
-
-@helper
-def _evaluate(i: int, events: Interactions, state: State, model: Model, out: Predicted, work: Work) -> None:
-    """Products and prefixes of an interaction, predicted earlier, as the rows stand now."""
-    biases = measure(state.rows, state.held, work.place, model.ends, work.products, work.squares)
-    _gate(i, events, state, work)
-    for c in range(len(model.levels)):
-        work.logits[c] = out.base[i, c] + biases * model.levels[c]
-    score(model, work)
 
 
 @helper

@@ -3,13 +3,13 @@
 Shape legend: B rows, N spaces, Q parameters.
 """
 
-from math import exp
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autoemb_pipeline.kernels.compiling import kernel
+from autoemb_pipeline.kernels.scores import softmax
 
 Numbers = NDArray[Any]
 """float32, or float64 in tests."""
@@ -19,29 +19,18 @@ Numbers = NDArray[Any]
 def softmax_rows(logits: Numbers) -> None:
     """[B, N], in place."""
     for i in range(logits.shape[0]):
-        row = logits[i]
-        top = row[0]
-        for n in range(1, len(row)):
-            top = max(top, row[n])
-        total = 0.0
-        for n in range(len(row)):
-            row[n] = exp(row[n] - top)
-            total += row[n]
-        for n in range(len(row)):
-            row[n] /= total
+        softmax(logits[i])
 
 
 @kernel
-def softmax_slopes(weights: Numbers, slopes: Numbers, error: Numbers, bias: Numbers) -> None:
-    """∂loss/∂logits into error [B, N], their sums over B into bias [N]. weights: softmax of the logits; slopes: ∂loss/∂weights."""
-    bias[:] = 0
+def softmax_slopes(weights: Numbers, slopes: Numbers, error: Numbers) -> None:
+    """∂loss/∂logits into error [B, N]. weights: softmax of the logits; slopes: ∂loss/∂weights."""
     for i in range(weights.shape[0]):
         mean = 0.0
         for n in range(weights.shape[1]):
             mean += weights[i, n] * slopes[i, n]
         for n in range(weights.shape[1]):
             error[i, n] = weights[i, n] * (slopes[i, n] - mean)
-            bias[n] += error[i, n]
 
 
 def adam(parameters: Numbers, moments: Numbers, gradient: Numbers, step: int, rate: float) -> None:

@@ -64,7 +64,7 @@ class LogitGate:
         n = self._spaces
         for table, weights, side, (ids, local, rows) in zip(LOGIT_TABLES, self.weights, slopes, self._rows, strict=True):
             error = np.empty_like(weights)
-            softmax_slopes(weights, np.ascontiguousarray(side, dtype=weights.dtype), error, np.empty_like(weights[0]))
+            softmax_slopes(weights, np.ascontiguousarray(side, dtype=weights.dtype), error)
             gradient = np.zeros((len(ids), n), dtype=weights.dtype)
             np.add.at(gradient, local, error)
             parts = rows.reshape(len(ids), -1, n).swapaxes(0, 1).reshape(-1, len(ids) * n)  # logits, then each slot
