@@ -1,4 +1,4 @@
-"""Initial parameters of layers: a function of a seed and a name alone, by NumPy, for networks in torch and in kernels alike."""
+"""Initial parameters of layers: a function of a seed and a name alone, by NumPy."""
 
 import hashlib
 import math

@@ -48,10 +48,6 @@ class Blocks:
         """[N] dimensions of each block."""
         return np.diff(np.array((0, *self.dims), dtype=np.float64))
 
-    @cached_property
-    def _block_of_column(self) -> NDArray[np.int64]:
-        return np.repeat(np.arange(len(self.dims)), self.sizes.astype(np.int64))
-
     def bounds(self, block: int) -> slice:
         """The block's columns."""
         return slice(0 if block == 0 else self.dims[block - 1], self.dims[block])
@@ -59,10 +55,6 @@ class Blocks:
     def sums(self, values_BD: FloatArray) -> FloatArray:
         """[..., B, N] sums over each block's columns; one row's sums do not depend on the other rows."""
         return np.add.reduceat(values_BD, self.starts, axis=-1)
-
-    def spread(self, values_BN: FloatArray) -> FloatArray:
-        """[..., B, D]: each block's number at all its columns."""
-        return np.take(values_BN, self._block_of_column, axis=-1)
 
     def use_of(self, weights_BN: FloatArray) -> FloatArray:
         """[B, N] weights of spaces to uses of blocks: A_j = Σ_{n ≥ j} α_n, so that A_1 = 1; separate: A_n = α_n."""

@@ -2,9 +2,9 @@
 
 logit = x0 + w·z(x) + b_u + b_i + Σ_j γ_j A_j(u) B_j(i) ⟨p_j, q_j⟩
 
-z holds the context features and their products; A and B come from the controllers (`learners.stream.gates`); γ is one gain per
-block, learnt with w. Two speeds: context and rows learn event by event in compiled code (`autoemb_pipeline.kernels`), w and γ by one Newton
-step and the controllers by one Adam step per mini-batch.
+z holds the context features and their products; A and B are 1 for the blocks that an id holds where dimensions are searched (`search`),
+else what the method fixes or its free logits give (`gates`, `logits`); γ is one gain per block, learnt with w. Two speeds: context and rows
+learn event by event in compiled code (`autoemb_pipeline.kernels`), w, γ and the controllers once per mini-batch.
 
 Shape legend: E interactions, those that waited and B new ones; N blocks; M dense inputs and products; C outputs; 2 sides, users first.
 """
@@ -78,7 +78,7 @@ class StreamLearner:
     """`autoemb_pipeline.learners.base.EventLearner` with context features.
 
     Args:
-        config: task, priors, cost.
+        config: task, priors, precision of rows.
         components: what it is made of.
     """
 
@@ -113,7 +113,8 @@ class StreamLearner:
         if not len(opened.inputs.user_ids):
             raise AutoembError("an empty mini-batch was given to a learner", remedy="skip mini-batches without records")
         search = self._components.search
-        self._numbers = [id_numbers(ids, self._config.seed) for ids in opened.ids]
+        if search is not None or self._config.row_precision == "int16":
+            self._numbers = [id_numbers(ids, self._config.seed) for ids in opened.ids]
         return ((), ()) if search is None else search.choose(opened, self._numbers)
 
     def run(self, opened: OpenBatch) -> tuple[LearnerInputs, Predictions]:

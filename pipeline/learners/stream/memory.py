@@ -129,15 +129,14 @@ def as_columns(
 
     Args:
         remembered: of each promoted id its entries.
-        promoted: their positions among the field's distinct ids.
+        promoted: their positions among the field's distinct ids, ascending.
         count: n of these.
         positions: of the other side's ids.
         outputs: C.
     """
     sizes = np.zeros(count, dtype=np.int64)
     sizes[promoted] = [len(own) for own in remembered]
-    order = np.argsort(promoted, kind="stable")
-    flat = [entry for k in order.tolist() for entry in remembered[k]]
+    flat = [entry for own in remembered for entry in own]
     return (
         np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
         np.array([positions[entry.partner] for entry in flat], dtype=np.int64),

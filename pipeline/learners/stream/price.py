@@ -15,8 +15,9 @@ FADING = 0.97
 SMALLEST, LARGEST = 3e-3, 1e-1
 """Bounds of the price under a tolerance, in its units."""
 FULL, BAND = 0.96, 0.02
+"""A budget's use at which the price's level stands still, and how far from it the level moves fastest."""
 LEAST_FREE = 0.02
-"""A budget's use at which the price stands still, and how far from it the price moves fastest."""
+"""Part of a budget that counts as free however full it is."""
 
 
 @dataclass

@@ -45,6 +45,8 @@ RESERVED = 0.03
 """Part of a budget that is left for new ids and for what they remember."""
 ROOM = 48
 """Bytes left for remembering below which an id counts as one that can remember no more."""
+USUAL_ENTRY = 12
+"""Bytes of a remembered interaction."""
 Z95 = 1.96
 Integers = NDArray[np.int64]
 Held = NDArray[np.bool_]
@@ -126,7 +128,7 @@ class Search:
         held, remembered = self._held[field][local], self._used[field][local]
         price = self.price.value
         costs = price * np.broadcast_to(holdings.by_level.astype(np.float64), (len(local), self._spaces + 1)).copy()
-        costs[:, 0] += price * np.minimum(remembered + _ENTRY, REMEMBERED_BYTES)
+        costs[:, 0] += price * np.minimum(remembered + USUAL_ENTRY, REMEMBERED_BYTES)
         costs[np.arange(self._spaces + 1) <= held[:, None]] *= SHRUNK_BELOW
         now = _best(worth, 1.0 + counts, costs)
         later = AHEAD * (1.0 + counts)
@@ -190,13 +192,9 @@ class Search:
         interactions = opened.interactions
         labels = interactions.classes if self._outputs > 1 else interactions.binary.astype(np.int64)
         touched = [np.flatnonzero((memory.heads[field] >= 0) | (memory.forgotten[field] != 0)) for field in range(2)]
-        changed = [replaced(lent, rows) for lent, rows in zip(opened.lent, touched, strict=True)]
+        changed = [some_of(lent, rows) for lent, rows in zip(opened.lent, touched, strict=True)]
         before = [side.measure(lent) for side, lent in zip(self.holdings, changed, strict=True)]
-        room = int(self.price.budget * (1.0 - RESERVED)) - self.bytes
-        likely = (
-            self.foreseen if 2 * self.bytes > self.price.budget else np.ones_like(self.foreseen)
-        )  # while there is room, all is remembered
-        limits = Limits(max(room, 0), likely) if self.price.budget else None
+        limits = self._limits()
         for field in range(2):
             lent = opened.lent[field]
             forget(lent.slabs[REMEMBERED], lent.slots[memory.forgotten[field] != 0])
@@ -204,11 +202,18 @@ class Search:
         for field in range(2):
             self.holdings[field].account(changed[field], before[field])
 
+    def _limits(self) -> Limits | None:
+        """What the budget, if there is one, lets be remembered: everything while it is half empty."""
+        budget = self.price.budget
+        if not budget:
+            return None
+        likely = self.foreseen if 2 * self.bytes > budget else np.ones_like(self.foreseen)
+        return Limits(max(int(budget * (1.0 - RESERVED)) - self.bytes, 0), likely)
+
     def learn(self, opened: OpenBatch, interactions: Interactions, out: Predicted) -> None:
         """The controllers learn from the mini-batch's losses, and the price moves."""
-        new = slice(opened.carried, None)
-        count = len(out.levels[0]) - opened.carried
-        losses, expected = np.empty((count + opened.carried, self._spaces + 1)), np.empty((count + opened.carried, self._spaces))
+        new, total = slice(opened.carried, None), out.levels.shape[1]
+        losses, expected = np.empty((total, self._spaces + 1)), np.empty((total, self._spaces))
         validate(interactions, out, losses, expected)
         level = out.levels[:, new].min(axis=0)
         lacking = np.arange(self._spaces)[None, :] >= level[:, None]
@@ -274,12 +279,13 @@ class Search:
             poor = np.flatnonzero((left < held) | (remembers & (held == 0) & exceeded))
             if not len(poor):
                 continue
-            before = holdings.measure(replaced(lent, poor))
-            take(plan, replaced(lent, poor), left[poor])
+            lent = some_of(lent, poor)
+            before = holdings.measure(lent)
+            take(plan, lent, left[poor])
             if exceeded:
-                forget(lent.slabs[REMEMBERED], lent.slots[poor])
-            self._store.keep(plan.name, replaced(lent, poor))
-            holdings.account(replaced(lent, poor), before)
+                forget(lent.slabs[REMEMBERED], lent.slots)
+            self._store.keep(plan.name, lent)
+            holdings.account(lent, before)
 
     def report(self) -> dict[str, object]:
         """Fields of the metrics topic: the loss given up with its 95% interval, the price, and the number of ids in every space."""
@@ -322,10 +328,6 @@ class Search:
         self.price = replace(self.price, value=value, level=level, given_up=None if np.isnan(given_up) else given_up)
 
 
-_ENTRY = 12
-"""Bytes of a usual remembered interaction."""
-
-
 def _best(worth: FloatArray, future: FloatArray, costs: FloatArray) -> Integers:
     """[B] the number of blocks with the largest surplus; the fewest of equals. worth: [B, N]; future: [B]; costs: [B, N + 1]."""
     total = np.concatenate([np.zeros((len(worth), 1)), np.cumsum(worth, axis=1)], axis=1) * future[:, None]
@@ -338,6 +340,6 @@ def id_numbers(ids: Sequence[str], seed: int) -> NDArray[np.float32]:
     return hashed_uniform(ids, seed=seed, table="search", width=4, std=1.0)
 
 
-def replaced(lent: Lent, rows: Integers) -> Lent:
+def some_of(lent: Lent, rows: Integers) -> Lent:
     """Some of the lent records."""
     return Lent(lent.slabs, lent.slots[rows], [lent.ids[k] for k in rows.tolist()], lent.own)
