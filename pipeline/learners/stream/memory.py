@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autoemb_pipeline.kernels import Memory
+from autoemb_pipeline.kernels import Memory, pack
+from autoemb_pipeline.kernels.holding import SHARED
 from autoemb_pipeline.kernels.values import LENGTH_BYTES
 from autoemb_pipeline.records import FloatArray
-from autoemb_pipeline.rows import Lent
+from autoemb_pipeline.rows import JoinedTexts, Lent
 
-SHARED = 128
-LONGEST = 255  # bytes of an id that can be remembered
 Integers = NDArray[np.int64]
 
 
@@ -34,21 +33,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What may be remembered under a budget: so many bytes, and only where more blocks are likely; likely: [2, B]."""
+    """What may be remembered: so many bytes, and only where more blocks are likely; likely: [2, B]."""
 
     room: int
     likely: NDArray[np.int8]
-
-    def take(self, size: int, field: int, interaction: int) -> tuple[bool, "Limits"]:
-        """Whether an entry of this size may be kept, and what is left then."""
-        granted = size <= self.room and bool(self.likely[field, interaction])
-        return granted, Limits(self.room - size, self.likely) if granted else self
-
-
-def used_bytes(part: NDArray[np.int8], slots: Integers) -> Integers:
-    """[n] bytes of entries that the ids in these slots remember."""
-    head = np.ascontiguousarray(part[slots, :LENGTH_BYTES]).view(np.uint8).astype(np.int64)
-    return head[:, 0] + 256 * head[:, 1]
 
 
 def entries(part: NDArray[np.int8], slot: int, outputs: int) -> list[Entry]:
@@ -72,54 +60,29 @@ def forget(part: NDArray[np.int8], slots: Integers) -> None:
 
 
 def append(
-    lent: tuple[Lent, Lent],
-    position: int,
-    field: int,
-    memory: Memory,
-    local: Integers,
-    labels: Integers,
-    names: tuple[Sequence[str], Sequence[str]],
-    limits: Limits | None = None,
-) -> Limits | None:
+    lent: Lent, position: int, field: int, memory: Memory, local: Integers, labels: Integers, partners: JoinedTexts, limits: Limits
+) -> Limits:
     """Packs what the ids of a field remember of a mini-batch behind what they remembered before; what does not fit is not remembered.
 
     Args:
-        lent: both sides' records.
+        lent: the field's records.
         position: of the part in a record.
         field: the ids'.
         memory: as the kernel left it.
         local: [2, B] positions of the interactions' ids.
         labels: [B] label or class.
-        names: of both sides the distinct ids.
-        limits: under a budget; None for no bound.
+        partners: the distinct ids of the other side, joined.
+        limits: what may be remembered.
 
     Returns:
         What is left of the limits.
     """
-    remembering = np.flatnonzero(memory.heads[field] >= 0)
-    slots = lent[field].slots[remembering]
-    part = lent[field].slabs[position].view(np.uint8)
-    before = used_bytes(lent[field].slabs[position], slots).tolist()
-    following, others = memory.following[field].tolist(), local[1 - field].tolist()
-    flags = (labels + SHARED * memory.own_shared.astype(np.int64)).tolist()
-    size = 2 * memory.own_offsets.shape[1]
-    offsets, partners, width = memory.own_offsets.astype("<f2").tobytes(), names[1 - field], part.shape[1]
-    for slot, used, head in zip(slots.tolist(), before, memory.heads[field][remembering].tolist(), strict=True):
-        packed, i = b"", head
-        while i >= 0:
-            partner = partners[others[i]].encode()
-            entry = b"%c%b%c%b" % (min(len(partner), LONGEST), partner, flags[i], offsets[i * size : (i + 1) * size])
-            fits = len(partner) <= LONGEST and LENGTH_BYTES + used + len(packed) + len(entry) <= width
-            if fits and limits is not None:
-                fits, limits = limits.take(len(entry), field, i)
-            if fits:
-                packed += entry
-            i = following[i]
-        if packed:
-            start, end = LENGTH_BYTES + used, LENGTH_BYTES + used + len(packed)
-            part[slot, start:end] = np.frombuffer(packed, dtype=np.uint8)
-            part[slot, :LENGTH_BYTES] = divmod(used + len(packed), 256)[::-1]
-    return limits
+    flags = labels + SHARED * memory.own_shared.astype(np.int64)
+    logits = memory.own_offsets.astype("<f2").view(np.uint8)
+    room = pack(
+        field, (lent.slots, lent.slabs[position]), memory, local, (flags, logits), partners, limits.likely[field], limits.room
+    )  # fmt: skip
+    return Limits(room, limits.likely)
 
 
 def as_columns(
