@@ -38,7 +38,7 @@ numba (.4 s), torch never.
 
 from autoemb_pipeline.kernels.compiling import cache_directory, fingerprint
 from autoemb_pipeline.kernels.events import observe, run
-from autoemb_pipeline.kernels.holding import Measured, pack, tally, weigh
+from autoemb_pipeline.kernels.holding import Measured, pack, tally, unpack, weigh
 from autoemb_pipeline.kernels.layout import (
     ABSENT,
     BORROWED,
@@ -147,6 +147,7 @@ __all__ = [
     "run",
     "see",
     "tally",
+    "unpack",
     "validate",
     "weigh",
     "weights_at",

@@ -122,3 +122,44 @@ def pack(
             i = memory.following[field, i]
         row[0], row[1] = np.int8(np.uint8(used & 0xFF)), np.int8(np.uint8(used >> 8))
     return room
+
+
+@kernel
+def unpack(
+    slots: Integers, part: Bytes, width: int
+) -> tuple[Integers, tuple[NDArray[np.uint8], Integers], NDArray[np.uint8], NDArray[np.uint8]]:
+    """The inverse of `pack`: what ids remember, oldest first.
+
+    Args:
+        slots: [n].
+        part: [slots, W].
+        width: 2C, bytes of the logits.
+
+    Returns:
+        [n + 1] where each id's R entries begin; the partners' ids, as in `kernels.texts`; flags [R]; [R, 2C] bytes of the logits.
+    """
+    starts = np.zeros(len(slots) + 1, dtype=np.int64)
+    total = 0
+    for own in range(len(slots)):
+        row, spot = part[slots[own]], LENGTH_BYTES
+        end, count = LENGTH_BYTES + length_of(row, 0), 0
+        while spot < end:
+            size = int(np.uint8(row[spot]))
+            total += size
+            count += 1
+            spot += 2 + size + width
+        starts[own + 1] = starts[own] + count
+    data, bounds = np.empty(total, dtype=np.uint8), np.zeros(starts[-1] + 1, dtype=np.int64)
+    flags, logits = np.empty(starts[-1], dtype=np.uint8), np.empty((starts[-1], width), dtype=np.uint8)
+    for own in range(len(slots)):
+        row, spot = part[slots[own]], LENGTH_BYTES
+        for i in range(starts[own], starts[own + 1]):
+            size = int(np.uint8(row[spot]))
+            bounds[i + 1] = bounds[i] + size
+            for k in range(size):
+                data[bounds[i] + k] = np.uint8(row[spot + 1 + k])
+            flags[i] = np.uint8(row[spot + 1 + size])
+            for k in range(width):
+                logits[i, k] = np.uint8(row[spot + 2 + size + k])
+            spot += 2 + size + width
+    return starts, (data, bounds), flags, logits

@@ -8,7 +8,7 @@ from autoemb_pipeline.kernels.avro import decode_interactions, encode_interactio
 from autoemb_pipeline.kernels.compiling import cache_directory
 from autoemb_pipeline.kernels.events import observe, run
 from autoemb_pipeline.kernels.hashing import hashed_rows
-from autoemb_pipeline.kernels.holding import Measured, pack, tally, weigh
+from autoemb_pipeline.kernels.holding import Measured, pack, tally, unpack, weigh
 from autoemb_pipeline.kernels.layout import (
     HELD,
     PAIR,
@@ -156,6 +156,7 @@ def _search_jobs() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "bytes", lambda: weigh(nothing, room, room, context, costs.by_level, measured)
     yield "bytes counted", lambda: tally(measured, measured, np.zeros(2, dtype=np.int64), room[:, 0].copy())
     yield "what is remembered", lambda: pack(0, (whole, room), no_memory(events, 1), several, (whole, bytes_), texts, room[0], 0)
+    yield "what was remembered", lambda: unpack(whole, room, 2)
 
 
 def _source_jobs() -> Iterator[tuple[str, Callable[[], object]]]:

@@ -6,13 +6,15 @@ in UTF-8, the id, a byte (bit 7: the partner remembers the interaction too; belo
 Shape legend: n distinct ids of a field, R remembered interactions, B interactions of a mini-batch, C outputs, W bytes of the part.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoemb_pipeline.kernels import Memory, pack
+from autoemb_pipeline.columns import Texts
+from autoemb_pipeline.kernels import Memory, pack, unpack
 from autoemb_pipeline.kernels.holding import SHARED
 from autoemb_pipeline.kernels.values import LENGTH_BYTES
 from autoemb_pipeline.records import FloatArray
@@ -21,14 +23,22 @@ from autoemb_pipeline.rows import JoinedTexts, Lent
 Integers = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One remembered interaction: the partner's id, the logits without products, the label or class, and whether the partner has it too."""
+class Remembered(NamedTuple):
+    """What n ids remember, oldest first.
 
-    partner: str
-    offsets: NDArray[np.float16]
-    label: int
-    shared: bool
+    Attributes:
+        starts: [n + 1] where each id's R interactions begin.
+        partners: R ids.
+        offsets: [R, C] logits without products.
+        labels: [R] label or class.
+        shared: [R] 1 where the partner remembers it too.
+    """
+
+    starts: Integers
+    partners: list[str]
+    offsets: FloatArray
+    labels: Integers
+    shared: NDArray[np.int8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +49,11 @@ class Limits:
     likely: NDArray[np.int8]
 
 
-def entries(part: NDArray[np.int8], slot: int, outputs: int) -> list[Entry]:
-    """What the id in this slot remembers, oldest first. outputs: C."""
-    content = part[slot].tobytes()
-    place, end = LENGTH_BYTES, LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "little")
-    known = []
-    while place < end:
-        size = content[place]
-        end_of_id = place + 1 + size
-        partner, flags = content[place + 1 : end_of_id].decode(), content[end_of_id]
-        offsets = np.frombuffer(content, dtype="<f2", count=outputs, offset=end_of_id + 1)
-        known.append(Entry(partner, offsets, flags % SHARED, flags >= SHARED))
-        place = end_of_id + 1 + 2 * outputs
-    return known
+def recall(part: NDArray[np.int8], slots: Integers, outputs: int) -> Remembered:
+    """What the ids in these slots remember. outputs: C."""
+    starts, partners, flags, logits = unpack(slots, part, 2 * outputs)
+    offsets = logits.view("<f2").reshape(len(flags), outputs).astype(np.float64)
+    return Remembered(starts, Texts(*partners).to_strings(), offsets, (flags % SHARED).astype(np.int64), (flags // SHARED).astype(np.int8))
 
 
 def forget(part: NDArray[np.int8], slots: Integers) -> None:
@@ -86,24 +88,17 @@ def append(
 
 
 def as_columns(
-    remembered: Sequence[Sequence[Entry]], promoted: Integers, count: int, positions: dict[str, int], outputs: int
+    remembered: Remembered, promoted: Integers, count: int, positions: Mapping[str, int]
 ) -> tuple[Integers, Integers, FloatArray, Integers, NDArray[np.int8]]:
     """Columns of a field for `Memory`: starts, partners, offsets, labels, shared.
 
     Args:
-        remembered: of each promoted id its entries.
+        remembered: of the promoted ids.
         promoted: their positions among the field's distinct ids, ascending.
         count: n of these.
         positions: of the other side's ids.
-        outputs: C.
     """
     sizes = np.zeros(count, dtype=np.int64)
-    sizes[promoted] = [len(own) for own in remembered]
-    flat = [entry for own in remembered for entry in own]
-    return (
-        np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-        np.array([positions[entry.partner] for entry in flat], dtype=np.int64),
-        np.array([entry.offsets for entry in flat], dtype=np.float64).reshape(len(flat), outputs),
-        np.array([entry.label for entry in flat], dtype=np.int64),
-        np.array([entry.shared for entry in flat], dtype=np.int8),
-    )
+    sizes[promoted] = np.diff(remembered.starts)
+    partners = np.array([positions[partner] for partner in remembered.partners], dtype=np.int64)
+    return np.append(0, np.cumsum(sizes)), partners, remembered.offsets, remembered.labels, remembered.shared

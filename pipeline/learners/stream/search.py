@@ -41,7 +41,7 @@ from autoemb_pipeline.learners.common.packing import read, restored
 from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.learners.stream.controllers import CLUSTERS, Controller
 from autoemb_pipeline.learners.stream.holdings import Holdings
-from autoemb_pipeline.learners.stream.memory import Entry, Limits, append, as_columns, entries, forget
+from autoemb_pipeline.learners.stream.memory import Limits, Remembered, append, as_columns, forget, recall
 from autoemb_pipeline.learners.stream.price import Price
 from autoemb_pipeline.learners.stream.rows import CONTEXT, REMEMBERED, REMEMBERED_BYTES, SidePlan, take
 from autoemb_pipeline.open_batch import SIDES, OpenBatch
@@ -55,6 +55,7 @@ LONGEST_SWEEP, STEEPER = 64, 0.01
 """Rounds of a sweep that a budget asks for, and by how much each raises the price."""
 RESERVED = 0.03
 """Part of a budget that is left for new ids and for what they remember."""
+PANEL_OF_BUDGET = 0.1
 UNBOUNDED = np.iinfo(np.int64).max
 Z95 = 1.96
 Integers = NDArray[np.int64]
@@ -100,7 +101,7 @@ class Search:
         self.price = Price(config.tolerance, config.memory_budget)
         self._seen: list[Seen] = []
         self._worth: list[FloatArray] = []
-        self._entries: list[tuple[Integers, list[list[Entry]]]] = []
+        self._recalled: list[tuple[Integers, Remembered]] = []  # positions of promoted ids, and what they remember
         self._named: Sequence[Named] = ()
         self._clock = np.full(2, np.nan)  # s: the stream's first event time, and its latest
         self._before: list[Measured] = []
@@ -121,7 +122,7 @@ class Search:
         self._clock = np.array([np.fmin(self._clock[0], times.min()), np.fmax(self._clock[1], times.max())])
         total = len(opened.interactions.times)
         self.choices, self.foreseen = np.zeros((2, total), dtype=np.int64), np.zeros((2, total), dtype=np.int8)
-        self._seen, self._worth, self._entries, self._named = [], [], [], named
+        self._seen, self._worth, self._named = [], [], named
         self._before = [side.measure(lent) for side, lent in zip(self.holdings, opened.lent, strict=True)]
         for field, counts in enumerate((opened.inputs.users.count, opened.inputs.items.count)):
             local, before, controller = opened.interactions.local[field, carried:], self._before[field], self.controllers[field]
@@ -133,8 +134,7 @@ class Search:
             self._worth.append(worth)
         if self.price.budget:
             self._afford(opened)
-        for field in range(2):
-            self._entries.append(self._promoted(opened, field))
+        self._recalled = [self._promoted(opened, field) for field in range(2)]
         return self._partners(opened)
 
     def _look(self, lent: Lent, local: Integers, counts: FloatArray, totals: FloatArray, field: int) -> Seen:
@@ -144,7 +144,16 @@ class Search:
         return seen
 
     def _costs(self, field: int, price: float) -> Costs:
-        return Costs(self.holdings[field].by_level, price, REMEMBERED_BYTES, self._config.panel)
+        return Costs(self.holdings[field].by_level, price, REMEMBERED_BYTES, self._panel())
+
+    def _panel(self) -> float:
+        """Part of the ids that hold every block: under a budget so few that they take no more than a tenth of what is free for blocks."""
+        budget, panel = self.price.budget, self._config.panel
+        if not budget:
+            return panel
+        free = max(budget - sum(side.least_bytes for side in self.holdings), 0)
+        whole = sum(side.ids * int(side.by_level[-1]) for side in self.holdings)
+        return min(panel, PANEL_OF_BUDGET * free / max(whole, 1))
 
     def _afford(self, opened: OpenBatch) -> None:
         """Takes back what the budget has no room for: in the order of the interactions, the user before the item."""
@@ -161,29 +170,29 @@ class Search:
                 self.choices[field, i] = min(self.choices[field, i], level[field][k])
         self._room = room
 
-    def _promoted(self, opened: OpenBatch, field: int) -> tuple[Integers, list[list[Entry]]]:
-        """Ids that will get blocks and remember something, and what."""
+    def _promoted(self, opened: OpenBatch, field: int) -> tuple[Integers, Remembered]:
         lent, by_level = opened.lent[field], self.holdings[field].by_level
         which = promoted(opened.interactions.local[field], self.choices[field], self._before[field], by_level)
-        part = lent.slabs[REMEMBERED]
-        return which, [entries(part, slot, self._outputs) for slot in lent.slots[which].tolist()]
+        return which, recall(lent.slabs[REMEMBERED], lent.slots[which], self._outputs)
 
     def _partners(self, opened: OpenBatch) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        further = []
+        further: list[tuple[str, ...]] = []
         for field in range(2):
-            here = set(opened.ids[field])
-            named = {entry.partner: None for own in self._entries[1 - field][1] for entry in own if entry.partner not in here}
-            further.append(tuple(named))
+            partners = dict.fromkeys(self._recalled[1 - field][1].partners)
+            if partners:
+                here = frozenset(opened.ids[field])
+                partners = {partner: None for partner in partners if partner not in here}
+            further.append(tuple(partners))
         return further[0], further[1]
 
     def memory(self, opened: OpenBatch, interactions: Interactions) -> Memory:
         """What the kernel needs of the past to give blocks; all partners are lent by now."""
         memory = no_memory(interactions, self._outputs)
         columns = []
-        for field in range(2):
-            which, remembered = self._entries[field]
-            positions = {identifier: k for k, identifier in enumerate(opened.ids[1 - field])} if remembered else {}
-            columns.append(as_columns(remembered, which, len(opened.ids[field]), positions, self._outputs))
+        for field, (which, remembered) in enumerate(self._recalled):
+            ids = opened.ids[1 - field] if remembered.partners else ()
+            positions = {identifier: k for k, identifier in enumerate(ids)}
+            columns.append(as_columns(remembered, which, len(opened.ids[field]), positions))
         starts, partners, offsets, labels, shared = zip(*columns, strict=True)
         return memory._replace(starts=starts, partners=partners, offsets=offsets, labels=labels, shared=shared)
 
@@ -245,7 +254,7 @@ class Search:
             costs, says = self._costs(field, price), self.controllers[field].says
             judge(lent.slots, lent.slabs[CONTEXT], held, seen, says, costs, self._clock, left)
             exceeded = bool(self.price.budget) and self.bytes > self.price.budget
-            panel = in_panel(Named.of(visited, self._config.seed).numbers, self._config.panel)
+            panel = in_panel(Named.of(visited, self._config.seed).numbers, self._panel())
             left = np.where(panel & (not exceeded), held, left)
             remembers = holdings.remembered(before) > 0
             poor = np.flatnonzero((left < held) | (remembers & (held == 0) & exceeded))

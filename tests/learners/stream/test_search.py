@@ -172,7 +172,7 @@ def test_autoemb_and_sam_differ_by_what_their_controllers_validate_on(searched: 
     for method in ("autoemb", "sam"):
         by, store = trainer(config(method, **{**SEARCHING, "panel": 0.9}))
         predicted = steps(by, first, 50)
-        sums = np.stack([controller._sums for controller in search_of(by).controllers])
+        sums = np.stack([controller._evidence.sums for controller in search_of(by).controllers])
         made[method] = (predicted, dict(store.records("user")), sums.sum(axis=(0, 2, 3)))
     np.testing.assert_array_equal(made["autoemb"][0], made["sam"][0])
     for identifier, record in made["autoemb"][1].items():
