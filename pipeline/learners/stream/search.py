@@ -55,7 +55,6 @@ LONGEST_SWEEP, STEEPER = 64, 0.01
 """Rounds of a sweep that a budget asks for, and by how much each raises the price."""
 RESERVED = 0.03
 """Part of a budget that is left for new ids and for what they remember."""
-PANEL_OF_BUDGET = 0.1
 UNBOUNDED = np.iinfo(np.int64).max
 Z95 = 1.96
 Integers = NDArray[np.int64]
@@ -144,16 +143,7 @@ class Search:
         return seen
 
     def _costs(self, field: int, price: float) -> Costs:
-        return Costs(self.holdings[field].by_level, price, REMEMBERED_BYTES, self._panel())
-
-    def _panel(self) -> float:
-        """Part of the ids that hold every block: under a budget so few that they take no more than a tenth of what is free for blocks."""
-        budget, panel = self.price.budget, self._config.panel
-        if not budget:
-            return panel
-        free = max(budget - sum(side.least_bytes for side in self.holdings), 0)
-        whole = sum(side.ids * int(side.by_level[-1]) for side in self.holdings)
-        return min(panel, PANEL_OF_BUDGET * free / max(whole, 1))
+        return Costs(self.holdings[field].by_level, price, REMEMBERED_BYTES, self._config.panel)
 
     def _afford(self, opened: OpenBatch) -> None:
         """Takes back what the budget has no room for: in the order of the interactions, the user before the item."""
@@ -254,7 +244,7 @@ class Search:
             costs, says = self._costs(field, price), self.controllers[field].says
             judge(lent.slots, lent.slabs[CONTEXT], held, seen, says, costs, self._clock, left)
             exceeded = bool(self.price.budget) and self.bytes > self.price.budget
-            panel = in_panel(Named.of(visited, self._config.seed).numbers, self._panel())
+            panel = in_panel(Named.of(visited, self._config.seed).numbers, self._config.panel)
             left = np.where(panel & (not exceeded), held, left)
             remembers = holdings.remembered(before) > 0
             poor = np.flatnonzero((left < held) | (remembers & (held == 0) & exceeded))
