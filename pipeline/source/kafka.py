@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError
 from autoemb_pipeline.errors import BrokerError, OffsetError, TopicError
 from autoemb_pipeline.kafka.errors import attempt
 from autoemb_pipeline.kafka.settings import open_consumer
+from autoemb_pipeline.offsets import TOPIC_STRIDE
 from autoemb_pipeline.records import Interaction, RunPosition
 from autoemb_pipeline.schemas.columnar import ColumnDecoder
 from autoemb_pipeline.source.config import SourceConfig
