@@ -38,7 +38,7 @@ _log = structlog.get_logger()
 @click.command("train")
 @field_option(RunConfig, "topic")
 @field_option(RunConfig, "stream", type=StreamFile(), metavar="FILE")
-@field_option(RunConfig, "start_at", "--from", type=StartTime(), default="beginning", show_default=True)
+@field_option(RunConfig, "start_at", "--from", type=StartTime(), metavar="beginning|latest|TIME", default="beginning", show_default=True)
 @train_options
 @storage_options
 @stream_options
