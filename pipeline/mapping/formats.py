@@ -10,7 +10,7 @@ import msgspec
 from autoemb_pipeline.errors import ConfigurationError, DecodeError
 from autoemb_pipeline.mapping.columns import Column, Fields
 from autoemb_pipeline.mapping.description import Path, RecordMapping
-from autoemb_pipeline.schemas.avro import HEADER_BYTES, MAGIC, parse, read_body, schema_fingerprint
+from autoemb_pipeline.schemas.avro import HEADER_BYTES, MAGIC, Schema, parse, read_body, schema_fingerprint
 from autoemb_pipeline.schemas.registry import RegistryCodec
 
 _ABSENT = object()
@@ -120,8 +120,12 @@ def _reader(schema: str | None, registry: RegistryCodec | None) -> Callable[[byt
                 remedy='start with --schema-registry URL, or give the schema under [input]: schema = "click.avsc"',
             )
         return registry.decode_any
-    declared = json.loads(schema)
-    header, parsed = MAGIC + schema_fingerprint(declared), parse(declared)
+    return value_reader(json.loads(schema))
+
+
+def value_reader(schema: Schema) -> Callable[[bytes], Any]:
+    """What reads a value, bare or in single-object encoding, by its schema; raises DecodeError."""
+    header, parsed = MAGIC + schema_fingerprint(schema), parse(schema)
     return lambda value: read_body(value, HEADER_BYTES if value[:HEADER_BYTES] == header else 0, parsed)
 
 

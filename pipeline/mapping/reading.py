@@ -59,7 +59,7 @@ def _stream(parts: "Mapping[str, _Table]", *, has_record: bool, folder: FilePath
     return StreamDescription(
         topics=source.texts("topics"),
         format=form,
-        record=_record(parts, schema=None if schema is None else _schema(folder / schema)) if has_record else None,
+        record=_record(parts, schema=None if schema is None else read_schema(folder / schema)) if has_record else None,
     )
 
 
@@ -86,8 +86,8 @@ def _record(parts: "Mapping[str, _Table]", *, schema: str | None) -> RecordMappi
     )
 
 
-def _schema(file: FilePath) -> str:
-    """An Avro schema as JSON without spaces; its content, not its place, is part of a run's identity."""
+def read_schema(file: FilePath) -> str:
+    """An Avro schema as JSON without spaces: its content, not its place, is part of a run's identity. Raises ConfigurationError."""
     try:
         schema = json.loads(file.read_text(encoding="utf-8"))
         parse(schema)
