@@ -34,6 +34,7 @@ from autoemb_pipeline.schemas.vocabulary import (
     LOSS,
     MEMORY,
     PHASES,
+    SKIPPED,
     STEP_LATENCY,
     THROUGHPUT,
     TOTAL_SHARE,
@@ -171,7 +172,7 @@ ROWS: dict[str, tuple[PanelSpec, ...]] = {
         _scores(LOSS, LOSS_VARIABLE, CUMULATIVE, f"{LOSS.title} since the beginning", 12),
         _scores(ACCURACY_RATIO, ACCURACY, WINDOW, f"{ACCURACY_RATIO.title}, sliding window", 8),
         _ENTROPY,
-        _plain(LATE, DUPLICATES, DEAD_LETTERS, title="Late, duplicate, dead"),
+        _plain(LATE, DUPLICATES, DEAD_LETTERS, SKIPPED, title="Late, duplicate, dead, left out"),
     ),
     "Dimensions": tuple(
         panel

@@ -7,7 +7,7 @@ sent. So a run that has begun has had a checkpoint ever since, and one that has 
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,6 +74,11 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
             level = level.setdefault(part, {})
         level[last] = tuple(value) if isinstance(value, list) else value
     return nested
+
+
+def topics_of(configuration: Mapping[str, Any]) -> Sequence[str]:
+    """The input topics of a run's flat configuration, in the order that numbers their partitions."""
+    return configuration.get("stream.topics") or [configuration["topic"]]
 
 
 def new_run_id(method: str, task: str) -> str:

@@ -35,7 +35,7 @@ from autoemb_pipeline.kernels.search import (
     validate,
 )
 from autoemb_pipeline.kernels.spans import extend_spans, thin_spans
-from autoemb_pipeline.kernels.texts import distinct_texts, partitions_of, take_texts
+from autoemb_pipeline.kernels.texts import distinct_texts, hashes_of, partitions_of, take_texts
 from autoemb_pipeline.kernels.values import pack_int16, read_sized, trim_sized, unpack_int16
 from autoemb_pipeline.kernels.worth import (
     BITS,
@@ -178,6 +178,7 @@ def _source_jobs() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "new rows", lambda: hashed_rows(value, value, bounds, 1.0, np.zeros((1, 1), dtype=np.float32))
     yield "texts", lambda: take_texts(text, bounds, whole)
     yield "distinct ids", lambda: distinct_texts(text, bounds)
+    yield "events' ids", lambda: hashes_of(text, bounds)
     yield "partitions", lambda: partitions_of(text, bounds, 1)
 
 
