@@ -6,7 +6,8 @@ expect, as popularity is long-tailed. While a larger space is likely within a fe
 interactions; when it gets the blocks, these learn them once, by ordinary Kalman steps of both rows.
 
 A part of the ids, chosen by a hash, holds every block from the first interaction on: a panel, without which nobody would know what
-blocks are worth to ids that have none.
+blocks are worth to ids that have none. It grows while the loss given up is not known to within the tolerance, and its blocks are less than
+5% of the bytes.
 
 Shape legend: B new interactions, E all of the mini-batch, n distinct ids, N blocks, K controller inputs; 2 sides.
 """
@@ -55,6 +56,8 @@ LONGEST_SWEEP, STEEPER = 64, 0.01
 """Rounds of a sweep that a budget asks for, and by how much each raises the price."""
 RESERVED = 0.03
 """Part of a budget that is left for new ids and for what they remember."""
+PANEL_GROWTH, PANEL_OF_BYTES = 1.02, 0.05
+"""By how much the panel grows after a mini-batch, and what part of the bytes it may take."""
 UNBOUNDED = np.iinfo(np.int64).max
 Z95 = 1.96
 Integers = NDArray[np.int64]
@@ -98,6 +101,7 @@ class Search:
         self.holdings = holdings
         self.controllers = tuple(Controller(self._spaces) for _ in SIDES)
         self.price = Price(config.tolerance, config.memory_budget)
+        self.panel = config.panel
         self._seen: list[Seen] = []
         self._worth: list[FloatArray] = []
         self._recalled: list[tuple[Integers, Remembered]] = []  # positions of promoted ids, and what they remember
@@ -143,7 +147,7 @@ class Search:
         return seen
 
     def _costs(self, field: int, price: float) -> Costs:
-        return Costs(self.holdings[field].by_level, price, REMEMBERED_BYTES, self._config.panel)
+        return Costs(self.holdings[field].by_level, price, REMEMBERED_BYTES, self.panel)
 
     def _afford(self, opened: OpenBatch) -> None:
         """Takes back what the budget has no room for: in the order of the interactions, the user before the item."""
@@ -206,6 +210,19 @@ class Search:
         for seen, controller in zip(self._seen, self.controllers, strict=True):
             controller.learn(seen, level, losses[new], expected[new], clusters)
         self.price.move(given_up((self._worth[0], self._worth[1]), levels), self.bytes)
+        whole = sum(side.ids * int(side.by_level[-1]) for side in self.holdings)
+        if self._unresolved() and PANEL_GROWTH * self.panel * whole < PANEL_OF_BYTES * self.bytes:
+            self.panel *= PANEL_GROWTH
+
+    def _half_interval(self) -> float | None:
+        """Half of the 95% interval of the loss given up; None before anything is known of it."""
+        given_up = self.price.given_up
+        error = max(controller.uncertainty() for controller in self.controllers)
+        return None if given_up is None or not np.isfinite(error) else Z95 * error * abs(given_up)
+
+    def _unresolved(self) -> bool:
+        half = self._half_interval()
+        return half is None or half > self._config.tolerance
 
     def _clusters(self, opened: OpenBatch) -> Integers:
         own = np.ascontiguousarray(self._named[0].numbers[:, 1]).view(np.int32).astype(np.int64) % CLUSTERS
@@ -244,7 +261,7 @@ class Search:
             costs, says = self._costs(field, price), self.controllers[field].says
             judge(lent.slots, lent.slabs[CONTEXT], held, seen, says, costs, self._clock, left)
             exceeded = bool(self.price.budget) and self.bytes > self.price.budget
-            panel = in_panel(Named.of(visited, self._config.seed).numbers, self._config.panel)
+            panel = in_panel(Named.of(visited, self._config.seed).numbers, self.panel)
             left = np.where(panel & (not exceeded), held, left)
             remembers = holdings.remembered(before) > 0
             poor = np.flatnonzero((left < held) | (remembers & (held == 0) & exceeded))
@@ -261,15 +278,14 @@ class Search:
     def report(self) -> dict[str, object]:
         """Fields of the metrics topic: the loss given up with its 95% interval, the price, and the number of ids in every space."""
         given_up = self.price.given_up
-        error = max(controller.uncertainty() for controller in self.controllers)
-        half = None if given_up is None or not np.isfinite(error) else Z95 * error * abs(given_up)
+        half = self._half_interval()
         low, high = (None, None) if given_up is None or half is None else (given_up - half, given_up + half)
         widths = (0, *self._config.dims)
         return {
             "loss_given_up": given_up,
             "loss_given_up_low": low,
             "loss_given_up_high": high,
-            "unresolved": None if given_up is None else half is None or half > self._config.tolerance,
+            "unresolved": None if given_up is None else self._unresolved(),
             "price_per_byte": self.price.value,
             "memory_budget": self._config.memory_budget or None,
             **{
@@ -286,7 +302,7 @@ class Search:
         given_up = np.nan if self.price.given_up is None else self.price.given_up
         return {
             **arrays,
-            "search/price": np.array([self.price.value, self.price.level, given_up]),
+            "search/price": np.array([self.price.value, self.price.level, given_up, self.panel]),
             "search/clock": self._clock.copy(),
         }
 
@@ -294,7 +310,7 @@ class Search:
         """Restores what `state_dict` gave."""
         for side, controller in zip(SIDES, self.controllers, strict=True):
             controller.load_state_dict(f"controllers/{side}", state)
-        value, level, given_up = read(state, "search/price").tolist()
+        value, level, given_up, self.panel = read(state, "search/price").tolist()
         self._clock = restored(state, "search/clock", self._clock)
         self.price = replace(self.price, value=value, level=level, given_up=None if np.isnan(given_up) else given_up)
 

@@ -154,6 +154,26 @@ def test_the_panel_holds_every_block_whatever_the_price(searched: Any) -> None:
     assert {level for side in levels(store) for level in side.values()} <= {0, 1}
 
 
+def test_the_panel_grows_while_the_loss_given_up_is_not_known_and_takes_no_more_than_a_part_of_the_bytes() -> None:
+    by, _ = trainer(config(panel=0.01, tolerance=1e-6))
+    before, grown = 0.0, False
+    for start in range(0, len(DEAR), 50):
+        steps(by, DEAR[: start + 50], 50, first=start)
+        search = search_of(by)
+        whole = sum(side.ids * int(side.by_level[-1]) for side in search.holdings)
+        if search.panel > 0.01:
+            grown = True
+        if search.panel != before and before:
+            assert search.panel == pytest.approx(1.02 * before)
+            assert search.panel * whole < 0.05 * search.bytes
+            assert by._method.report()["unresolved"]
+        before = search.panel
+    assert grown
+    again, _ = trainer(config(panel=0.01, tolerance=1e-6))
+    again.restore(by.tensors(), by.payload())
+    assert search_of(again).panel == before
+
+
 def test_dimensions_rise_with_popularity(searched: Any) -> None:
     _, store, _ = searched(panel=0.3, tolerance=1.0)
     for side, own in zip(("user", "item"), levels(store), strict=True):
