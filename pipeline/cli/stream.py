@@ -44,13 +44,13 @@ def init(**options: Any) -> int:
     registry = open_registry(options["schema_registry"], options["schema_registry_config"])
     samples = read_sample(kafka, options["topics"], options["records"])
     values = [value for sample in samples for value in sample.values]
-    found = propose(options["topics"], values, registry=registry, schema=_schema(options["schema"], output))
-    output.write_text(found.text, encoding="utf-8", errors="replace")
+    proposal = propose(options["topics"], values, registry=registry, schema=_schema(options["schema"], output))
+    output.write_text(proposal.text, encoding="utf-8", errors="replace")
     click.echo(f"{output}: written from {len(values):,} records")
-    for name in found.missing:
+    for name in proposal.missing:
         click.echo(f"  to be given by hand: {name}")
-    if not found.missing:
-        stream = parse_stream(found.text, name=str(output), folder=output.parent)
+    if not proposal.missing:
+        stream = parse_stream(proposal.text, name=str(output), folder=output.parent)
         _tell(stream, samples, registry)
         click.echo(f"next: autoemb-pipeline train --stream {output}")
     return 0
@@ -71,10 +71,10 @@ def check(**options: Any) -> int:
 
 def _tell(stream: StreamDescription, samples: list[Sampled], registry: Any) -> int:
     """Writes the survey; returns how many records are usable."""
-    found = survey(stream, stream_decoder(stream, registry), samples, now=round(time.time() * 1000))
-    for line in report(found):
+    surveyed = survey(stream, stream_decoder(stream, registry), samples, now=round(time.time() * 1000))
+    for line in report(surveyed):
         click.echo(line)
-    return len(found.block)
+    return len(surveyed.block)
 
 
 def _schema(file: Path | None, output: Path) -> tuple[str, Callable[[bytes], Any]] | None:

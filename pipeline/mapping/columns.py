@@ -125,16 +125,14 @@ def _each(column: Column, change: Callable[[Any], Any], filler: Any) -> tuple[li
 
 
 def _ids(column: Column) -> tuple[Texts, Flags]:
-    sound, typed = _of_types(column, _IDS, "")
-    encode = str.encode if set(map(type, sound)) == {str} else _encoded
-    encoded, valid = _each(sound, encode, b"")
+    sound, plain = _of_types(column, _IDS, "")
+    if set(map(type, sound)) != {str}:
+        sound, written = _each(sound, str, "")
+        plain &= written
+    encoded, valid = _each(sound, str.encode, b"")
     texts = Texts.of(encoded)
     lengths = np.diff(texts.bounds)
-    return texts, typed & valid & (lengths > 0) & (lengths <= MAX_ID_BYTES)
-
-
-def _encoded(value: object) -> bytes:
-    return str(value).encode()
+    return texts, plain & valid & (lengths > 0) & (lengths <= MAX_ID_BYTES)
 
 
 def _in_range(column: Integers, plain: Flags, *, most: int = MAX_TIMESTAMP) -> tuple[Integers, Flags]:

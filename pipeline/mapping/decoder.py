@@ -50,11 +50,11 @@ class MappedDecoder:
             else:
                 refused.append(verdict)
         order = np.concatenate([np.flatnonzero(plain), np.array(places, np.int64)])
-        found = concat([block.only(plain), block_of(rows)]) if rows else block.only(plain)
+        usable = concat([block.only(plain), block_of(rows)]) if rows else block.only(plain)
         if rows:
             sorting = np.argsort(order)
-            order, found = order[sorting], found.take(sorting)
-        return Decoded(found, order, sorted(refused))
+            order, usable = order[sorting], usable.take(sorting)
+        return Decoded(usable, order, sorted(refused))
 
     def _verdict(self, place: int, value: bytes | None, time: int | None) -> Row | Refused:
         """What becomes of a value that is not plain."""

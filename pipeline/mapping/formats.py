@@ -45,10 +45,10 @@ class JsonFormat:
     def fields(self, values: Sequence[bytes | None]) -> Fields:
         """See RecordFormat."""
         try:
-            found = list(map(self._decode, values))  # type: ignore[arg-type]  # of None it raises
+            objects = list(map(self._decode, values))  # type: ignore[arg-type]  # of None it raises
         except _MALFORMED:
-            found = [self._or_blank(value) for value in values]
-        return _fields(list(zip(*map(self._get, found), strict=True)), self._places)
+            objects = [self._or_blank(value) for value in values]
+        return _fields(list(zip(*map(self._get, objects), strict=True)), self._places)
 
     def record(self, value: bytes) -> Any:
         """See RecordFormat. NaN and Infinity, which Python's json writes, are read: they matter where a described field holds one."""

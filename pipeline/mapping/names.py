@@ -103,7 +103,7 @@ def _leaves(record: Mapping[str, Any], above: Path) -> Iterator[tuple[Path, Any]
 def usual(seen: Mapping[Path, Seen], names: Sequence[str], fits: Callable[[Seen], bool]) -> Seen | None:
     """The field that has the earliest of these names; of several the one nearest to the root."""
     ranked = [(rank, len(s.path), s) for s in seen.values() if (rank := _rank(s.path, names)) is not None and fits(s)]
-    return min(ranked, key=lambda found: found[:2])[2] if ranked else None
+    return min(ranked, key=lambda rank: rank[:2])[2] if ranked else None
 
 
 def _rank(path: Path, names: Sequence[str]) -> int | None:
@@ -137,9 +137,9 @@ def find_sequence(seen: Mapping[Path, Seen], count: int) -> Seen | None:
 
 def find_time(seen: Mapping[Path, Seen], count: int) -> tuple[Seen, Unit] | None:
     """A field of times, and its unit by their size."""
-    found = usual(seen, TIMES, lambda s: _unit(s, count) is not None)
-    unit = None if found is None else _unit(found, count)
-    return None if found is None or unit is None else (found, unit)
+    times = usual(seen, TIMES, lambda s: _unit(s, count) is not None)
+    unit = None if times is None else _unit(times, count)
+    return None if times is None or unit is None else (times, unit)
 
 
 def _unit(seen: Seen, count: int) -> Unit | None:

@@ -102,7 +102,7 @@ def _described(topics: Sequence[str], records: Sequence[Mapping[str, Any]], form
     count, seen = len(trained), paths_of(trained)
     user, item, time = find_id(seen, USERS, count), find_id(seen, ITEMS, count), find_time(seen, count)
     event, sequence = find_event_id(seen, count), find_sequence(seen, count)
-    missing = [name for name, found in (("fields.user", user), ("fields.item", item), ("label.field", label)) if found is None]
+    missing = [name for name, field in (("fields.user", user), ("fields.item", item), ("label.field", label)) if field is None]
     used = {s.path for s in (user, item, event, sequence, time and time[0]) if s} | ({label.field} if label else set())
     text = "\n".join(
         [
@@ -139,15 +139,15 @@ def _input(topics: Sequence[str], form: Format, schema: str | None = None) -> st
     return "\n".join([*lines, *([] if schema is None else [f"schema = {_json(schema)}"]), ""])
 
 
-def _id_line(name: str, found: Seen | None, seen: Mapping[Path, Seen], count: int) -> str:
-    if found is not None:
-        return _line(f"{name} = {_path(found.path)}", _saw(found, count))
+def _id_line(name: str, field: Seen | None, seen: Mapping[Path, Seen], count: int) -> str:
+    if field is not None:
+        return _line(f"{name} = {_path(field.path)}", _saw(field, count))
     candidates = [_path(s.path) for s in seen.values() if s.share(count, is_id) >= _MOST]
     return f"# {name} =  TO BE GIVEN: none has a usual name. Of ids are, it seems: {', '.join(candidates[:12]) or 'none'}"
 
 
-def _optional(name: str, found: Seen | None, what: str) -> str:
-    return f'# {name} = "…"  {what}' if found is None else _line(f"{name} = {_path(found.path)}", what)
+def _optional(name: str, field: Seen | None, what: str) -> str:
+    return f'# {name} = "…"  {what}' if field is None else _line(f"{name} = {_path(field.path)}", what)
 
 
 def _timestamp(time: tuple[Seen, Unit] | None, count: int) -> list[str]:
@@ -163,27 +163,27 @@ def _label(rule: LabelRule | None, seen: Mapping[Path, Seen], count: int) -> lis
         kinds = usual(seen, TYPES, lambda s: s.share(count, lambda v: isinstance(v, str)) >= _MOST)
         hint = [] if kinds is None else [f"# field = {_path(kinds.path)}   # {_counts(kinds)}", '# positive = ["…"]', '# negative = ["…"]']
         return ["[label]", "# field =  TO BE GIVEN: a flag (0 or 1), a number with positive_above, or types of events", *hint]
-    found = seen[rule.field]
+    field = seen[rule.field]
     if rule.positive:
-        types = event_types(found) or ((), ())
-        left_out = sorted({value for value in found.values if isinstance(value, str)} - {*types[0], *types[1]})
+        types = event_types(field) or ((), ())
+        left_out = sorted({value for value in field.values if isinstance(value, str)} - {*types[0], *types[1]})
         others = f"left out and counted: {', '.join(map(_json, left_out[:12]))}" if left_out else "none was seen"
         return [
             "[label]",
-            _line(f"field = {_path(rule.field)}", _counts(found)),
+            _line(f"field = {_path(rule.field)}", _counts(field)),
             f"positive = {_json(list(rule.positive))}",
             f"negative = {_json(list(rule.negative))}",
             _line('others = "skip"', f"{others}; or dead-letter"),
         ]
     if rule.is_number:
-        numbers = [value for value in found.values if isinstance(value, int | float)]
+        numbers = [value for value in field.values if isinstance(value, int | float)]
         above = sum(value > rule.threshold for value in numbers) / len(numbers)
         return [
             "[label]",
             _line(f"field = {_path(rule.field)}", f"from {min(numbers):g} to {max(numbers):g}"),
             _line(f"positive_above = {rule.threshold:g}", f"then {above:.0%} are positive"),
         ]
-    return ["[label]", _line(f"field = {_path(rule.field)}", f"0 or 1: {_counts(found)}")]
+    return ["[label]", _line(f"field = {_path(rule.field)}", f"0 or 1: {_counts(field)}")]
 
 
 def _rest(seen: Sequence[Seen], count: int) -> list[str]:

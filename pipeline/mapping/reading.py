@@ -169,10 +169,10 @@ class _Table:
 
     def path(self, key: str) -> Path:
         """The same, needed."""
-        found = self.optional_path(key)
-        if found is None:
+        place = self.optional_path(key)
+        if place is None:
             raise self._missing(key, '"path.of.the.field"')
-        return found
+        return place
 
     def _missing(self, key: str, example: str) -> ConfigurationError:
         return ConfigurationError(f"[{self._name}] lacks {key}", remedy=f"add under [{self._name}]: {key} = {example}")

@@ -60,8 +60,8 @@ def survey(stream: StreamDescription, decoder: MappedDecoder | ColumnDecoder, sa
         times: Integers = np.array(sample.times, np.int64)
         decoded = decoder.decode(sample.values, lambda times=times: times)  # type: ignore[misc]
         blocks.append(decoded.block)
-        behind = np.maximum.accumulate(decoded.block.time) - decoded.block.time
-        late, latest = late + int(np.count_nonzero(behind)), max(latest, int(behind.max(initial=0)))
+        lateness = np.maximum.accumulate(decoded.block.time) - decoded.block.time
+        late, latest = late + int(np.count_nonzero(lateness)), max(latest, int(lateness.max(initial=0)))
         for _, reason, detail in decoded.refused:
             if reason == SKIPPED:
                 skipped += 1
@@ -82,23 +82,24 @@ def survey(stream: StreamDescription, decoder: MappedDecoder | ColumnDecoder, sa
     )
 
 
-def report(found: Survey) -> Iterator[str]:
-    """The survey for people, a line each: what was found, and behind an arrow what to change."""
-    usable = len(found.block)
-    yield f"{found.records:,} records: {usable:,} usable ({usable / found.records:.1%}), {found.skipped:,} left out by the description"
-    for (reason, _), (count, example) in sorted(found.refused.items(), key=lambda entry: -entry[1][0]):
+def report(surveyed: Survey) -> Iterator[str]:
+    """The survey for people, a line each: what there is, and behind an arrow what to change."""
+    usable = len(surveyed.block)
+    share = usable / surveyed.records
+    yield f"{surveyed.records:,} records: {usable:,} usable ({share:.1%}), {surveyed.skipped:,} left out by the description"
+    for (reason, _), (count, example) in sorted(surveyed.refused.items(), key=lambda entry: -entry[1][0]):
         yield f"  {count:,} {reason}: {example}"
         yield f"    → {_ADVICE.get(reason, 'look at such a record; it goes to the dead-letter topic')}"
     if usable == 0:
         yield "nothing to train on → correct the paths above; `stream init` shows which fields the records have"
         return
-    yield from _labels(found)
-    yield from _ids(found)
-    yield from _times(found)
+    yield from _labels(surveyed)
+    yield from _ids(surveyed)
+    yield from _times(surveyed)
 
 
-def _labels(found: Survey) -> Iterator[str]:
-    share = float(np.mean(found.block.rating > found.threshold))
+def _labels(surveyed: Survey) -> Iterator[str]:
+    share = float(np.mean(surveyed.block.rating > surveyed.threshold))
     yield f"labels: {share:.1%} positive"
     if share in (0.0, 1.0):
         yield "    → nothing can be learnt from one class: look at [label]"
@@ -106,33 +107,33 @@ def _labels(found: Survey) -> Iterator[str]:
         yield "    → one class is rare: it takes many interactions to learn it"
 
 
-def _ids(found: Survey) -> Iterator[str]:
-    usable = len(found.block)
-    users, items = (len(distinct(column).values) for column in found.block.ids[:2])
+def _ids(surveyed: Survey) -> Iterator[str]:
+    usable = len(surveyed.block)
+    users, items = (len(distinct(column).values) for column in surveyed.block.ids[:2])
     yield f"ids: {users:,} users ({usable / users:.1f} interactions each), {items:,} items ({usable / items:.1f} each)"
     for name, count in (("user", users), ("item", items)):
         if usable >= 100 and count > 0.95 * usable:  # noqa: PLR2004 - in fewer records ids seldom come back
             yield f"    → nearly every record has a {name} of its own: does [fields] {name} name an event instead?"
         if count == 1 and usable > 1:
             yield f"    → all records have one {name}: does [fields] {name} name something else?"
-    known = events(found.block)
+    known = events(surveyed.block)
     counted = Counter(known[known != 0].tolist())
     again = sum(counted.values()) - len(counted)
     if again:
         yield f"    {again:,} events were sent again; each is trained once, as long as its id is in the window"
 
 
-def _times(found: Survey) -> Iterator[str]:
-    times, usable = found.block.time, len(found.block)
+def _times(surveyed: Survey) -> Iterator[str]:
+    times, usable = surveyed.block.time, len(surveyed.block)
     yield f"times: {_moment(int(times.min()))} to {_moment(int(times.max()))}"
-    if found.late:
-        share, most = found.late / usable, found.latest / 1000
-        yield f"    {found.late:,} records ({share:.1%}) lie before an earlier one of their partition, by {most:,.1f} s at most"
+    if surveyed.late:
+        share, most = surveyed.late / usable, surveyed.latest / 1000
+        yield f"    {surveyed.late:,} records ({share:.1%}) lie before an earlier one of their partition, by {most:,.1f} s at most"
         yield "    → they are trained where they stand and counted as late; nothing is lost"
     else:
         yield "    in order within every partition"
-    if found.ahead:
-        yield f"    {found.ahead:,} records lie more than an hour ahead of the clock"
+    if surveyed.ahead:
+        yield f"    {surveyed.ahead:,} records lie more than an hour ahead of the clock"
         yield "    → with --max-ahead (1 h) a live stream dead-letters them; is [timestamp] unit right?"
 
 

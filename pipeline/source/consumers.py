@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from confluent_kafka import Message
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
 from autoemb_pipeline.kafka.errors import END_OF_PARTITION
 from autoemb_pipeline.kafka.settings import cached_high, consumer_settings, open_consumer
@@ -166,5 +166,10 @@ def _chunk(messages: Sequence[Any]) -> Chunk:
         offsets,
         [*map(Message.value, messages)],
         lambda row: messages[row].key(),
-        lambda: np.fromiter((message.timestamp()[1] for message in messages), np.int64, len(messages)),
+        lambda: np.fromiter(map(_time, messages), np.int64, len(messages)),
     )
+
+
+def _time(message: Any) -> int:
+    kind, time = message.timestamp()
+    return -1 if kind == TIMESTAMP_NOT_AVAILABLE else int(time)

@@ -74,8 +74,8 @@ class TopicSet:
         ends = self._offsets(requested, OffsetSpec.latest(), timeout)
         if start == "latest":
             return ends
-        found = self._offsets(requested, OffsetSpec.for_timestamp(start), timeout)
-        return {partition: ends[partition] if offset < 0 else offset for partition, offset in found.items()}
+        firsts = self._offsets(requested, OffsetSpec.for_timestamp(start), timeout)
+        return {partition: ends[partition] if offset < 0 else offset for partition, offset in firsts.items()}
 
     def records(self, partitions: Iterable[int], timeout: float) -> int:
         """As `TopicGuard.records`."""
@@ -108,10 +108,10 @@ class TopicSet:
         self._guards[0].on_global_error(error)
 
     def _offsets(self, partitions: Iterable[int], spec: OffsetSpec, timeout: float) -> dict[int, int]:
-        found: dict[int, int] = {}
+        offsets: dict[int, int] = {}
         for index, guard, local in self._by_topic(partitions):
-            found |= {index * TOPIC_STRIDE + partition: offset for partition, offset in guard.offsets(local, spec, timeout).items()}
-        return found
+            offsets |= {index * TOPIC_STRIDE + partition: offset for partition, offset in guard.offsets(local, spec, timeout).items()}
+        return offsets
 
     def _by_topic(self, partitions: Iterable[int]) -> list[tuple[int, TopicGuard, list[int]]]:
         local: dict[int, list[int]] = {}
