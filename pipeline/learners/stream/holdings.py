@@ -109,6 +109,17 @@ class Holdings:
             for k in np.flatnonzero((size == 0) & (before[1] > 0)).tolist():
                 self._index.discard(lent.ids[k])
 
+    def forget(self, lent: Lent) -> None:
+        """Takes out of the count lent ids that are about to be removed; they are known."""
+        levels, size, _ = self.measure(lent)
+        self.ids -= len(lent.ids)
+        self._id_bytes -= sum(len(i.encode()) for i in lent.ids)
+        self._payload -= int(size.sum())
+        self.holders -= np.bincount(levels, minlength=len(self.holders))
+        if self._plan.searched and self._index is not None:
+            for i in lent.ids:
+                self._index.discard(i)
+
     def next_visited(self) -> Sequence[str]:
         """The next ids, in their order, whose blocks and memory shall be judged; the turn of each that has any comes again and again."""
         if self._index is None:

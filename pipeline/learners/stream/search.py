@@ -76,6 +76,7 @@ class Search:
         self._entries: list[tuple[Integers, list[list[Entry]]]] = []
         self._numbers: Sequence[NDArray[np.float32]] = ()
         self._clock = np.full(2, np.nan)  # s: the stream's first event time, and its latest
+        self._removed = np.zeros(2, dtype=np.int64)  # blocks taken back from each side's ids
         self._held: list[Integers] = []
         self._used: list[Integers] = []
         self.choices: Integers = np.zeros((2, 0), dtype=np.int64)
@@ -282,6 +283,7 @@ class Search:
             lent = some_of(lent, poor)
             before = holdings.measure(lent)
             take(plan, lent, left[poor])
+            self._removed[field] += int((before[0] - left[poor]).sum())
             if exceeded:
                 forget(lent.slabs[REMEMBERED], lent.slots)
             self._store.keep(plan.name, lent)
@@ -301,6 +303,7 @@ class Search:
             "unresolved": None if given_up is None else half is None or half > self._config.tolerance,
             "price_per_byte": self.price.value,
             "memory_budget": self._config.memory_budget or None,
+            **{f"{side}_removed_blocks": removed for side, removed in zip(SIDES, self._removed.tolist(), strict=True)},
             **{
                 f"{side}_ids_of_space": dict(zip(map(str, widths), holdings.holders.tolist(), strict=True))
                 for side, holdings in zip(SIDES, self.holdings, strict=True)
@@ -317,6 +320,7 @@ class Search:
             **arrays,
             "search/price": np.array([self.price.value, self.price.level, given_up]),
             "search/clock": self._clock.copy(),
+            "search/removed": self._removed.copy(),
         }
 
     def load_state_dict(self, state: Arrays) -> None:
@@ -325,6 +329,8 @@ class Search:
             controller.load_state_dict(f"controllers/{side}", state)
         value, level, given_up = read(state, "search/price").tolist()
         self._clock = restored(state, "search/clock", self._clock)
+        # Checkpoints of earlier versions did not count.
+        self._removed = restored({"search/removed": np.zeros_like(self._removed), **state}, "search/removed", self._removed)
         self.price = replace(self.price, value=value, level=level, given_up=None if np.isnan(given_up) else given_up)
 
 
