@@ -149,12 +149,12 @@ def _with_stream(options: Mapping[str, Any], stream: StreamDescription) -> dict[
 def trainer_config(options: Mapping[str, Any]) -> TrainerConfig:
     """All that decides a run's bits but the offline stage.
 
-    Its options are ``mode`` of the context, ``window``, ``fading``, ``positive_above``, and those of `learner_config`.
+    Its options are ``mode`` and ``ttl_days`` of the context, ``window``, ``fading``, ``positive_above``, and those of `learner_config`.
     """
     learner = learner_config(options)
     return TrainerConfig(
         learner=learner,
-        context=ContextConfig(spaces=len(learner.dims), with_classes=learner.task == "rating", **_given(("mode",), options)),
+        context=ContextConfig(spaces=len(learner.dims), with_classes=learner.task == "rating", **_given(("mode", "ttl_days"), options)),
         prequential=PrequentialConfig(task=learner.task, **_given(("window", "fading"), options)),
         **_given(("positive_above",), options),
     )

@@ -55,7 +55,7 @@ class Method:
 
     def __init__(self, context: ContextConfig, learner: LearnerConfig, store: RowStore) -> None:
         compile_kernels()
-        self.context = ContextTracker(context, store)
+        self.context = ContextTracker(context, store, [table.name for table in method_tables(context, learner)])
         self._learner = make_learner(learner, store)
 
     def predict(self, records: Records, labels: Labels, held_out: Mask | None = None) -> tuple[LearnerInputs, Predictions]:
@@ -78,8 +78,9 @@ class Method:
         return self.context.extend(opened, learner.prepare(opened))
 
     def report(self) -> Mapping[str, object]:
-        """Fields of the metrics topic that only the learner knows."""
-        return self._learner.report() if isinstance(self._learner, StreamLearner) else {}
+        """Fields of the metrics topic that only the learner and the context know."""
+        own = self._learner.report() if isinstance(self._learner, StreamLearner) else {}
+        return {**own, **self.context.report()}
 
     def learn(self, labels: Labels, losses: FloatArray, predictions: Predictions, held_out: Mask | None = None) -> None:
         """Learns what is learnt once per mini-batch; keeps what the controllers see next time. losses: [B] of the predictions."""
@@ -91,6 +92,7 @@ class Method:
         self.context.record(losses, predictions.user_weights, predictions.item_weights, held_out)
         if isinstance(learner, StreamLearner):
             learner.end()
+        self.context.expire(learner.forget)
 
     def foresee(self, records: Records) -> tuple[LearnerInputs, Predictions]:
         """As `predict`, of interactions that are not to be learnt: no label of theirs enters anything."""

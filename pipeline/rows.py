@@ -149,6 +149,10 @@ class RowStore(Protocol):
         """Frees the rows of distinct ids; those without a row are passed over. A removed id is as one never scattered."""
         ...
 
+    def ids_after(self, table: str, after: str | None, limit: int) -> Sequence[str]:
+        """At most so many ids with rows, the next behind `after` in the byte order of the ids; None: from the first on."""
+        ...
+
     def items(self, table: str) -> Iterator[tuple[str, Rows]]:
         """Every (id, row) ever scattered, in the byte order of the ids. For export and tests, not for the step."""
         ...

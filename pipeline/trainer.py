@@ -44,7 +44,8 @@ class TrainerConfig:
     offline_epochs: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses further epochs that nothing ends, or that would train on what holds their own labels."""
+        """Refuses further epochs that nothing ends, or that train on what holds their own labels; and what brings removed ids back."""
+        self._check_expiry()
         epochs = self.offline_epochs
         if epochs < 1:
             raise ConfigurationError(f"{epochs} epochs of the offline stage", remedy="give --offline-epochs at least 1")
@@ -67,6 +68,23 @@ class TrainerConfig:
                 "validation source holdout cannot read the offline stage again",
                 why="what one epoch holds out, another would train on",
                 remedy="use --offline-epochs 1, or validation next or replay",
+            )
+
+    def _check_expiry(self) -> None:
+        days = self.context.ttl_days
+        if days is None:
+            return
+        if self.offline_epochs > 1:
+            raise ConfigurationError(
+                f"--ttl-days {days:g} with {self.offline_epochs} epochs of the offline stage",
+                why="a later epoch would train rows of ids that were removed",
+                remedy="give --offline-epochs 1, or no --ttl-days",
+            )
+        if self.learner.method == "darts" and not self.learner.takes_context:
+            raise ConfigurationError(
+                f"--ttl-days {days:g} with method darts of preset {self.learner.preset}",
+                why="its free weights of an id are also stepped for validation on earlier interactions, when the id may have been removed",
+                remedy="use another method, preset stream, or no --ttl-days",
             )
 
 

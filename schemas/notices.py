@@ -10,6 +10,7 @@ from autoemb_pipeline.schemas.vocabulary import (
     GIVEN_UP_HIGH,
     GIVEN_UP_LOW,
     LABEL_WARNING,
+    REMOVED_IDS,
     WAITING_DEAD_LETTERS,
     WAITING_INTERACTIONS,
 )
@@ -70,4 +71,12 @@ def bytes_notice(metrics: Mapping[str, Any]) -> str | None:
     share, lost = metrics.get(BYTES_SHARE.field), given_up_text(metrics)
     if share is None:
         return None
-    return f"{share_text(share)} of fixed bytes" + ("" if lost is None else f", given up {lost}")
+    gone = removed_text(metrics)
+    return f"{share_text(share)} of fixed bytes" + ("" if lost is None else f", given up {lost}") + ("" if gone is None else f", {gone}")
+
+
+def removed_text(metrics: Mapping[str, Any]) -> str | None:
+    """Ids removed by a time to live, as 1,200 users and 34 items removed; None without one."""
+    counts = [(side, metrics.get(field)) for (side,), field in REMOVED_IDS.fields()]
+    known = [f"{count:,} {side}s" for side, count in counts if count is not None]
+    return f"{' and '.join(known)} removed" if known else None

@@ -43,6 +43,23 @@ def taste_stream(events: int, *, seed: int, users: int = 60, items: int = 80, ti
     ]
 
 
+def passing_stream(events: int, *, seed: int, window: int = 20, every: int = 6, late: int = 0) -> list[Interaction]:
+    """As `taste_stream`, one event a second; each side's ids are those of a window that moves on by one id every so many events.
+
+    One event in fifty is of an id that may long be gone. late: one of so many is 100 s late; 0: none.
+    """
+    rng = np.random.Generator(np.random.Philox(seed))
+    tastes, qualities = rng.normal(size=(events, 3)), rng.normal(size=(events, 3))
+    stream = []
+    for sequence in range(events):
+        first = sequence // every
+        user, item = (int(first + window * rng.random() ** 2) if rng.random() > 0.02 else int(rng.integers(first + 1)) for _ in range(2))
+        like = rng.random() < 1 / (1 + np.exp(-2 * tastes[user] @ qualities[item]))
+        seconds = sequence - (100 if late and sequence % late == late - 1 else 0)
+        stream.append(Interaction(f"u{user}", f"i{item}", 5.0 if like else 1.0, 1_000_000_000_000 + seconds * 1000, "passing", sequence))
+    return stream
+
+
 def movielens_stream(folder: Path) -> list[Interaction]:
     """Real interactions of a MovieLens csv folder by (timestamp, file order)."""
     frame = pl.read_csv(folder / "ratings.csv").sort("timestamp", maintain_order=True)

@@ -34,6 +34,8 @@ from autoemb_pipeline.schemas.vocabulary import (
     LOSS,
     MEMORY,
     PHASES,
+    REMOVED_BLOCKS,
+    REMOVED_IDS,
     SKIPPED,
     STEP_LATENCY,
     THROUGHPUT,
@@ -137,13 +139,18 @@ def _plain(*metrics: Metric, title: str | None = None, width: int = 8) -> PanelS
     )
 
 
-_ENTROPY = PanelSpec(
-    title="Entropy of the controllers",
-    description=ENTROPY.help,
-    metrics=(ENTROPY,),
-    fields={field: f"{side}s" for (side,), field in ENTROPY.fields()},
-    queries={_query(ENTROPY): "{{side}}s"},
-)
+def _both_sides(metric: Metric, title: str, width: int = 8) -> PanelSpec:
+    """One number for users beside that for items."""
+    return PanelSpec(
+        title=title,
+        description=metric.help,
+        metrics=(metric,),
+        fields={field: f"{side}s" for (side,), field in metric.fields()},
+        queries={_query(metric): "{{side}}s"},
+        width=width,
+    )
+
+
 _THROUGHPUT = PanelSpec(
     title=THROUGHPUT.title,
     description=THROUGHPUT.help,
@@ -171,7 +178,7 @@ ROWS: dict[str, tuple[PanelSpec, ...]] = {
         _scores(LOSS, LOSS_VARIABLE, WINDOW, f"{LOSS.title}, sliding window", 12),
         _scores(LOSS, LOSS_VARIABLE, CUMULATIVE, f"{LOSS.title} since the beginning", 12),
         _scores(ACCURACY_RATIO, ACCURACY, WINDOW, f"{ACCURACY_RATIO.title}, sliding window", 8),
-        _ENTROPY,
+        _both_sides(ENTROPY, "Entropy of the controllers"),
         _plain(LATE, DUPLICATES, DEAD_LETTERS, SKIPPED, title="Late, duplicate, dead, left out"),
     ),
     "Dimensions": tuple(
@@ -188,6 +195,8 @@ ROWS: dict[str, tuple[PanelSpec, ...]] = {
         _plain(BYTES_SHARE, TOTAL_SHARE, title="Share of the fixed size's bytes", width=12),
         _plain(GIVEN_UP, GIVEN_UP_LOW, GIVEN_UP_HIGH, title=GIVEN_UP.title),
         *(_of_side(IDS_OF_SPACE, side, kind="lines", legend="dimension {{dimension}}") for side in SIDES),
+        _both_sides(REMOVED_BLOCKS, REMOVED_BLOCKS.title, 12),
+        _both_sides(REMOVED_IDS, REMOVED_IDS.title, 12),
     ),
     "Operation": (
         _THROUGHPUT,

@@ -11,7 +11,15 @@ from rich.text import Text
 
 from autoemb_pipeline.ops.watch.held import held_by_popularity, spaces_of
 from autoemb_pipeline.ops.watch.run_history import RunHistory
-from autoemb_pipeline.schemas.notices import budget_notice, bytes_notice, given_up_text, label_notice, share_text, waiting_notice
+from autoemb_pipeline.schemas.notices import (
+    budget_notice,
+    bytes_notice,
+    given_up_text,
+    label_notice,
+    removed_text,
+    share_text,
+    waiting_notice,
+)
 from autoemb_pipeline.schemas.scores import (
     ACCURACY,
     METHOD,
@@ -250,7 +258,9 @@ def _counts(metrics: Record) -> Text:
     late, duplicates, dead = (f"{metric.title.lower()} {metrics[metric.field]:,}" for metric in (LATE, DUPLICATES, DEAD_LETTERS))
     skipped = f"{SKIPPED.title.lower()} {metrics[SKIPPED.field]:,}   " if metrics.get(SKIPPED.field) else ""
     text = Text(f"step {metrics['step']:,}   {late}   {duplicates}   {skipped}")
-    return text.append(dead, style="bold red" if metrics[DEAD_LETTERS.field] else "")
+    text.append(dead, style="bold red" if metrics[DEAD_LETTERS.field] else "")
+    gone = removed_text(metrics)
+    return text if gone is None else text.append(f"   {gone}")
 
 
 def _table(first: str, *columns: str) -> Table:

@@ -57,6 +57,7 @@ train_options = together(
     field_option(TrainerConfig, "positive_above"),
     tolerance_option,
     field_option(StreamConfig, "memory_budget", least=0, unset=True, metavar="BYTES"),
+    field_option(ContextConfig, "ttl_days", above=0, metavar="DAYS"),
     settings_option,
     field_option(PrequentialConfig, "window", least=1),
     field_option(PrequentialConfig, "fading"),

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from autoemb_pipeline.context.expiry import Expiry, Forget
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.kernels import (
     PREDICT,
@@ -54,11 +55,14 @@ class ContextConfig:
         mode: labels that context features may know: of earlier mini-batches; also of earlier events; only with earlier timestamps.
         spaces: number of embedding spaces N (length of the previous weights).
         with_classes: keep class counts per id, for the rating task's Dirichlet reference.
+        ttl_days: users and items without an event for more days, of event time, are removed with all that is kept of them. Default:
+            nobody is.
     """
 
     mode: ContextMode = "event"
     spaces: int = 3
     with_classes: bool = False
+    ttl_days: float | None = None
 
     def __post_init__(self) -> None:
         """Refuses what no context can be kept for."""
@@ -66,6 +70,8 @@ class ContextConfig:
             raise ConfigurationError(f"unknown context mode {self.mode!r}", remedy="use --context batch, event or strict")
         if self.spaces < 1:
             raise ConfigurationError(f"{self.spaces} embedding spaces", remedy="give at least one dimension with --dims")
+        if self.ttl_days is not None and not 0.0 < self.ttl_days < np.inf:
+            raise ConfigurationError(f"a time to live of {self.ttl_days} days", remedy="give --ttl-days above 0, or none")
 
     @property
     def class_width(self) -> int:
@@ -106,12 +112,20 @@ class ContextTracker:
     """Turns mini-batches into what learners take and remembers what came of them.
 
     For every mini-batch call `observe`, or `open` and let a learner run the operations; then, when its predictions are recorded and
-    scored, `record`.
+    scored, `record`; and when the learner has done with it, `expire`.
+
+    Args:
+        config: how.
+        store: holds `context_tables`.
+        others: the store's tables that a learner has besides, of users those that end in ``.user``, of items in ``.item``.
     """
 
-    def __init__(self, config: ContextConfig, store: RowStore) -> None:
+    def __init__(self, config: ContextConfig, store: RowStore, others: Sequence[str] = ()) -> None:
         self._config = config
         self._store = store
+        tables = [(side, *(name for name in others if name.endswith(f".{side}"))) for side in SIDES]
+        self._expiry = None if config.ttl_days is None else Expiry(config.ttl_days, store, (tables[0], tables[1]))
+        self._latest = -np.inf
         self._totals = blank_totals()
         self._waiting: list[_Waiting] = []
         self._open: OpenBatch | None = None
@@ -192,11 +206,30 @@ class ContextTracker:
             local = np.ascontiguousarray(opened.interactions.local[field, opened.carried :])
             remember(local, opened.lent[field].slots, losses, known, counted, weights_at(field), opened.contexts[field])
             self._store.keep(SIDES[field], opened.lent[field])
+            self._drop_unknown(field, opened)
         remember_run(losses, counted, self._totals)
         due = set(opened.due.tolist())
         rest = [w for k, w in enumerate(self._waiting) if k not in due]
         self._waiting = rest + [_waiting_at(opened, int(i)) for i in opened.waiting]
+        self._latest = float(opened.interactions.times.max()) / 1000.0 if len(opened.interactions.times) else -np.inf
         self._open = None
+
+    def _drop_unknown(self, field: int, opened: OpenBatch) -> None:
+        """Of ids that were remembered by others and removed since, a record was made to learn with: it is not kept."""
+        lent = opened.lent[field]
+        unknown = np.flatnonzero(lent.slabs[0][lent.slots[opened.new[field] :], COUNT] == 0.0) + opened.new[field]
+        if len(unknown):
+            self._store.remove(SIDES[field], [lent.ids[k] for k in unknown.tolist()])
+
+    def expire(self, forget: Forget) -> None:
+        """After a mini-batch: removes some of the ids that are due, where there is a time to live."""
+        if self._expiry is not None:
+            users, items = (frozenset(w.ids[field] for w in self._waiting) for field in range(2))
+            self._expiry.visit(self._latest, (users, items), forget)
+
+    def report(self) -> Mapping[str, object]:
+        """Fields of the metrics topic that only the context knows."""
+        return {} if self._expiry is None else self._expiry.report()
 
     def peek(self, records: Records) -> LearnerInputs:
         """Inputs for training on interactions that were observed before: what is known now of their ids. Changes nothing.
@@ -216,13 +249,16 @@ class ContextTracker:
         """All that is not in the store, as JSON-able values (floats survive the round trip bit for bit)."""
         totals = self._totals.tolist()
         totals[RUN_LOSS] = None if np.isnan(totals[RUN_LOSS]) else totals[RUN_LOSS]
-        return {"totals": totals, "waiting": [list(w) for w in self._waiting]}
+        expiry = {} if self._expiry is None else {"expiry": self._expiry.state()}
+        return {"totals": totals, "waiting": [list(w) for w in self._waiting], **expiry}
 
     def load_state(self, state: Mapping[str, object]) -> None:
         """Restores what `state` returned."""
         saved: dict[str, Any] = dict(state)
         self._totals = np.array([np.nan if value is None else value for value in saved["totals"]], dtype=np.float64)
         self._waiting = [_Waiting(*w) for w in saved["waiting"]]
+        if self._expiry is not None:
+            self._expiry.load_state(saved["expiry"])
 
     def _lend(self, ids: Sequence[Sequence[str]]) -> tuple[Lent, Lent]:
         return self._store.lend(SIDES[0], ids[0]), self._store.lend(SIDES[1], ids[1])

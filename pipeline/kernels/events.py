@@ -47,7 +47,8 @@ def _context(i: int, events: Interactions, state: State, model: Model, out: Pred
     for f in range(len(events.slots)):
         row = state.contexts[f][events.slots[f][events.local[f, i]]]
         row[COUNT] += 1.0
-        row[LAST_TIME] = seconds
+        if not row[LAST_TIME] > seconds:  # NaN of a new id; a late interaction takes nobody back
+            row[LAST_TIME] = seconds
 
 
 @helper

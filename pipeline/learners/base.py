@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from autoemb_pipeline.open_batch import OpenBatch
 from autoemb_pipeline.records import FloatArray, Labels, LearnerInputs, Predictions
-from autoemb_pipeline.rows import TableSpec
+from autoemb_pipeline.rows import Lent, TableSpec
 
 Arrays = Mapping[str, NDArray[Any]]
 """Name in a checkpoint -> numbers."""
@@ -29,6 +29,10 @@ class Learner(Protocol):
         Returns:
             [B] loss of each prediction made by the preceding `predict` (squared error or cross-entropy).
         """
+        ...
+
+    def forget(self, field: int, lent: Lent) -> None:
+        """The ids' records are about to be removed, with their rows in every table of their side. field: 0 for users, 1 for items."""
         ...
 
     def state_dict(self) -> Arrays:
@@ -69,6 +73,10 @@ class EventLearner(Protocol):
 
     def end(self) -> None:
         """Work between mini-batches, when the context has kept the records."""
+        ...
+
+    def forget(self, field: int, lent: Lent) -> None:
+        """As of `Learner`."""
         ...
 
     def report(self) -> Mapping[str, float | None]:

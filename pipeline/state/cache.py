@@ -108,6 +108,18 @@ class RowCache:
                 self._free.append(slot)
         return dropped
 
+    def never_scattered(self, slots: Slots) -> list[str]:
+        """Ids in these slots whose rows are initial ones."""
+        return [self._id_of[k] for k in slots[~self.scattered[slots]].tolist()]
+
+    def unsaved(self) -> list[str]:
+        """Ids whose rows the database may lack."""
+        return [self._id_of[k] for k in np.flatnonzero(self.state != CLEAN).tolist()]
+
+    def dirty_of(self, ids: Sequence[str]) -> list[str]:
+        """Those of the ids whose rows are cached and changed."""
+        return [i for i in ids if (slot := self._slot_of.get(i)) is not None and self.state[slot] == DIRTY]
+
     def mark_dirty(self, slots: Slots) -> int:
         """Marks scattered rows; returns how many of the ids were never scattered before."""
         self.dirty += int(np.count_nonzero(self.state[slots] != DIRTY))

@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,12 @@ def stored_specs(directory: Path, options: RocksOptions) -> list[AnySpec]:
             why = f"Its meta record is {stored!r}."
             raise CheckpointError(f"Table {name!r} of {directory} has no row format.", why=why) from error
     return specs
+
+
+def keys_after(family: Any, after: str | None) -> Iterator[str]:
+    """Ids in a column family behind this one, in byte order; all of them without one."""
+    first = None if after is None else after.encode()
+    return (key.decode() for key in family.keys(from_key=first) if key != first)
 
 
 def format_key(table: str) -> bytes:

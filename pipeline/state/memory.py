@@ -1,8 +1,10 @@
 """Rows in memory: the reference that the RocksDB store is tested against, and the store of short runs."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
+from sortedcontainers import SortedList
 
 from autoemb_pipeline.rows import AnySpec, Lent, Record, Rows
 from autoemb_pipeline.state.codec import RowCodec
@@ -20,6 +22,7 @@ class _Table:
         self.slots: dict[str, int] = {}
         self.fresh: dict[str, int] = {}
         self.free: list[int] = []
+        self.order: SortedList[str] | None = None  # the ids; None until somebody asks for them in order
         self.used = 0
         self.slabs = self.codec.slabs(_FIRST_CAPACITY)
 
@@ -35,6 +38,8 @@ class _Table:
 
     def scatter(self, ids: Sequence[str], rows: Rows) -> None:
         rows = self.codec.trimmed(rows)
+        if self.order is not None:
+            self.order.update(i for i in ids if i not in self.slots)
         slots = [self._slot(i, self.slots) for i in ids]
         self.slabs[0][slots] = rows
 
@@ -51,6 +56,8 @@ class _Table:
     def keep(self, lent: Lent) -> None:
         self.codec.trim(lent.slabs, lent.slots)
         self.slots.update(self.fresh)
+        if self.order is not None:
+            self.order.update(self.fresh)
         self.fresh.clear()
 
     def record(self, identifier: str) -> Record:
@@ -75,7 +82,16 @@ class _Table:
         self.used += 1
 
     def remove(self, ids: Sequence[str]) -> None:
-        self.free += [self.slots.pop(i) for i in ids if i in self.slots]
+        known = [i for i in ids if i in self.slots]
+        self.free += map(self.slots.pop, known)
+        if self.order is not None:
+            for i in known:
+                self.order.remove(i)
+
+    def ids_after(self, after: str | None, limit: int) -> list[str]:
+        if self.order is None:
+            self.order = SortedList(self.slots)
+        return list(islice(self.order.irange(after, inclusive=(False, True)), limit))
 
 
 class MemoryRowStore:
@@ -117,6 +133,10 @@ class MemoryRowStore:
         """See `RowStore.remove`. ValueError when ids repeat, KeyError on an unknown table."""
         check_distinct(table, ids)
         self._tables[table].remove(ids)
+
+    def ids_after(self, table: str, after: str | None, limit: int) -> Sequence[str]:
+        """See `RowStore.ids_after`. KeyError on an unknown table."""
+        return self._tables[table].ids_after(after, limit)
 
     def items(self, table: str) -> Iterator[tuple[str, Rows]]:
         """See `RowStore.items`. Rows are copies."""

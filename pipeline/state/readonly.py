@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -11,7 +12,7 @@ import numpy as np
 from autoemb_pipeline.errors import CheckpointError, StateError
 from autoemb_pipeline.rows import AnySpec, Lent, Record, Rows
 from autoemb_pipeline.state.codec import RowCodec
-from autoemb_pipeline.state.files import clone, open_database, read_counts, stored_specs
+from autoemb_pipeline.state.files import clone, keys_after, open_database, read_counts, stored_specs
 from autoemb_pipeline.state.options import RocksOptions
 from autoemb_pipeline.state.validation import check_distinct, checked_specs, plain
 
@@ -93,6 +94,11 @@ class ReadOnlyRows:
     def remove(self, table: str, ids: Sequence[str]) -> NoReturn:
         """Refused, as `scatter`."""
         self.scatter(table, ids, np.zeros(0))
+
+    def ids_after(self, table: str, after: str | None, limit: int) -> Sequence[str]:
+        """See `RowStore.ids_after`."""
+        self._check_open()
+        return list(islice(keys_after(self._families[table], after), limit))
 
     def items(self, table: str) -> Iterator[tuple[str, Rows]]:
         """See `RowStore.items`."""

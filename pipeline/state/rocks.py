@@ -10,43 +10,28 @@ What the store returns, and what it writes, is a function of the calls alone, no
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import merge
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rocksdict
+from sortedcontainers import SortedList
 
 from autoemb_pipeline.errors import CheckpointError, StateError
 from autoemb_pipeline.failpoints import failpoint
 from autoemb_pipeline.rows import AnySpec, Lent, Record, Rows
-from autoemb_pipeline.state.cache import CAPTURED, CLEAN, INDEX_BYTES, Leaving, RowCache, Slots
+from autoemb_pipeline.state.cache import CAPTURED, CLEAN, INDEX_BYTES, Leaving, Slots
 from autoemb_pipeline.state.codec import RowCodec, format_of
-from autoemb_pipeline.state.files import clear_scratch, clone, count_key, format_key, open_database, read_counts
+from autoemb_pipeline.state.files import clear_scratch, clone, count_key, format_key, keys_after, open_database, read_counts
 from autoemb_pipeline.state.options import RocksConfig
+from autoemb_pipeline.state.table import RocksTable
 from autoemb_pipeline.state.validation import check_distinct, checked_rows, checked_specs, plain
 
 WRITTEN_AT_ONCE = 2048  # rows of a write batch: few enough that their copies are not fresh pages each time
-
-
-class _Table:
-    """One table: its cache, its column family, and the rows that wait for a checkpoint under way."""
-
-    def __init__(self, spec: AnySpec, *, capacity: int, count: int, database: Any) -> None:
-        self.spec = spec
-        self.codec = RowCodec(spec)
-        self.row_bytes = self.codec.row_bytes
-        self.cache = RowCache(self.codec.slabs(capacity))
-        self.pending: dict[str, bytes] = {}
-        self.count = count
-        self.family = database.get_column_family(spec.name)
-        self.handle = database.get_column_family_handle(spec.name)
-
-    def put(self, batch: Any, leaving: Leaving) -> None:
-        """Adds rows to a write batch."""
-        for identifier, value in zip(leaving.ids, self.codec.encode(leaving.rows), strict=True):
-            batch.put(identifier.encode(), value, self.handle)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +74,7 @@ class RocksRowStore:
         capacity = max(1, config.cache_bytes // 2 // max(1, row_bytes))
         self._buffer_bytes = config.cache_bytes // 8
         counts = read_counts(self._database, by_name)
-        self._tables = {n: _Table(s, capacity=capacity, count=counts[n], database=self._database) for n, s in by_name.items()}
+        self._tables = {n: RocksTable(s, capacity=capacity, count=counts[n], database=self._database) for n, s in by_name.items()}
         self._flight: Capture | None = None
         self._broken: CheckpointError | None = None
         self._pending_bytes = 0
@@ -134,7 +119,7 @@ class RocksRowStore:
             return
         self._changed(opened, lent.slots)
 
-    def _copies(self, opened: _Table, ids: Sequence[str]) -> Record:
+    def _copies(self, opened: RocksTable, ids: Sequence[str]) -> Record:
         """Rows of distinct ids, as many at a time as the cache holds."""
         copies = opened.codec.slabs(len(ids))
         for start in range(0, len(ids), opened.cache.capacity):
@@ -144,7 +129,7 @@ class RocksRowStore:
                 copy[start : start + len(part)] = slab[slots]
         return copies
 
-    def _replace(self, opened: _Table, ids: Sequence[str], rows: Record) -> None:
+    def _replace(self, opened: RocksTable, ids: Sequence[str], rows: Record) -> None:
         for start in range(0, len(ids), opened.cache.capacity):
             part = ids[start : start + opened.cache.capacity]
             slots = self._resident(opened, part, fill=False)
@@ -152,24 +137,45 @@ class RocksRowStore:
                 slab[slots] = row[start : start + len(part)]
             self._changed(opened, slots)
 
-    def _changed(self, opened: _Table, slots: Slots) -> None:
+    def _changed(self, opened: RocksTable, slots: Slots) -> None:
+        if opened.fresh is not None:
+            opened.fresh.update(opened.cache.never_scattered(slots))
         opened.count += opened.cache.mark_dirty(slots)
         if self._flight is None and self._dirty_bytes() > self._buffer_bytes:
             self._write_dirty()  # bounds what a capture has to copy
 
     def remove(self, table: str, ids: Sequence[str]) -> None:
-        """See `RowStore.remove`. Waits for a checkpoint under way, whose rows must not be touched. Raises as gather does."""
+        """See `RowStore.remove`. The rows of a checkpoint under way are not touched. Raises as gather does."""
         check_distinct(table, ids)
         opened = self._tables[table]
-        self._wait_for_flight()
+        self._settle()
         cached = opened.cache.drop(ids)
         stored = opened.family.get([i.encode() for i in ids]) if ids else []
-        opened.count -= sum(row is not None or scattered for row, scattered in zip(stored, cached, strict=True))
+        known = [
+            i for i, value, scattered in zip(ids, stored, cached, strict=True) if scattered or opened.pending.get(i, value) is not None
+        ]
+        opened.count -= len(known)
+        if opened.fresh is not None:
+            for i in known:
+                opened.fresh.discard(i)
+        if self._flight is not None:
+            self._wait_with(opened, dict.fromkeys(known))
+            return
         batch = rocksdict.WriteBatch(raw_mode=True)
-        for i in ids:
+        for i in known:
             batch.delete(i.encode(), opened.handle)
         if len(batch):
             self._write(batch)
+
+    def ids_after(self, table: str, after: str | None, limit: int) -> Sequence[str]:
+        """See `RowStore.ids_after`: the database's ids with those that are on their way to it. Raises as gather does."""
+        self._settle()
+        opened = self._tables[table]
+        if opened.fresh is None:
+            opened.fresh = SortedList({*opened.cache.unsaved(), *(i for i, value in opened.pending.items() if value is not None)})
+        ordered = merge(keys_after(opened.family, after), opened.fresh.irange(after, inclusive=(False, True)))
+        distinct = (i for i, _ in groupby(ordered))
+        return list(islice((i for i in distinct if i in opened.fresh or opened.pending.get(i, b"") is not None), limit))
 
     def items(self, table: str) -> Iterator[tuple[str, Rows]]:
         """See `RowStore.items`. Writes changed rows to the live database first, then reads a moment's view of it."""
@@ -249,7 +255,7 @@ class RocksRowStore:
             self._database.close()
         self._database = None
 
-    def _resident(self, opened: _Table, ids: Sequence[str], *, fill: bool) -> Slots:
+    def _resident(self, opened: RocksTable, ids: Sequence[str], *, fill: bool) -> Slots:
         """Slots of at most `capacity` distinct ids, all in the cache. fill=False: rows of new ids are left for scatter to write."""
         cache = opened.cache
         slots = cache.find(ids)
@@ -260,7 +266,7 @@ class RocksRowStore:
         cache.touch(slots)
         return slots
 
-    def _load(self, opened: _Table, ids: list[str], *, fill: bool) -> Slots:
+    def _load(self, opened: RocksTable, ids: list[str], *, fill: bool) -> Slots:
         """Brings ids that are not cached into free slots: from the pending rows, else the database, else their initial rows."""
         slots = opened.cache.admit(ids)
         sought = [k for k, i in enumerate(ids) if i not in opened.pending] if opened.pending else range(len(ids))
@@ -270,29 +276,42 @@ class RocksRowStore:
             opened.codec.decode([ids[k] for k in hits], [value for value in values if value is not None], opened.cache.slabs, slots[hits])
         opened.cache.scattered[slots[hits]] = True
         new = [k for k, value in zip(sought, values, strict=True) if value is None]
+        if len(sought) < len(ids):
+            new += self._load_pending(opened, ids, slots)
         if new and fill:
             opened.codec.fill_new([ids[k] for k in new], opened.cache.slabs, slots[new])
-        if len(sought) < len(ids):
-            waiting = [k for k, i in enumerate(ids) if i in opened.pending]
-            back = [ids[k] for k in waiting]
-            opened.codec.decode(back, [opened.pending.pop(i) for i in back], opened.cache.slabs, slots[waiting])
-            self._pending_bytes -= len(waiting) * (opened.row_bytes + INDEX_BYTES)
-            opened.cache.mark_dirty(slots[waiting])
         return slots
 
-    def _spill(self, opened: _Table, leaving: Leaving) -> None:
+    def _load_pending(self, opened: RocksTable, ids: list[str], slots: Slots) -> list[int]:
+        """Brings rows back that wait for a checkpoint. Returns which of the ids were removed meanwhile; their removal goes on waiting."""
+        back = {k: value for k, i in enumerate(ids) if (value := opened.pending.get(i)) is not None}
+        if back:
+            waiting = list(back)
+            opened.codec.decode([ids[k] for k in waiting], list(back.values()), opened.cache.slabs, slots[waiting])
+            for k in waiting:
+                del opened.pending[ids[k]]
+            self._pending_bytes -= len(waiting) * (opened.row_bytes + INDEX_BYTES)
+            opened.cache.mark_dirty(slots[waiting])
+        return [k for k, i in enumerate(ids) if i in opened.pending]
+
+    def _spill(self, opened: RocksTable, leaving: Leaving) -> None:
         """Writes rows that left the cache, or keeps them until the checkpoint under way is made."""
         if not leaving.ids:
             return
         if self._flight is not None:
-            opened.pending.update(zip(leaving.ids, opened.codec.encode(leaving.rows), strict=True))
-            self._pending_bytes += len(leaving.ids) * (opened.row_bytes + INDEX_BYTES)
-            if self._pending_bytes > self._buffer_bytes:
-                self._wait_for_flight()
+            self._wait_with(opened, dict(zip(leaving.ids, opened.codec.encode(leaving.rows), strict=True)))
             return
         batch = rocksdict.WriteBatch(raw_mode=True)
         opened.put(batch, leaving)
         self._write(batch)
+
+    def _wait_with(self, opened: RocksTable, rows: Mapping[str, bytes | None]) -> None:
+        """Keeps rows, or removals, until the checkpoint under way is made; waits for it when there are too many."""
+        before = len(opened.pending)
+        opened.pending.update(rows)
+        self._pending_bytes += (len(opened.pending) - before) * (opened.row_bytes + INDEX_BYTES)
+        if self._pending_bytes > self._buffer_bytes:
+            self._wait_for_flight()
 
     def _write(self, batch: Any) -> None:
         try:
@@ -308,6 +327,8 @@ class RocksRowStore:
                 batch = rocksdict.WriteBatch(raw_mode=True)
                 opened.put(batch, opened.cache.take_dirty(CLEAN, WRITTEN_AT_ONCE)[1])
                 self._write(batch)
+            if opened.fresh is not None:
+                opened.fresh.clear()
 
     def _dirty_bytes(self) -> int:
         return sum(opened.cache.dirty * opened.row_bytes for opened in self._tables.values())
@@ -333,10 +354,7 @@ class RocksRowStore:
         batch = rocksdict.WriteBatch(raw_mode=True)
         for name, opened in self._tables.items():
             opened.cache.settle(flight.slots[name])
-            if opened.pending:
-                for identifier, value in opened.pending.items():
-                    batch.put(identifier.encode(), value, opened.handle)
-                opened.pending.clear()
+            opened.put_pending(batch)
         self._pending_bytes = 0
         if len(batch):
             self._write(batch)

@@ -139,9 +139,10 @@ def test_times_are_seconds_since_the_users_last_event() -> None:
         Interaction("u", "a", 4.0, 10_000),
         Interaction("u", "b", 4.0, 13_000),
         Interaction("u", "c", 4.0, 12_000),  # late: no negative gap
+        Interaction("u", "d", 4.0, 14_000),  # since the latest one, not since the late one
     ]
     gaps = features(run(stream, [1], "batch"))[:, 8]
-    np.testing.assert_allclose(gaps, [2.0, np.log1p(3.0) / 10, 0.0])
+    np.testing.assert_allclose(gaps, [2.0, np.log1p(3.0) / 10, 0.0, np.log1p(1.0) / 10])
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -40,7 +40,9 @@ def recorded(
     """The last (metrics, runtime) that an observer of the main path would see."""
     learner = from_preset(preset, method=method, task=task, **SMALL[preset])
     config = TrainerConfig(
-        learner=learner, context=ContextConfig(with_classes=task == "rating"), prequential=PrequentialConfig(task=task, window=100)
+        learner=learner,
+        context=ContextConfig(with_classes=task == "rating", ttl_days=1.0),
+        prequential=PrequentialConfig(task=task, window=100),
     )
     trainer, meter = Trainer(config, MemoryRowStore(trainer_tables(config))), Meter()
     stream = tastes(batches * size)

@@ -31,13 +31,19 @@ def small_layers(preset: str) -> dict[str, Any]:
 
 
 def trainer_config(
-    method: str = "fse", *, task: str = "binary", context: str = "event", preset: str = "paper", **learner: Any
+    method: str = "fse",
+    *,
+    task: str = "binary",
+    context: str = "event",
+    preset: str = "paper",
+    ttl_days: float | None = None,
+    **learner: Any,
 ) -> TrainerConfig:
     """Small layers: the path is under test here, not the model."""
     config = from_preset(preset, method=method, task=task, **{**small_layers(preset), **learner})
     return TrainerConfig(
         learner=config,
-        context=ContextConfig(mode=context, spaces=len(config.dims), with_classes=task == "rating"),
+        context=ContextConfig(mode=context, spaces=len(config.dims), with_classes=task == "rating", ttl_days=ttl_days),
         prequential=PrequentialConfig(task=task, window=1000),
     )
 

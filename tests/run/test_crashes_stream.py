@@ -32,6 +32,8 @@ STREAM_PRESET = {
     "panel": {"panel": 0.3},
     "budget": {"memory_budget": 9_000},
     "float32": {"row_precision": "float32"},
+    "ttl": {"ttl_days": 60 / 86_400},
+    "ttl-paper": {"preset": "paper-layernorm", "ttl_days": 60 / 86_400},
 }
 
 
@@ -39,6 +41,10 @@ STREAM_PRESET = {
 def test_the_stream_preset_killed_again_and_again(scene: Scene, name: str) -> None:
     learner = {"preset": "stream", **STREAM_PRESET[name]}
     undisturbed = scene.finish(scene.config(f"stream-{name}", learner=learner))
+    if "ttl_days" in learner:
+        removed = json.loads(undisturbed["metrics"][-1][1])["user_removed_ids"]
+        assert removed > 20
+        assert undisturbed["counts"]["user"] + removed > 120 > undisturbed["counts"]["user"], "some came back"
     config = scene.config(f"stream-{name}-killed", learner=learner, context="event")
     # Checkpoints last: they are written beside training, and on a busy machine the stream may be at its end before one is.
     for failpoint in ("emit:7", "step:3", "rename-before:1", "rename-after:2"):

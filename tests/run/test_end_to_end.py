@@ -55,17 +55,19 @@ def test_real_data_is_trained_exactly_once(make_stream: MakeStream, ml_latest_sm
     assert sum(metrics[-1][f"next_offsets_{p}"] for p in range(3)) == 100_836
 
 
-def test_any_number_of_partitions_gives_the_same_metrics(make_stream: MakeStream) -> None:
+@pytest.mark.parametrize("learner", [{}, {"preset": "stream", "ttl_days": 5 / 86_400}], ids=str)
+def test_any_number_of_partitions_gives_the_same_metrics(make_stream: MakeStream, learner: dict[str, Any]) -> None:
     records = synthetic_stream(5_000, seed=1)
     results = []
     for partitions in (1, 3, 8):
         stream = make_stream(partitions)
         stream.send(records, partitions)
-        config = stream.config(trainer=trainer_config("autoemb"))
+        config = stream.config(trainer=trainer_config("autoemb", **learner))
         stream.train(config)
         results.append([without_run(m) for m in metrics_of(stream.kafka, config.metrics_topic)])
     assert len(results[0]) == 25
     assert results[0] == results[1] == results[2]
+    assert (results[0][-1]["user_removed_ids"] or 0) > 10 or not learner
 
 
 def test_undecodable_records_are_dead_letters_and_change_nothing_else(make_stream: MakeStream) -> None:
@@ -138,6 +140,8 @@ def test_a_changed_configuration_is_refused_until_a_new_run(make_stream: MakeStr
     stream.train(stream.config())
     with pytest.raises(CheckpointError, match="batch_size was 200, is 100"):
         stream.train(stream.config(batch_size=100))
+    with pytest.raises(CheckpointError, match=r"context.ttl_days was None, is 9\.0"):
+        stream.train(stream.config(trainer=trainer_config(ttl_days=9.0)))
     summary = stream.train(stream.config(batch_size=100, new_run=True))
     assert summary.trained == 400
 

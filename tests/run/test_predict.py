@@ -55,6 +55,8 @@ def rounds(count: int) -> Callable[[], bool]:
         ("autoemb", "residual", "binary", "event"),
         ("fse", "residual", "rating", "strict"),
         ("autoemb", "stream", "binary", "batch"),
+        ("autoemb", "stream", "binary", "event ttl"),
+        ("autoemb", "paper-layernorm", "binary", "batch ttl"),
     ],
 )
 def test_the_next_mini_batch_from_the_checkpoint_is_what_training_then_predicted(
@@ -75,7 +77,10 @@ def test_the_next_mini_batch_from_the_checkpoint_is_what_training_then_predicted
         assert 0 in log["user_count"].to_list(), "a new id among them"
         foreseen = predictor.predict(pairs_of(log), consecutive=True)
         again = predictor.predict(pairs_of(log), consecutive=True)
-    known = slice(None) if context == "batch" else slice(0, 1)  # later ones knew labels of the same mini-batch
+    known = slice(None) if context.startswith("batch") else slice(0, 1)  # later ones knew labels of the same mini-batch
+    if "ttl" in context:
+        counts = read_predictions(config.state_dir / "predictions").group_by("user_id").agg((pl.col("user_count") == 0).sum()).collect()
+        assert counts["user_count"].max() > 1, "some came back as new ones"
     found = foreseen.predictions
     assert foreseen.user_counts.tolist() == log["user_count"].to_list()
     if task == "binary":
@@ -91,9 +96,10 @@ def test_the_next_mini_batch_from_the_checkpoint_is_what_training_then_predicted
 
 def small(method: str, preset: str, task: str, context: str) -> TrainerConfig:
     config = from_preset(preset, method=method, task=task, **small_layers(preset))
+    mode, _, ttl = context.partition(" ")
     return TrainerConfig(
         learner=config,
-        context=ContextConfig(mode=context, spaces=3, with_classes=task == "rating"),
+        context=ContextConfig(mode=mode, spaces=3, with_classes=task == "rating", ttl_days=150 / 86_400 if ttl else None),
         prequential=PrequentialConfig(task=task, window=1000),
     )
 

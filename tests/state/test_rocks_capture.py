@@ -100,6 +100,15 @@ class AnyCacheAnyTiming(RuleBasedStateMachine):
         for store in (self.rocks, self.memory):
             store.scatter(table, ids, store.gather(table, ids) * 0.5 + 1)
 
+    @rule(table=tables, ids=ids)
+    def remove(self, table: str, ids: list[str]) -> None:
+        for store in (self.rocks, self.memory):
+            store.remove(table, ids)
+
+    @rule(table=tables, after=st.none() | st.integers(0, 40).map(str), limit=st.integers(1, 50))
+    def ids_after(self, table: str, after: str | None, limit: int) -> None:
+        assert self.rocks.ids_after(table, after, limit) == self.memory.ids_after(table, after, limit)
+
     @rule()
     def begin_checkpoint(self) -> None:
         self.finish_checkpoint()
@@ -382,6 +391,25 @@ def test_a_reader_outlives_the_checkpoint_it_reads(checkpoint: Path) -> None:
         shutil.rmtree(checkpoint)
         np.testing.assert_array_equal(rows.gather("users", ["7", "99"]), [[21, 22, 23], [297, 298, 299]])
         assert len(list(rows.items("users"))) == 100
+
+
+def test_what_is_removed_while_a_checkpoint_is_written_waits_for_nobody(tmp_path: Path) -> None:
+    rows = np.arange(9, dtype="f4").reshape(3, 3)
+    with opened(tmp_path / "live") as store:
+        store.scatter("users", ["a", "b", "c"], rows)
+        capture = store.capture()
+        store.remove("users", ["a", "c"])  # nobody persists it yet
+        assert list(store.ids_after("users", None, 5)) == ["b"]
+        np.testing.assert_array_equal(store.gather("users", ["a"]), SPECS[0].initial(["a"]))
+        store.scatter("users", ["c"], rows[:1])
+        assert store.count("users") == 2
+        store.persist(capture, tmp_path / "first")
+        assert [i for i, _ in contents(store)["users"]] == ["b", "c"]
+        store.persist(store.capture(), tmp_path / "second")
+    for name, kept in (("first", {"a": rows[0], "b": rows[1], "c": rows[2]}), ("second", {"b": rows[1], "c": rows[0]})):
+        with ReadOnlyRows(tmp_path / name, SPECS) as read:
+            assert contents(read)["users"] == [(i, row.tobytes()) for i, row in kept.items()]
+            assert (read.count("users"), list(read.ids_after("users", "a", 9))) == (len(kept), [i for i in kept if i > "a"])
 
 
 def test_a_checkpoint_keeps_what_was_removed_after_it_and_the_next_one_does_not(tmp_path: Path) -> None:

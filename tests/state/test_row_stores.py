@@ -94,6 +94,34 @@ def test_items_come_in_the_byte_order_of_the_ids(store: RowStore) -> None:
         np.testing.assert_array_equal(row, numbered(len(ids), 3)[ids.index(i)])
 
 
+def test_ids_come_in_their_byte_order_some_at_a_time(store: RowStore) -> None:
+    ids = ["b", "a", "", "\U0001f600", "é", "z", "a\x00", "10", "9", "\uffff"]
+    assert list(store.ids_after("users", None, 5)) == []
+    store.scatter("users", ids[:4], numbered(4, 3))
+    assert list(store.ids_after("users", None, 3)) == ["", "a", "b"]
+    store.scatter("users", ids, numbered(len(ids), 3))
+    ordered = sorted(ids, key=str.encode)
+    assert list(store.ids_after("users", None, 100)) == ordered
+    assert list(store.ids_after("users", "a", 2)) == ordered[ordered.index("a") + 1 :][:2]
+    assert list(store.ids_after("users", "aa", 2)) == ["b", "z"]  # whether it is known or not
+    assert list(store.ids_after("users", ordered[-1], 2)) == []
+    assert list(store.ids_after("items", None, 5)) == []
+
+
+def test_ids_in_order_follow_what_is_scattered_and_removed(store: RowStore) -> None:
+    known: set[str] = set()
+    for k in range(120):
+        store.ids_after("users", None, 1)
+        store.scatter("users", [str(k), str(3 * k % 7)], numbered(2, 3)) if 3 * k % 7 != k else None
+        known |= {str(k), str(3 * k % 7)} if 3 * k % 7 != k else set()
+        store.gather("users", ["never"])
+        if k % 3 == 0:
+            store.remove("users", [str(k // 2), "never"])
+            known.discard(str(k // 2))
+        assert list(store.ids_after("users", None, 1000)) == sorted(known)
+        assert store.count("users") == len(known)
+
+
 def test_gathered_and_scattered_arrays_belong_to_the_caller(store: RowStore) -> None:
     rows = numbered(2, 3)
     store.scatter("users", ["a", "b"], rows)

@@ -15,6 +15,7 @@ from autoemb_pipeline.learners.paper.forward import PaperModel
 from autoemb_pipeline.learners.paper.strategies import Predicted, Strategy
 from autoemb_pipeline.learners.search.selectors import Weights
 from autoemb_pipeline.records import FloatArray, Labels, LearnerInputs, Predictions
+from autoemb_pipeline.rows import Lent
 
 
 class NetworkLearner:
@@ -66,6 +67,12 @@ class NetworkLearner:
         self._strategy.learn(predicted, labels)
         self._pending = None
         return losses
+
+    def forget(self, field: int, lent: Lent) -> None:
+        """See `Learner.forget`: rows that are still on their way to the store must not come after."""
+        del field, lent
+        self._model.recommender.settle()
+        self._model.selector.settle()
 
     def state_dict(self) -> Arrays:
         """Dense parameters, optimiser state and whatever the method keeps between mini-batches; copies."""

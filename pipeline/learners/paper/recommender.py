@@ -85,10 +85,14 @@ class Recommender:
         self.users.apply(point.users, gradients[-2], self.dense.steps)
         self.items.apply(point.items, gradients[-1], self.dense.steps)
 
-    def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Dense parameters, their optimiser's state and the step counter. The store then has every row."""
+    def settle(self) -> None:
+        """The store has every row after it."""
         self.users.settle()
         self.items.settle()
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Dense parameters, their optimiser's state and the step counter. The store then has every row."""
+        self.settle()
         return self.dense.state_dict()
 
     def load_state_dict(self, state: Arrays) -> None:

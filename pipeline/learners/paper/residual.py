@@ -13,6 +13,7 @@ from autoemb_pipeline.learners.common.packing import restored
 from autoemb_pipeline.learners.paper.learner import NetworkLearner
 from autoemb_pipeline.prequential.references import Logistic
 from autoemb_pipeline.records import FloatArray, Labels, LearnerInputs, Predictions, Task
+from autoemb_pipeline.rows import Lent
 
 PREFIX = "logistic"
 SMALLEST = 1e-12
@@ -54,6 +55,10 @@ class ResidualLearner:
         self._logistic.update(*self._pending, labels)
         self._pending = None
         return losses
+
+    def forget(self, field: int, lent: Lent) -> None:
+        """As of `NetworkLearner`."""
+        self._network.forget(field, lent)
 
     def state_dict(self) -> Arrays:
         """The network's and the regression's; copies."""

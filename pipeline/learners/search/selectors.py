@@ -49,6 +49,10 @@ class Selector(Protocol):
         """One step of Θ with the sum of the terms; each has gradients in the order of its theta's leaves."""
         ...
 
+    def settle(self) -> None:
+        """The store has every row after it."""
+        ...
+
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Θ and its optimiser's state, without rows."""
         ...
@@ -74,6 +78,9 @@ class NoSelection:
 
     def apply(self, terms: Sequence[tuple[Theta, Sequence[Tensor]]]) -> None:
         """Nothing to step."""
+
+    def settle(self) -> None:
+        """No rows."""
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Empty."""
@@ -134,6 +141,9 @@ class Controllers:
         leaf_by_leaf = zip(*(gradients for _, gradients in terms), strict=True)
         self.parameters.apply([functools.reduce(torch.add, summands) for summands in leaf_by_leaf])
 
+    def settle(self) -> None:
+        """No rows."""
+
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """The controllers' parameters and optimiser state."""
         return self.parameters.state_dict()
@@ -185,10 +195,14 @@ class FreeLogits:
             total = torch.zeros_like(rows.values).index_add(0, to_device(index, device=summands.device), summands)
             table.apply(rows, total, self._steps)
 
-    def state_dict(self) -> dict[str, NDArray[Any]]:
-        """The step counter; the logits are rows, and the store then has every one."""
+    def settle(self) -> None:
+        """See `Selector.settle`."""
         for table in self._tables:
             table.settle()
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """The step counter; the logits are rows, and the store then has every one."""
+        self.settle()
         return {"logits/steps": np.array(self._steps, dtype=np.int64)}
 
     def load_state_dict(self, state: Arrays) -> None:

@@ -116,6 +116,15 @@ class Holdings:
             for i in ids:
                 self._index.discard(i)
 
+    def forget(self, lent: Lent) -> None:
+        """Takes out of the count lent ids that are about to be removed; they are known."""
+        levels, sizes, _ = self.measure(lent)
+        self.ids -= len(lent.ids)
+        self._id_bytes -= sum(len(i.encode()) for i in lent.ids)
+        self._payload -= int(sizes.sum())
+        self.holders -= np.bincount(levels, minlength=len(self.holders))
+        self._leave(lent.ids)
+
     def next_visited(self, count: int) -> Sequence[str]:
         """The next ids, in their order, whose blocks and memory shall be judged; the turn of each that has any comes again and again."""
         if self._index is None:

@@ -248,6 +248,10 @@ class StreamLearner:
         if self._components.search is not None and opened is not None:
             self._components.search.sweep(opened.batch.totals)
 
+    def forget(self, field: int, lent: Lent) -> None:
+        """See `EventLearner.forget`."""
+        self._components.holdings[field].forget(lent)
+
     def report(self) -> dict[str, object]:
         """What is kept for embeddings, and what the search says of it: fields of the metrics topic."""
         holdings, search = self._components.holdings, self._components.search

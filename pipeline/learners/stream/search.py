@@ -110,6 +110,7 @@ class Search:
         self._before: list[Measured] = []
         self._learnt = 0  # labels before the mini-batch
         self._room = UNBOUNDED  # bytes that may be remembered of a mini-batch
+        self._removed = np.zeros(2, dtype=np.int64)  # blocks taken back from each side's ids
         self.choices: Integers = np.zeros((2, 0), dtype=np.int64)
         self.foreseen: NDArray[np.int8] = np.zeros((2, 0), dtype=np.int8)
 
@@ -270,6 +271,7 @@ class Search:
             lent = some_of(lent, poor)
             before = holdings.measure(lent)
             take(plan, lent, left[poor])
+            self._removed[field] += int((before[0] - left[poor]).sum())
             if exceeded:
                 forget(lent.slabs[REMEMBERED], lent.slots)
             self._store.keep(plan.name, lent)
@@ -288,6 +290,7 @@ class Search:
             "unresolved": None if given_up is None else self._unresolved(),
             "price_per_byte": self.price.value,
             "memory_budget": self._config.memory_budget or None,
+            **{f"{side}_removed_blocks": removed for side, removed in zip(SIDES, self._removed.tolist(), strict=True)},
             **{
                 f"{side}_ids_of_space": dict(zip(map(str, widths), holdings.holders.tolist(), strict=True))
                 for side, holdings in zip(SIDES, self.holdings, strict=True)
@@ -304,6 +307,7 @@ class Search:
             **arrays,
             "search/price": np.array([self.price.value, self.price.level, given_up, self.panel]),
             "search/clock": self._clock.copy(),
+            "search/removed": self._removed.copy(),
         }
 
     def load_state_dict(self, state: Arrays) -> None:
@@ -312,6 +316,7 @@ class Search:
             controller.load_state_dict(f"controllers/{side}", state)
         value, level, given_up, self.panel = read(state, "search/price").tolist()
         self._clock = restored(state, "search/clock", self._clock)
+        self._removed = restored(state, "search/removed", self._removed)
         self.price = replace(self.price, value=value, level=level, given_up=None if np.isnan(given_up) else given_up)
 
 

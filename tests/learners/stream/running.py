@@ -25,11 +25,13 @@ SEARCHING = {"panel": 0.3, "tolerance": 1.0}
 SMALL = {"dims": (2, 4, 8), "thresholds": (3, 9), "rank": 2.0, "user_std": 0.5, "item_std": 0.5}
 
 
-def config(method: str = "autoemb", *, task: str = "binary", context: str = "event", **learner: Any) -> TrainerConfig:
+def config(
+    method: str = "autoemb", *, task: str = "binary", context: str = "event", ttl_days: float | None = None, **learner: Any
+) -> TrainerConfig:
     made = from_preset("stream", method=method, task=task, **{**SMALL, **learner})
     return TrainerConfig(
         learner=made,
-        context=ContextConfig(mode=context, spaces=len(made.dims), with_classes=task == "rating"),
+        context=ContextConfig(mode=context, spaces=len(made.dims), with_classes=task == "rating", ttl_days=ttl_days),
         prequential=PrequentialConfig(task=task, window=1000),
     )
 

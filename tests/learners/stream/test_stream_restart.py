@@ -20,6 +20,7 @@ OPTIONS = [
     {"method": "darts"},
     {"context": "strict", "task": "rating", **SEARCHING},
     {"memory_budget": 5000, "panel": 0.3},
+    {"ttl_days": 20 / 86_400, **SEARCHING},
 ]
 
 
@@ -51,4 +52,6 @@ def test_a_run_over_rocksdb_is_the_run_in_memory_also_across_a_restart(options: 
     if "method" not in options or options["method"] == "sam":
         for own, other in zip(search_of(second).holdings, search_of(straight).holdings, strict=True):
             assert (own.bytes, own.ids, own.holders.tolist()) == (other.bytes, other.ids, other.holders.tolist())
+    if "ttl_days" in options:
+        assert straight._method.report()["item_removed_ids"] > 50
     again.close()

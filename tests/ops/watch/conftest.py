@@ -48,6 +48,7 @@ def watched(broker: TestBroker, tmp_path_factory: pytest.TempPathFactory) -> Wat
             "--bootstrap-servers",
             broker.bootstrap_servers,
         ]
+        arguments += ["--ttl-days", "1"] if preset == "stream" else []
         result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
         assert result.exit_code == 0, result.output
     return Watched(

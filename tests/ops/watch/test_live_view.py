@@ -118,9 +118,20 @@ def test_the_loss_given_up_with_and_without_an_interval() -> None:
     assert bytes_notice(known) == "28% of fixed bytes, given up 1.1±0.3e-4"
     assert bytes_notice({**known, "loss_given_up_low": None, "bytes_share_of_fixed": 0.0456}) == "4.6% of fixed bytes, given up 1.1e-4"
     assert bytes_notice({"bytes_share_of_fixed": 0.53}) == "53% of fixed bytes"
+    removed = {"user_removed_ids": 1200, "item_removed_ids": 0}
+    assert bytes_notice({**known, **removed}) == "28% of fixed bytes, given up 1.1±0.3e-4, 1,200 users and 0 items removed"
     assert bytes_notice({}) is None
     watched = history()
     assert bytes_notice(watched.latest("metrics")) in one_line(watched)
+
+
+def test_removed_ids_are_told_where_there_is_a_time_to_live() -> None:
+    watched = history()
+    watched.metrics[-1] |= {"user_removed_ids": 1200, "item_removed_ids": 34}
+    assert "1,200 users and 34 items removed" in text_of(watched)
+    assert "1,200 users and 34 items removed" in one_line(watched)
+    watched.metrics[-1] |= {"user_removed_ids": None, "item_removed_ids": None}
+    assert "removed" not in text_of(watched) + one_line(watched)
 
 
 def test_a_silent_trainer_and_dead_letters_are_said_in_words() -> None:
