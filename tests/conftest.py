@@ -174,9 +174,9 @@ def docker_broker() -> Iterator[TestBroker]:
 
 @contextmanager
 def session_broker(data_dir: Path) -> Iterator[TestBroker]:
-    source = broker_source()
-    if source == "local":
-        with local_broker(find_kafka_home(), data_dir) as local:
+    source, home = broker_source(), find_kafka_home()
+    if home is not None:
+        with local_broker(home, data_dir) as local:
             yield local
     elif source == "docker":
         with docker_broker() as container:

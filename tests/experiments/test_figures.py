@@ -27,6 +27,11 @@ def cells(tmp_path: Path, methods: tuple[str, ...] = ("fse", "autoemb"), context
     return folders
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return cells(tmp_path_factory.mktemp("cells"))
+
+
 @pytest.mark.parametrize(
     ("figure", "lines"),
     [
@@ -35,9 +40,9 @@ def cells(tmp_path: Path, methods: tuple[str, ...] = ("fse", "autoemb"), context
         (8, {"FSE", "AutoEmb", "running user + item mean", "online logistic"}),
     ],
 )
-def test_a_figure_has_two_panels_with_every_line(tmp_path: Path, figure: int, lines: set[str]) -> None:
+def test_a_figure_has_two_panels_with_every_line(tmp_path: Path, trained: list[Path], figure: int, lines: set[str]) -> None:
     pytest.importorskip("matplotlib")
-    panels = figures.panels_of(figure, figures.one_group(cells(tmp_path)))
+    panels = figures.panels_of(figure, figures.one_group(trained))
     figures.write(tmp_path / "out" / "figure", panels, title="synthetic-test")
     assert (tmp_path / "out" / "figure.png").read_bytes().startswith(PNG)
     svg = (tmp_path / "out" / "figure.svg").read_text(encoding="utf-8")
@@ -61,8 +66,8 @@ def test_figure1_has_loss_and_accuracy_against_ratings(tmp_path: Path) -> None:
     assert drawn == pytest.approx(mean)
 
 
-def test_what_may_not_be_compared_is_not_drawn_together(tmp_path: Path) -> None:
-    folders = [*cells(tmp_path, ("fse",)), *cells(tmp_path, ("fse",), context="batch")]
+def test_what_may_not_be_compared_is_not_drawn_together(tmp_path: Path, trained: list[Path]) -> None:
+    folders = [*trained[:2], *cells(tmp_path, ("fse",), context="batch")]
     with pytest.raises(ConfigurationError, match="2 groups"):
         figures.one_group(folders)
     with pytest.raises(ConfigurationError, match="Figure 7"):

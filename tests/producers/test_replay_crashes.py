@@ -12,7 +12,7 @@ import pytest
 
 from autoemb_pipeline.errors import TopicError
 from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka
-from autoemb_pipeline.ops.topics import ensure_interactions_topic
+from autoemb_pipeline.ops.topics import ensure_interactions_topic, record_count
 from autoemb_pipeline.producers.config import ReplayConfig
 from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, load_dataset
 from autoemb_pipeline.producers.progress import ReplayProgress
@@ -62,11 +62,10 @@ def test_killed_at_random_moments_and_resumed_each_sequence_is_there_once(broker
             child.wait(60)
             child.stdout.close()
         assert first
-        records = read_all(broker.kafka, topic, PARTITIONS)
         if kills == 3:
-            sequences = [r.interaction.sequence for r in records]
+            sequences = [r.interaction.sequence for r in read_all(broker.kafka, topic, PARTITIONS)]
             assert len(sequences) == len(set(sequences))
-        if len(records) == len(dataset):
+        if record_count(broker.kafka, topic) == len(dataset):
             break
     assert kills >= 3
     with start_child(broker, topic, spec, tmp_path) as child:

@@ -71,7 +71,7 @@ def test_a_step_stays_on_its_device_and_waits_for_its_predictions_alone(options,
     monkeypatch.setattr(EmbeddingTable, "__init__", _deferring(EmbeddingTable.__init__))
     config = small_config(precision="float32", **options)
     learner = make_paper_learner(config, MemoryRowStore(learner_tables(config)), "meta")
-    for seed in range(3):
+    for seed in range(2):
         inputs, labels = batch_of(seed, size=20)
         inputs = needs_holdout(inputs, config)
         border.clear()

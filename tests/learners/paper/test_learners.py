@@ -75,11 +75,11 @@ def test_a_repeated_batch_is_learnt(options):
     learner, _ = learner_of(config)
     inputs, labels = batch_of(0)
     losses = []
-    for _ in range(40):
+    for _ in range(20):
         learner.predict(needs_holdout(inputs, config))
         losses.append(learner.update(labels).mean())
     trained = learner_trains_on(config)
-    assert losses[-1] < losses[0] * (0.7 if trained == "all" else 0.97)
+    assert losses[-1] < losses[0] * (0.5 if trained == "all" else 0.9)
 
 
 def learner_trains_on(config):
@@ -105,52 +105,50 @@ def test_a_restored_learner_goes_on_to_the_same_bits(options):
 
 
 @every
-def test_state_is_a_copy(options):
+def test_weights_are_given_where_dimensions_are_searched_and_state_is_a_copy(options):
     config = small_config(**options)
     learner, _ = learner_of(config)
-    step(learner, config, 0)
+    for seed in range(3):
+        predictions, _ = step(learner, config, seed)
+    for weights in (predictions.user_weights, predictions.item_weights):
+        if options["method"].startswith("fse"):
+            assert weights is None
+        else:
+            assert weights.shape == (8, 3)
+            np.testing.assert_allclose(weights.sum(axis=1), 1.0, rtol=1e-12)
+            assert not np.allclose(weights, 1 / 3)
     state = learner.state_dict()
     frozen = {name: array.copy() for name, array in state.items()}
-    step(learner, config, 1)
+    step(learner, config, 3)
     assert all(np.array_equal(state[name], frozen[name]) for name in state)
     assert all(type(array) is np.ndarray and array.flags.c_contiguous and array.base is None for array in state.values())
 
 
 @every
-def test_the_global_generator_is_neither_used_nor_moved(options):
-    config = small_config(**options)
+def test_the_seed_decides_and_the_global_generator_is_neither_used_nor_moved(options):
     runs = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
+    for number, seed in enumerate((1, 1, 2)):
+        config = small_config(seed=seed, **options)
+        torch.manual_seed(number)
         before = torch.random.get_rng_state()
         learner, _ = learner_of(config)
-        runs.append([step(learner, config, k)[0].probabilities for k in range(3)])
+        runs.append([step(learner, config, k)[0].probabilities for k in range(2)])
         assert torch.equal(before, torch.random.get_rng_state())
     np.testing.assert_array_equal(runs[0], runs[1])
-
-
-@every
-def test_seeds_differ(options):
-    probabilities = []
-    for seed in (1, 2):
-        config = small_config(seed=seed, **options)
-        learner, _ = learner_of(config)
-        step(learner, config, 0)
-        probabilities.append(step(learner, config, 1)[0].probabilities)
-    assert not np.array_equal(*probabilities)
+    assert not np.array_equal(runs[0][1], runs[2][1])
 
 
 @every
 @pytest.mark.parametrize("normalisation", ["batch", "layer"])
-@pytest.mark.parametrize("shape", [{"size": 1}, {"users": 1}, {"users": 10_000, "items": 10_000}], ids=["one", "one-user", "all-new"])
-def test_odd_batches(options, normalisation, shape):
+def test_odd_batches(options, normalisation):
     config = small_config(normalisation=normalisation, **options)
     learner, _ = learner_of(config)
-    for seed in range(4):
-        predictions, losses = step(learner, config, seed, **(shape if seed else {}))
-        assert np.isfinite(predictions.probabilities).all()
-        assert np.isfinite(losses).all()
-    assert all(np.isfinite(array).all() for array in learner.state_dict().values())
+    one, one_user, all_new = {"size": 1}, {"users": 1}, {"users": 10_000, "items": 10_000}
+    for seed, shape in enumerate(({}, one, one, one_user, one_user, all_new, all_new)):
+        predictions, losses = step(learner, config, seed, **shape)
+        assert np.isfinite(predictions.probabilities).all(), shape
+        assert np.isfinite(losses).all(), shape
+        assert all(np.isfinite(array).all() for array in learner.state_dict().values()), shape
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -161,22 +159,6 @@ def test_one_space(method):
         predictions, _ = step(learner, config, seed)
     if predictions.user_weights is not None:
         np.testing.assert_array_equal(predictions.user_weights, np.ones((8, 1)))
-
-
-@every
-def test_weights_are_given_where_dimensions_are_searched(options):
-    config = small_config(**options)
-    learner, _ = learner_of(config)
-    for seed in range(3):
-        predictions, _ = step(learner, config, seed)
-    if options["method"].startswith("fse"):
-        assert predictions.user_weights is None
-        assert predictions.item_weights is None
-        return
-    for weights in (predictions.user_weights, predictions.item_weights):
-        assert weights.shape == (8, 3)
-        np.testing.assert_allclose(weights.sum(axis=1), 1.0, rtol=1e-12)
-    assert not np.allclose(predictions.user_weights, 1 / 3)
 
 
 @every

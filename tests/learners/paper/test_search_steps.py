@@ -1,5 +1,6 @@
 """Which step moves what: Θ and W, held-out labels, hard selection."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -73,10 +74,11 @@ def test_a_batch_that_is_held_out_altogether_trains_nothing():
 @searching
 def test_thetas_step_leaves_w_untouched_and_ws_step_theta(options):
     config = small_config(**options)
+    warm, warm_store = learner_of(config)
+    for seed in range(3):  # before it, the zero output layer gives Θ no gradient
+        step(warm, config, seed)
     for frozen, rates in (("w", ("dense_rate", "row_rate")), ("theta", ("controller_rate", "logit_rate"))):
-        warm, store = learner_of(config)
-        for seed in range(3):  # before it, the zero output layer gives Θ no gradient
-            step(warm, config, seed)
+        store = copy.deepcopy(warm_store)
         learner = make_learner(replace(config, **dict.fromkeys(rates, 0.0)), store)
         learner.load_state_dict(warm.state_dict())
         start = numbers(learner, store, config)
