@@ -84,7 +84,7 @@ class Settings:
     rounded: bool = True  # rows to 16 bits
     rank: float = 16.0
     std: float | None = None  # of both sides' new rows; None: the product's
-    horizon: float = 16_000.0
+    horizon: float = 25_000.0
     use: tuple[float, ...] = ()  # of every block where nothing is searched; empty: ones
 
 

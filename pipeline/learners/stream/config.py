@@ -52,7 +52,7 @@ class StreamConfig(SearchConfig):
     ridge: float = 10.0
     quadratic_ridge: float = 30.0
     gain_ridge: float = 30.0
-    horizon: float = 16_000.0
+    horizon: float = 25_000.0
     quadratic: bool = True
     thresholds: tuple[int, ...] = (8, 64)
     row_precision: Literal["float32", "int16"] = "int16"
