@@ -40,6 +40,7 @@ from autoemb_pipeline.kernels import (
 )
 from autoemb_pipeline.kernels.layout import COUNT
 from autoemb_pipeline.learners.stream.config import StreamConfig
+from autoemb_pipeline.learners.stream.dense import forget
 from autoemb_pipeline.learners.stream.factory import side_plans
 from autoemb_pipeline.learners.stream.holdings import Holdings
 from autoemb_pipeline.learners.stream.rows import REMEMBERED_BYTES
@@ -83,6 +84,7 @@ class Settings:
     rounded: bool = True  # rows to 16 bits
     rank: float = 16.0
     std: float | None = None  # of both sides' new rows; None: the product's
+    horizon: float = 25_000.0
     use: tuple[float, ...] = ()  # of every block where nothing is searched; empty: ones
 
 
@@ -133,6 +135,7 @@ class Loop:
             quadratic=quadratic,
             searched=int(s.searched),
         )
+        self.ridge = ridge
         self.precision = np.diag(np.tile(ridge, len(levels)))
         self.gradient = np.zeros_like(weights)
         self.state = State(
@@ -198,6 +201,7 @@ class Loop:
         run(ordered, events, self.state, self.model, out, memory)
         clock = self._timed("events", clock)
         new, which = slice(carried, count), np.arange(carried, count)
+        forget(self.precision, self.ridge, len(which), self.settings.horizon)
         newton_observe(out.inputs, which, out.probabilities, events.binary, events.classes, self.precision, self.gradient)
         newton_descend(self.model.weights, self.precision, self.gradient)
         clock = self._timed("newton", clock)

@@ -24,6 +24,7 @@ class StreamConfig(SearchConfig):
         drift: added to the variance of a row's block at each occurrence that uses it.
         rank: directions over which a block's variance falls, see `autoemb_pipeline.kernels`.
         ridge, quadratic_ridge, gain_ridge: precision of the dense weights' prior: context features, their products, embedding products.
+        horizon: interactions over which what the dense weights were learnt from fades by a factor e; 0: never.
         quadratic: whether products of context features are inputs (binary task).
         thresholds: counts at which method `count-thresholds` goes to the next space.
         row_precision: of embeddings as kept: float32, or int16 on a grid per block, rounded stochastically.
@@ -51,6 +52,7 @@ class StreamConfig(SearchConfig):
     ridge: float = 10.0
     quadratic_ridge: float = 30.0
     gain_ridge: float = 30.0
+    horizon: float = 25_000.0
     quadratic: bool = True
     thresholds: tuple[int, ...] = (8, 64)
     row_precision: Literal["float32", "int16"] = "int16"
@@ -61,7 +63,7 @@ class StreamConfig(SearchConfig):
     def __post_init__(self) -> None:
         SearchConfig.__post_init__(self)
         check_numbers(self, "user_variance item_variance ridge quadratic_ridge gain_ridge tolerance", above=0.0)
-        check_numbers(self, "user_std item_std user_bias_variance item_bias_variance drift panel", least=0.0)
+        check_numbers(self, "user_std item_std user_bias_variance item_bias_variance drift horizon panel", least=0.0)
         check_numbers(self, "rank", least=1.0)
         check_numbers(self, "memory_budget", least=0.0)
         if any(a >= b for a, b in pairwise(self.thresholds)):

@@ -24,7 +24,7 @@ from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.packing import restored
 from autoemb_pipeline.records import FloatArray
 
-FADE = 0.99
+FADE = 0.998
 RIDGE, CONSTANT_RIDGE = 10.0, 50.0
 PRIOR = 20.0
 """Summed expected savings that halve κ's way from 1 to what labels say; its standard error is then some .86/√20."""

@@ -37,6 +37,7 @@ from autoemb_pipeline.kernels.layout import COUNT
 from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.packing import read, restored
 from autoemb_pipeline.learners.stream.config import StreamConfig
+from autoemb_pipeline.learners.stream.dense import forget
 from autoemb_pipeline.learners.stream.gates import Gate
 from autoemb_pipeline.learners.stream.holdings import Holdings, bytes_report
 from autoemb_pipeline.learners.stream.rows import CONTEXT, HOLDS, ROW, SidePlan
@@ -97,6 +98,7 @@ class StreamLearner:
         ridge[CONTEXT_FEATURES:dense] = config.quadratic_ridge
         self._weights = np.zeros((len(self._levels), len(ridge)))
         self._weights[:, dense:] = self._levels[:, None]  # of the products: so that their gains start at 1
+        self._ridge = ridge
         self._precision = np.diag(np.tile(ridge, len(self._levels)))
         self._gradient = np.zeros_like(self._weights)
         self._waiting_base = np.zeros((0, len(self._levels)))
@@ -198,6 +200,7 @@ class StreamLearner:
         opened = self._opened()
         batch, interactions, out = opened.batch, opened.interactions, opened.out
         which = np.arange(batch.carried, len(interactions.times))
+        forget(self._precision, self._ridge, len(which), self._config.horizon)
         newton_observe(out.inputs, which, out.probabilities, interactions.binary, interactions.classes, self._precision, self._gradient)
         slopes = self._slopes(opened)  # with the weights of the predictions, before they step
         newton_descend(self._weights, self._precision, self._gradient)
