@@ -77,7 +77,7 @@ def warm() -> Iterator[tuple[Zygote, Path]]:
         yield zygote, Path(directory)
 
 
-@pytest.mark.parametrize("kill", ["step:11", "emit:11", "emit:15", "rename-before:4"])
+@pytest.mark.parametrize("kill", ["emit:11", "emit:15", "rename-before:4"])
 def test_recomputed_steps_take_an_added_partition_up_where_it_was(broker: TestBroker, warm: tuple[Zygote, Path], kill: str) -> None:
     run = Run(dict(broker.kafka), *warm)
     assert run.start(run.config, failpoint="emit:2").returncode == -signal.SIGKILL

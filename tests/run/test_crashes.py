@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(600)]
 
 FAILPOINTS = ("poll", "step", "emit", "flush", "rocksdb-checkpoint", "sync", "rename-before", "rename-after", "commit")
 PER_CHECKPOINT = FAILPOINTS[3:]
-KILLS = int(os.environ.get("AUTOEMB_CRASHES", "20"))
+KILLS = int(os.environ.get("AUTOEMB_CRASHES", "8"))
 KILLS_PER_RUN = 5
 SEED = int(os.environ.get("AUTOEMB_CRASH_SEED", "20261124"))
 

@@ -28,11 +28,9 @@ def scene(broker: TestBroker) -> Iterator[Scene]:
 
 STREAM_PRESET = {
     "default": {},
-    "rating": {"task": "rating"},
-    "panel": {"panel": 0.3},
+    "rating": {"task": "rating", "panel": 0.3},
     "budget": {"memory_budget": 9_000},
-    "float32": {"row_precision": "float32"},
-    "ttl": {"ttl_days": 60 / 86_400},
+    "ttl": {"ttl_days": 60 / 86_400, "row_precision": "float32"},
     "ttl-paper": {"preset": "paper-layernorm", "ttl_days": 60 / 86_400},
 }
 
