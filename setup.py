@@ -8,6 +8,7 @@ REQUIRES = [
     "click>=8.1",  # the command line
     "confluent-kafka>=2.16",  # Kafka client (librdkafka): idempotence, transactions, assign()
     "fastavro>=1.9",  # Avro encoding and the schema fingerprint
+    "msgspec>=0.20",  # JSON of streams of one's own: decodes the fields needed alone, 1.4 times as fast as orjson; depends on nothing
     "numba>=0.68",  # compiles the kernels: context, prediction and learning event by event
     "numpy>=2",  # mini-batches, context and metrics as arrays
     "prometheus-client>=0.21",  # the endpoint of --prometheus; pure Python, depends on nothing

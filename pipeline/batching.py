@@ -11,16 +11,18 @@ from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from autoemb_pipeline.columns import RECORD, Block, MiniBatch, Place, Released, Unusable, concat
+from autoemb_pipeline.columns import NO_EVENT, RECORD, Block, MiniBatch, Place, Released, Unusable, concat
 from autoemb_pipeline.deliveries import PartitionDeliveries
 from autoemb_pipeline.errors import ConfigurationError, OffsetError
 from autoemb_pipeline.ordering import canonical, late
+from autoemb_pipeline.recent import RecentEvents, first_of_each
 from autoemb_pipeline.records import OfflineStage, RunPosition
 
 Boundaries = Mapping[int, Mapping[int, int]]  # step -> partition -> next offset
 
-# A mini-batch ends early at so many dead letters outside its records: a topic full of rubbish must not fill the memory.
+# A mini-batch ends early at so many dead letters outside its records, and records of events in it: neither may fill the memory.
 MAX_LOOSE_LETTERS = 10_000
 
 
@@ -79,6 +81,7 @@ class Batcher:
         examples: interactions in the steps done.
         pauses: whether to stop where the offline stage ends, so that it can be read again (`autoemb_pipeline.epochs`), until `go_on`.
         paused_at: the step before the pause, where recorded steps lie behind it: they alone decide then.
+        events_kept: so many events' ids are remembered, to recognise re-deliveries.
         clock: seconds, monotonic.
     """
 
@@ -96,6 +99,7 @@ class Batcher:
         examples: int = 0,
         pauses: bool = False,
         paused_at: int | None = None,
+        events_kept: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if batch_size < 1:
@@ -121,7 +125,10 @@ class Batcher:
         self._beside: dict[Place, Unusable] = {}
         self._count = 0
         self._first_time = 0
-        self._loose_letters = 0
+        self._loose = 0
+        self._recent = RecentEvents(position.events, limit=events_kept)
+        self._known = 0  # re-deliveries among what is being filled
+        self._filling: set[int] = set()  # its events
         self._opened: float | None = None
 
     @property
@@ -158,7 +165,8 @@ class Batcher:
         closes_in = None
         if self._opened is not None and self._batch_timeout is not None and self.ceilings is None:
             closes_in = max(0.0, self._opened + self._batch_timeout - self._clock())
-        return Waiting(interactions + letters + sum(piece.duplicates for piece in unusable), interactions, letters, closes_in)
+        passed = self._known + sum(piece.duplicates + piece.skipped for piece in unusable)
+        return Waiting(interactions + letters + passed, interactions, letters, closes_in)
 
     @property
     def finished(self) -> bool:
@@ -183,6 +191,7 @@ class Batcher:
             self._position,
             deliveries={partition: known.snapshot() for partition, known in self._deliveries.items()},
             refused={partition: frozenset(offsets) for partition, offsets in self._refused.items()},
+            events=self._recent.snapshot(),
         )
 
     def start_from(self, offsets: Mapping[int, int]) -> None:
@@ -206,19 +215,42 @@ class Batcher:
         block, beside = released
         if len(block) == 0:
             return
-        records = block.kind == RECORD
-        count = int(np.count_nonzero(records))
-        if self._count == 0 and count:
-            self._first_time = int(block.time[np.argmax(records)])
-        if count < len(block):
-            places = zip(block.partition[~records].tolist(), block.offset[~records].tolist(), strict=True)
-            self._loose_letters += sum(len(beside[place].dead_letters) for place in places if place in beside)
         self._offsets.update(_next_offsets(block))
+        records = self._new_records(block)
+        if self._count == 0 and records.any():
+            self._first_time = int(block.time[np.argmax(records)])
+        if not records.all():
+            places = zip(block.partition[~records].tolist(), block.offset[~records].tolist(), strict=True)
+            self._loose += sum(len(beside[place].dead_letters) for place in places if place in beside)
+            block = block.only(records)
+        repeats = self._repeats(block)
+        self._loose += repeats
         self._blocks.append(block)
         self._beside.update(beside)
-        self._count += count
+        self._count += len(block) - repeats
         if self._opened is None:
             self._opened = self._clock()
+
+    def _new_records(self, block: Block) -> NDArray[np.bool_]:
+        """[n] which rows are records, and of no event of an earlier mini-batch."""
+        records: NDArray[np.bool_] = block.kind == RECORD
+        if block.event is None:
+            return records
+        known = self._recent.known(block.event)
+        self._known += int(np.count_nonzero(known))
+        return records & ~known
+
+    def _repeats(self, block: Block) -> int:
+        """How many rows are of an event that the mini-batch being filled holds already.
+
+        Which of them stays is decided by the canonical order when it is closed: the order in which they come here may be up to the clock.
+        """
+        if block.event is None:
+            return 0
+        named = block.event[block.event != NO_EVENT].tolist()
+        before = len(self._filling)
+        self._filling.update(named)
+        return before + len(named) - len(self._filling)
 
     def _add_held(self) -> None:
         held, self._held = self._held, Released()
@@ -235,8 +267,7 @@ class Batcher:
         """
         if not self._is_due(exhausted=exhausted):
             return None
-        rows = concat(self._blocks)
-        block = canonical(rows.only(rows.kind == RECORD))
+        block, repeats = first_of_each(canonical(concat(self._blocks)))
         count_late, frontier = late(block, self._position.frontier)
         letters = [letter for unusable in self._beside.values() for letter in unusable.dead_letters]
         letters.sort(key=lambda letter: (letter.partition, letter.offset))  # whichever row carried them was up to the clock
@@ -245,14 +276,16 @@ class Batcher:
             block=block,
             next_offsets=dict(self._offsets),
             late=count_late,
-            duplicates=sum(unusable.duplicates for unusable in self._beside.values()),
+            duplicates=repeats + self._known + sum(unusable.duplicates for unusable in self._beside.values()),
             dead_letters=tuple(letters),
+            skipped=sum(unusable.skipped for unusable in self._beside.values()),
         )
         self._step += 1
         self._position = replace(self._position, next_offsets=batch.next_offsets, frontier=frontier)
         self._remember(batch)
         self._examples += len(batch)
-        self._blocks, self._beside, self._count, self._loose_letters, self._opened = [], {}, 0, 0, None
+        self._blocks, self._beside, self._count, self._loose, self._opened = [], {}, 0, 0, None
+        self._known, self._filling = 0, set()
         self._add_held()
         return batch
 
@@ -261,6 +294,8 @@ class Batcher:
         partition_of = batch.block.partition
         for partition in np.unique(partition_of).tolist():
             self._deliveries.setdefault(partition, PartitionDeliveries()).admit_rows(batch.block.only(partition_of == partition))
+        if batch.block.event is not None:
+            self._recent.add(batch.block.event)
         if self._pauses:
             for partition, offsets in batch.refused.items():
                 self._refused.setdefault(partition, set()).update(offsets)
@@ -287,7 +322,7 @@ class Batcher:
             return self._at_recorded_boundary(ceilings, exhausted=exhausted)
         if self._opened is None:
             return False
-        if len(self._held.block) or self._count >= self._batch_size or self._ends_offline_stage or self._loose_letters >= MAX_LOOSE_LETTERS:
+        if len(self._held.block) or self._count >= self._batch_size or self._ends_offline_stage or self._loose >= MAX_LOOSE_LETTERS:
             return True
         return exhausted or (self._batch_timeout is not None and self._clock() - self._opened >= self._batch_timeout)
 

@@ -34,6 +34,7 @@ Bytes = NDArray[np.uint8]
 
 RECORD, REMAINDER, TRAILING = 0, 1, 2  # kinds of rows: an interaction; unusable records only; the same at a partition's frozen end
 NONE = -1  # a dataset or a sequence that the record does not have
+NO_EVENT = 0  # of a record without an id of its own
 ABSENT = -2  # rank of an absent dataset: below -1, which is that of a name before all names of the table
 
 NO_VALUE = "the record has no value (a tombstone)"
@@ -42,10 +43,11 @@ Place = tuple[int, int]  # partition, offset
 
 
 class Unusable(NamedTuple):
-    """The unusable records directly before a row of their partition: skipped re-deliveries, and dead letters."""
+    """The unusable records directly before a row of their partition: re-deliveries, dead letters, and what the description leaves out."""
 
     duplicates: int = 0
     dead_letters: tuple[DeadLetter, ...] = ()
+    skipped: int = 0
 
 
 Beside = Mapping[Place, Unusable]
@@ -149,6 +151,8 @@ class Block:
         partition, offset: [n] where the record stands in the topic. Of a row that is no record: the offset of the last unusable one.
         kind: [n] int8: `RECORD`, `REMAINDER` or `TRAILING`. A row that is no record has a place, and the time `AT_ONCE` or `LAST`, which
             merges it before all records or behind them.
+        event: [n] number of the event's own id, by which a re-delivery is recognised (`autoemb_pipeline.recent`); `NO_EVENT` for none. None
+            where no record of the block has one.
     """
 
     ids: tuple[Texts, ...]
@@ -160,6 +164,7 @@ class Block:
     partition: Integers
     offset: Integers
     kind: NDArray[np.int8]
+    event: Integers | None = None
 
     @property
     def user_ids(self) -> Texts:
@@ -188,6 +193,7 @@ class Block:
         _, (code, other_code) = common_datasets((self, other))
         columns = [(code, other_code), (self.rating.view(np.int64), other.rating.view(np.int64)), (self.time, other.time)]
         columns += [(self.sequence, other.sequence), (self.partition, other.partition), (self.offset, other.offset)]
+        columns += [(events(self), events(other))]
         return all(map(np.array_equal, *zip(*columns, strict=True))) and np.array_equal(self.kind, other.kind)
 
     __hash__ = None  # type: ignore[assignment]
@@ -218,6 +224,7 @@ class Block:
             change(self.partition),
             change(self.offset),
             change(self.kind),
+            None if self.event is None else change(self.event),
         )
 
     def interactions(self) -> list[Interaction]:
@@ -294,7 +301,13 @@ def concat(blocks: Sequence[Block]) -> Block:
         np.concatenate([block.partition for block in blocks]),
         np.concatenate([block.offset for block in blocks]),
         np.concatenate([block.kind for block in blocks]),
+        None if all(block.event is None for block in blocks) else np.concatenate([events(block) for block in blocks]),
     )
+
+
+def events(block: Block) -> Integers:
+    """[n] the event column, also of a block without one."""
+    return np.full(len(block), NO_EVENT, np.int64) if block.event is None else block.event
 
 
 class Released(NamedTuple):
@@ -305,7 +318,7 @@ class Released(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A value that is no interaction: its place in the chunk, and why. ``no-value`` for a tombstone."""
+    """A value that is no interaction: its place in the chunk, and why. ``no-value`` for a tombstone; `SKIPPED` makes no dead letter."""
 
     row: int
     reason: str
@@ -337,6 +350,7 @@ class MiniBatch:
         late: interactions whose event time lies before the merge frontier.
         duplicates: records skipped as re-deliveries.
         dead_letters: undecodable records passed in this batch.
+        skipped: records that the stream's description leaves out.
         epoch: 1 when its interactions are read for the first time; e in the e-th pass over the offline stage.
     """
 
@@ -346,6 +360,7 @@ class MiniBatch:
     late: int = 0
     duplicates: int = 0
     dead_letters: tuple[DeadLetter, ...] = ()
+    skipped: int = 0
     epoch: int = 1
 
     @classmethod

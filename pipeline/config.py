@@ -10,10 +10,12 @@ from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.errors import CheckpointError, ConfigurationError
 from autoemb_pipeline.learners.config import LearnerConfig, from_preset, learner_class, parse_settings
 from autoemb_pipeline.learners.factory import check_learner, resolve_device
+from autoemb_pipeline.mapping.description import StreamDescription, dotted
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
-from autoemb_pipeline.records import Interaction, OfflineStage
+from autoemb_pipeline.records import Interaction, OfflineStage, StartAt
 from autoemb_pipeline.schemas.registry import RegistryCodec
 from autoemb_pipeline.sink.metrics import Format
+from autoemb_pipeline.source.reader import ChunkDecoder
 from autoemb_pipeline.trainer import TrainerConfig
 
 Observer = Callable[[Mapping[str, Any], Mapping[str, Any]], None]
@@ -28,6 +30,8 @@ class RunConfig:
 
     Attributes:
         topic: the interactions; waited for if missing, never created.
+        stream: a TOML file that describes a stream of your own: topics, format, fields, label (docs/own-stream.md).
+        start_at: where a new run begins, by the records' time in Kafka; later starts go on where it stood.
         state_dir: checkpoints, prediction log and the live database of one run.
         trainer: all that decides the bits.
         batch_size: interactions of a mini-batch.
@@ -52,6 +56,8 @@ class RunConfig:
     """
 
     topic: str = "interactions"
+    stream: StreamDescription | None = None
+    start_at: StartAt = None
     state_dir: Path
     trainer: TrainerConfig
     batch_size: int = 500
@@ -78,15 +84,29 @@ class RunConfig:
         for name in ("batch_size", "checkpoint_every", "checkpoints_kept", "cache_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}", why="it must be at least 1")
+        if self.stream is not None and self.topic != self.stream.topics[0]:
+            raise ConfigurationError(f"topic is {self.topic!r}", why=f"the stream's first is {self.stream.topics[0]!r}")
         if not self.checkpoint_seconds > 0:
             raise ConfigurationError(f"checkpoint_seconds is {self.checkpoint_seconds}", why="it must be above 0")
 
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """All input topics."""
+        return (self.topic,) if self.stream is None else self.stream.topics
+
+    @property
+    def events_kept(self) -> int:
+        """So many events' ids are remembered, to recognise re-deliveries."""
+        return 0 if self.stream is None else self.stream.events_kept
+
     def bits(self) -> dict[str, Any]:
         """All that decides parameters and metrics, once the stream is given; a resumed run must have the same."""
+        described = {} if self.stream is None else {"stream": asdict(self.stream)}
+        start = {} if self.start_at is None else {"start_at": self.start_at}
         trainer = asdict(self.trainer)
         del trainer["learner"]["device"]
         names = ("topic", "batch_size", "metrics_topic", "dead_letter_topic", "offline_fraction")
-        return flatten({**{name: getattr(self, name) for name in names}, **trainer})
+        return flatten({**{name: getattr(self, name) for name in names}, **described, **start, **trainer})
 
 
 def run_config(options: Mapping[str, Any]) -> RunConfig:
@@ -95,14 +115,35 @@ def run_config(options: Mapping[str, Any]) -> RunConfig:
     What is absent or None has its field's default; without ``state_dir`` the run lives in autoemb-state/TOPIC/METHOD-TASK, and without
     ``dead_letter_topic`` its dead letters go to TOPIC.dlq. The offline stage is `with_offline_stage`'s.
 
+    A ``stream`` gives the topics and what is positive, where the options do not.
+
     Raises:
         ConfigurationError: an unknown setting, or a value that cannot be used.
     """
+    if options.get("stream") is not None:
+        options = _with_stream(options, options["stream"])
     trainer = trainer_config(options)
     given = _given((f.name for f in fields(RunConfig)), options)
     topic = given.setdefault("topic", "interactions")
     folder = Path("autoemb-state") / topic / f"{trainer.learner.method}-{trainer.learner.task}"
     return RunConfig(**{"state_dir": folder, "dead_letter_topic": f"{topic}.dlq", **given, "trainer": trainer})
+
+
+def _with_stream(options: Mapping[str, Any], stream: StreamDescription) -> dict[str, Any]:
+    """The options with what the stream's description says, where they themselves say nothing."""
+    label = None if stream.record is None else stream.record.label
+    if label is not None and not label.is_number and options.get("task") == "rating":
+        raise ConfigurationError(
+            f"The rating task cannot be trained on the label {dotted(label.field)!r}",
+            why="it is positive or negative, and the task predicts one of five classes",
+            remedy="use --task binary, or describe a numeric label: [label] positive_above = 3.5",
+        )
+    topic = options.get("topic")
+    stream = stream if topic is None else replace(stream, topics=(topic,))
+    described = {"topic": stream.topics[0], "stream": stream}
+    if label is not None and options.get("positive_above") is None:
+        described["positive_above"] = label.threshold
+    return {**options, **described}
 
 
 def trainer_config(options: Mapping[str, Any]) -> TrainerConfig:
@@ -162,6 +203,12 @@ def with_offline_stage(
             why="it is a part of all records between the topic's beginning and its end",
             remedy="give it with --until-end and without --offline-until",
         )
+    if config.start_at is not None:
+        raise ConfigurationError(
+            "--offline-fraction cannot be used with --from",
+            why="it is a part of all that the topic holds, and the run begins later",
+            remedy="give the stage's end with --offline-until",
+        )
     identity = None if config.new_run else read_identity(config.state_dir)
     if identity is not None and identity.configuration.get("offline_fraction") == fraction:
         count = identity.configuration["offline.count"]
@@ -202,8 +249,8 @@ class Ports:
 
     Attributes:
         kafka: librdkafka settings.
-        decoder: a record's value to its interaction.
-        topic_id: the interactions topic's.
+        decoder: of a chunk of records' values; or one value to its interaction.
+        topic_id: the interactions topic's; those of several separated by commas.
         registry: for Avro metrics in the registry's wire format.
         stop: asked between polls.
         observers: see `autoemb_pipeline.reporting.RuntimeReporter`.
@@ -211,7 +258,7 @@ class Ports:
     """
 
     kafka: Mapping[str, str]
-    decoder: Callable[[bytes], Interaction]
+    decoder: ChunkDecoder | Callable[[bytes], Interaction]
     topic_id: str
     registry: RegistryCodec | None = None
     stop: Callable[[], bool] = lambda: False

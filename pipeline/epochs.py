@@ -28,15 +28,23 @@ class RereadBatcher(Batcher):
         step: last step done.
         end: partition -> offset where the offline stage ended.
         refused: as `RunPosition`: what the first epoch refused by the clock, this one refuses too.
+        events_kept: as `Batcher`.
     """
 
     grows = False
 
     def __init__(
-        self, *, batch_size: int, position: RereadPosition, step: int, end: Mapping[int, int], refused: Mapping[int, frozenset[int]]
+        self,
+        *,
+        batch_size: int,
+        position: RereadPosition,
+        step: int,
+        end: Mapping[int, int],
+        refused: Mapping[int, frozenset[int]],
+        events_kept: int = 0,
     ) -> None:
-        start = RunPosition(next_offsets=position.next_offsets, deliveries=position.deliveries, refused=refused)
-        super().__init__(batch_size=batch_size, position=start, step=step)
+        start = RunPosition(next_offsets=position.next_offsets, deliveries=position.deliveries, refused=refused, events=position.events)
+        super().__init__(batch_size=batch_size, position=start, step=step, events_kept=events_kept)
         self.epoch = position.epoch
         self._end = end
 
@@ -56,18 +64,18 @@ class RereadBatcher(Batcher):
     def close(self, *, exhausted: bool = False) -> MiniBatch | None:
         """As `Batcher.close`."""
         batch = super().close(exhausted=exhausted)
-        return None if batch is None else replace(batch, epoch=self.epoch, late=0, duplicates=0, dead_letters=())
+        return None if batch is None else replace(batch, epoch=self.epoch, late=0, duplicates=0, dead_letters=(), skipped=0)
 
     def reread_position(self) -> RereadPosition:
         """Where the epoch stands after the last mini-batch closed."""
         position = self.position()
-        return RereadPosition(epoch=self.epoch, next_offsets=position.next_offsets, deliveries=position.deliveries)
+        return RereadPosition(epoch=self.epoch, next_offsets=position.next_offsets, deliveries=position.deliveries, events=position.events)
 
     def _is_due(self, *, exhausted: bool) -> bool:
         at_end = self._at_recorded_boundary(self._end, exhausted=exhausted)
         if self._opened is None:
             return False
-        return at_end or self._count >= self._batch_size or self._loose_letters >= MAX_LOOSE_LETTERS
+        return at_end or self._count >= self._batch_size or self._loose >= MAX_LOOSE_LETTERS
 
 
 class Epochs:
@@ -79,10 +87,12 @@ class Epochs:
         position: where the run stands.
         epochs: how often the offline stage is read.
         batch_size: interactions of a mini-batch.
+        events_kept: as `Batcher`.
     """
 
-    def __init__(self, first: Batcher, position: RunPosition, *, epochs: int, batch_size: int) -> None:
+    def __init__(self, first: Batcher, position: RunPosition, *, epochs: int, batch_size: int, events_kept: int = 0) -> None:
         self._first = first
+        self._events_kept = events_kept
         self._epochs = epochs
         self._batch_size = batch_size
         self._end = position.offline_end
@@ -154,4 +164,11 @@ class Epochs:
     def _batcher(self, position: RereadPosition) -> RereadBatcher:
         end = {} if self._end is None else self._end
         refused = self._first.position().refused
-        return RereadBatcher(batch_size=self._batch_size, position=position, step=self.step, end=end, refused=refused)
+        return RereadBatcher(
+            batch_size=self._batch_size,
+            position=position,
+            step=self.step,
+            end=end,
+            refused=refused,
+            events_kept=self._events_kept,
+        )

@@ -1,6 +1,9 @@
-"""Sets of offsets as text: ``5,7-90``, ascending."""
+"""Sets of offsets as text: ``5,7-90``, ascending; and how partitions of several topics are numbered."""
 
 from collections.abc import Iterable
+
+TOPIC_STRIDE = 1_000_000
+"""Partition p of a run's t-th topic (from 0) is number ``t * TOPIC_STRIDE + p`` wherever a run speaks of partitions."""
 
 
 def offsets_to_text(offsets: Iterable[int]) -> str:

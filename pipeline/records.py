@@ -12,16 +12,20 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from autoemb_pipeline.offsets import TOPIC_STRIDE
 from autoemb_pipeline.remembered import Remembered
 
 FloatArray = NDArray[np.float64]
 Task = Literal["binary", "rating"]
 ContextMode = Literal["batch", "event", "strict"]
+StartAt = Literal["latest"] | int | None
+"""A new run begins at its topics' ends, at the first record from a time on (Kafka's, ms since the epoch), at the beginning (None)."""
 
 RATING_CLASSES = 5
 CONTEXT_FEATURES = 16  # x0..x15 of docs/algorithm.md
 
 AHEAD = "too-far-ahead"  # reason of a dead letter whose event time lay more than --max-ahead beyond the clock
+SKIPPED = "skipped"  # what a stream's description leaves out on purpose: counted, no dead letter
 
 
 class Interaction(NamedTuple):
@@ -40,7 +44,7 @@ class Interaction(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """A record that is no interaction, with all that is needed to look at it again."""
+    """A record that is no interaction, with all that is needed to look at it again. partition: counted over all topics (`TOPIC_STRIDE`)."""
 
     topic: str
     partition: int
@@ -53,7 +57,7 @@ class DeadLetter(NamedTuple):
     @property
     def id(self) -> str:
         """``topic:partition:offset``, the key in the dead-letter topic."""
-        return f"{self.topic}:{self.partition}:{self.offset}"
+        return f"{self.topic}:{self.partition % TOPIC_STRIDE}:{self.offset}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,12 +154,13 @@ class RereadPosition:
 
     Attributes:
         epoch: its number: 2 for the first one that reads again.
-        next_offsets, deliveries: as `RunPosition`, in this epoch.
+        next_offsets, deliveries, events: as `RunPosition`, in this epoch.
     """
 
     epoch: int
     next_offsets: Mapping[int, int]
     deliveries: Mapping[int, tuple[Remembered, ...]] = field(default_factory=dict)
+    events: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +175,7 @@ class RunPosition:
         offline_end: `next_offsets` as they were when the offline stage had been read once and a further epoch began; None before, and
             in a run of one epoch.
         reread: the further epoch; None while the run reads for the first time.
+        events: the newest events trained, in order, for finding re-deliveries by their own ids; see `autoemb_pipeline.recent`.
         refused: partition -> offsets of records that the clock refused (`AHEAD`) and that will be read again: those of an offline stage
             with further epochs. A source also takes those that the metrics topic records.
     """
@@ -181,3 +187,4 @@ class RunPosition:
     offline_end: Mapping[int, int] | None = None
     reread: RereadPosition | None = None
     refused: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    events: bytes = b""

@@ -18,6 +18,8 @@ from autoemb_pipeline.kernels.hashing import hashed_rows
 
 Rows = NDArray[Any]
 Record = tuple[Rows, ...]
+JoinedTexts = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""n texts in UTF-8, one behind the other, and the n + 1 bounds between them."""
 
 NUMBER_BYTES, EXPONENT_BYTES = 2, 1  # of a part stored as int16: a number's, and its block's own
 
@@ -173,13 +175,19 @@ def hashed_uniform(ids: Sequence[str], *, seed: int, table: str, width: int, std
     Returns:
         [n, width] float32.
     """
-    rows = np.empty((len(ids), width), dtype=np.float32)
+    return hashed_uniform_of(joined_texts(ids), seed=seed, table=table, width=width, std=std)
+
+
+def hashed_uniform_of(ids: JoinedTexts, *, seed: int, table: str, width: int, std: float) -> NDArray[np.float32]:
+    """`hashed_uniform` of ids that are joined already."""
+    data, bounds = ids
+    rows = np.empty((len(bounds) - 1, width), dtype=np.float32)
     prefix = np.frombuffer(f"{seed}\x00{table}\x00".encode(), np.uint8)
-    hashed_rows(prefix, *joined_texts(ids), std * 3.0**0.5, rows)
+    hashed_rows(prefix, data, bounds, std * 3.0**0.5, rows)
     return rows
 
 
-def joined_texts(ids: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def joined_texts(ids: Sequence[str]) -> JoinedTexts:
     """UTF-8 of the ids, one behind the other, and the n + 1 bounds between them."""
     data = "".join(ids).encode()
     bounds = np.zeros(len(ids) + 1, dtype=np.int64)

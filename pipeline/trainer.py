@@ -20,7 +20,7 @@ from autoemb_pipeline.prequential.references import Logistic, RunningMean
 from autoemb_pipeline.records import FloatArray, LearnerInputs, OfflineStage, Predictions
 from autoemb_pipeline.rows import AnySpec, RowStore
 
-COUNTERS = ("late", "duplicates", "dead_letters")
+COUNTERS = ("late", "duplicates", "dead_letters", "skipped")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +135,7 @@ class Trainer:
         self._counters["late"] += batch.late
         self._counters["duplicates"] += batch.duplicates
         self._counters["dead_letters"] += len(batch.dead_letters)
+        self._counters["skipped"] += batch.skipped
         if len(batch) == 0:
             self._prequential.skip()
             return StepResult(metrics=self._metrics(batch))
@@ -216,5 +217,5 @@ class Trainer:
         self._logistic.load_state(groups["logistic"])
         self._method.restore(groups.get("learner", {}), payload["context"])  # type: ignore[arg-type]
         self._online, self._examples = bool(payload["online"]), int(payload["examples"])  # type: ignore[call-overload]
-        self._counters = dict(payload["counters"])  # type: ignore[call-overload]
+        self._counters |= dict(payload["counters"])  # type: ignore[call-overload]
         self._balance.load_state(payload["labels"])  # type: ignore[arg-type]

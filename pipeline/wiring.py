@@ -197,8 +197,9 @@ def _epochs(config: RunConfig, resumed: Resumed, examples: int) -> Epochs:
         examples=examples,
         pauses=epochs > 1 and not read_once,
         paused_at=resumed.paused_at,
+        events_kept=config.events_kept,
     )
-    return Epochs(first, position, epochs=epochs, batch_size=config.batch_size)
+    return Epochs(first, position, epochs=epochs, batch_size=config.batch_size, events_kept=config.events_kept)
 
 
 def _with_refused(resumed: Resumed) -> RunPosition:
@@ -211,6 +212,8 @@ def _with_refused(resumed: Resumed) -> RunPosition:
 def _source(config: RunConfig, ports: Ports, resumed: Resumed, position: RunPosition) -> KafkaSource:
     settings = SourceConfig(
         topic=config.topic,
+        further_topics=config.topics[1:],
+        start_at=config.start_at,
         run_id=resumed.identity.run_id,
         until_end=config.until_end,
         idle_timeout=config.idle_timeout,

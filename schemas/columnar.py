@@ -35,7 +35,7 @@ class ColumnDecoder:
         self._registry_headers: tuple[bytes, ...] = ()
         self._headers = Texts.of([HEADER])
 
-    def decode(self, values: Sequence[bytes | None]) -> Decoded:
+    def decode(self, values: Sequence[bytes | None], times: object = None) -> Decoded:  # noqa: ARG002  # the event time stands in the value
         """The interactions in these values, and the values that are none. What the decoder raises, but DecodeError, is let through."""
         try:
             joined = b"".join(values)  # type: ignore[arg-type]

@@ -11,6 +11,8 @@ import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import msgspec
+
 from autoemb_pipeline.errors import ConfigurationError, DecodeError
 from autoemb_pipeline.schemas.avro import MAGIC, Schema, SingleObjectCodec, load_schema
 
@@ -18,6 +20,8 @@ Record = Mapping[str, Any]
 
 
 _LONG = range(-(2**63), 2**63)
+_WITHIN = 2**62
+"""Bound of numbers that need no further look."""
 
 
 def _double(value: Any) -> float | None:
@@ -50,11 +54,15 @@ def _boolean(value: Any) -> bool:
 _COERCIONS: Mapping[str, Callable[[Any], Any]] = {"double": _double, "long": _long, "string": _string, "boolean": _boolean}
 
 
+_PLAIN: Mapping[str, type | None] = {"double": float, "long": int, "string": None, "boolean": bool}
+
+
 class _Field(NamedTuple):
-    """One field of the schema: how its values become plain Python, and whether it is a map."""
+    """One field of the schema: how its values become plain Python, the type of those that mostly are, and whether it is a map."""
 
     name: str
     coerce: Callable[[Any], Any]
+    plain: type | None
     is_map: bool
     nullable: bool
     required: bool
@@ -75,7 +83,9 @@ def _field(spec: Mapping[str, Any]) -> _Field:
         leaf, _ = _branch(avro_type["values"])
     else:
         leaf = avro_type["type"] if isinstance(avro_type, Mapping) else avro_type
-    return _Field(spec["name"], _COERCIONS[leaf], is_map, nullable, "default" not in spec, spec.get("default"))
+    return _Field(
+        spec["name"], _COERCIONS[leaf], None if is_map else _PLAIN[leaf], is_map, nullable, "default" not in spec, spec.get("default")
+    )
 
 
 class RecordFormat:
@@ -103,12 +113,14 @@ class RecordFormat:
         unknown = record.keys() - self._fields.keys()
         if unknown:
             raise self._misfit(f"has no field {min(unknown)!r}")
-        return {field.name: self._value(field, record) for field in self._fields.values()}
+        return {name: self._value(field, record) for name, field in self._fields.items()}
 
     def _value(self, field: _Field, record: Record) -> Any:
         if field.required and field.name not in record:
             raise self._misfit(f"needs {field.name!r}")
         value = record.get(field.name, field.default)
+        if type(value) is field.plain and -_WITHIN < value < _WITHIN:  # type: ignore[operator]  # nearly all; not NaN
+            return value
         if value is None:
             if not field.nullable:
                 raise self._misfit(f"needs {field.name!r}, which is None")
@@ -139,7 +151,7 @@ class RecordFormat:
                 flat.update({f"{name}_{key}": entry for key, entry in (value or {}).items()})
             else:
                 flat[name] = value
-        return json.dumps(flat, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        return msgspec.json.encode(flat, order="sorted")
 
     def to_avro(self, record: Record) -> bytes:
         """Avro single-object encoding. Raises ConfigurationError as `normalise`."""

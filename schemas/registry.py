@@ -71,6 +71,10 @@ class RegistryCodec:
         """What records begin with whose id, seen so far by `decode_interaction`, names this very version of the interaction's schema."""
         return self._plain
 
+    def decode_any(self, payload: bytes) -> Any:
+        """What a message holds, by the schema it was written with. Raises as `decode_interaction`, but for ``bad-value``."""
+        return read_body(payload, HEADER_BYTES, self._writer(payload))
+
     def decode_record(self, payload: bytes, record_format: RecordFormat) -> dict[str, Any]:
         """The same for a metrics record, normalised."""
         return record_format.checked(read_body(payload, HEADER_BYTES, self._writer(payload), parse(record_format.schema)))

@@ -273,6 +273,15 @@ DEAD_LETTERS = Metric(
     unit="records",
     help="Records sent to the dead-letter topic: undecodable, or with an event time too far ahead.",
 )
+SKIPPED = Metric(
+    name="autoemb_skipped_total",
+    kind="counter",
+    topic="metrics",
+    field="skipped",
+    title="Skipped",
+    unit="records",
+    help="Records that the stream's description leaves out, such as other types of event.",
+)
 NEXT_OFFSET = Metric(
     name="autoemb_next_offset",
     topic="metrics",

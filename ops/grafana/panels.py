@@ -36,6 +36,7 @@ from autoemb_pipeline.schemas.vocabulary import (
     PHASES,
     REMOVED_BLOCKS,
     REMOVED_IDS,
+    SKIPPED,
     STEP_LATENCY,
     THROUGHPUT,
     TOTAL_SHARE,
@@ -178,7 +179,7 @@ ROWS: dict[str, tuple[PanelSpec, ...]] = {
         _scores(LOSS, LOSS_VARIABLE, CUMULATIVE, f"{LOSS.title} since the beginning", 12),
         _scores(ACCURACY_RATIO, ACCURACY, WINDOW, f"{ACCURACY_RATIO.title}, sliding window", 8),
         _both_sides(ENTROPY, "Entropy of the controllers"),
-        _plain(LATE, DUPLICATES, DEAD_LETTERS, title="Late, duplicate, dead"),
+        _plain(LATE, DUPLICATES, DEAD_LETTERS, SKIPPED, title="Late, duplicate, dead, left out"),
     ),
     "Dimensions": tuple(
         panel

@@ -48,6 +48,7 @@ from autoemb_pipeline.schemas.vocabulary import (
     LATE,
     LOSS,
     MEMORY,
+    SKIPPED,
     STEP_LATENCY,
     THROUGHPUT,
     WEIGHT,
@@ -255,7 +256,8 @@ def _operation(history: RunHistory, runtime: Record, width: int, ramp: str, sile
 
 def _counts(metrics: Record) -> Text:
     late, duplicates, dead = (f"{metric.title.lower()} {metrics[metric.field]:,}" for metric in (LATE, DUPLICATES, DEAD_LETTERS))
-    text = Text(f"step {metrics['step']:,}   {late}   {duplicates}   ")
+    skipped = f"{SKIPPED.title.lower()} {metrics[SKIPPED.field]:,}   " if metrics.get(SKIPPED.field) else ""
+    text = Text(f"step {metrics['step']:,}   {late}   {duplicates}   {skipped}")
     text.append(dead, style="bold red" if metrics[DEAD_LETTERS.field] else "")
     gone = removed_text(metrics)
     return text if gone is None else text.append(f"   {gone}")

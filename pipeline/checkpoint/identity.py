@@ -7,7 +7,7 @@ sent. So a run that has begun has had a checkpoint ever since, and one that has 
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,10 +26,12 @@ ARCHIVE = "old-runs"
 CHECKPOINTS = "checkpoints"
 _OF_A_RUN = (CHECKPOINTS, "predictions", "outputs.json")
 # 2: a learner's configuration holds the fields of its own class only; 3: records, one value per user and item; 4: these may hold numbers of
-# 16 bits, and parts that begin with their length.
-FORMAT = 4
+# 16 bits, and parts that begin with their length; 5: the panel's share, and another order of sums.
+FORMAT = 5
 # The last ones that read them.
-READERS_OF_OLDER_STATE = "format 1: go on with commit 605c1f6; format 2: with commit 7e4f470; format 3: with commit 01fb9f3"
+READERS_OF_OLDER_STATE = (
+    "format 1: go on with commit 605c1f6; format 2: with commit 7e4f470; format 3: with commit 01fb9f3; format 4: with ed9eea2"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +76,11 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
             level = level.setdefault(part, {})
         level[last] = tuple(value) if isinstance(value, list) else value
     return nested
+
+
+def topics_of(configuration: Mapping[str, Any]) -> Sequence[str]:
+    """The input topics of a run's flat configuration, in the order that numbers their partitions."""
+    return configuration.get("stream.topics") or [configuration["topic"]]
 
 
 def new_run_id(method: str, task: str) -> str:

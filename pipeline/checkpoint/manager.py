@@ -10,7 +10,7 @@ import structlog
 
 from autoemb_pipeline.checkpoint.identity import RunIdentity, environment, write_identity
 from autoemb_pipeline.checkpoint.outputs import Emission, OutputTopics
-from autoemb_pipeline.checkpoint.position import position_to_json
+from autoemb_pipeline.checkpoint.position import position_tensors, position_to_json
 from autoemb_pipeline.checkpoint.resume import Resumed
 from autoemb_pipeline.checkpoint.writer import CheckpointWriter
 from autoemb_pipeline.epochs import Epochs
@@ -138,7 +138,8 @@ class CheckpointManager:
             self._outputs_at = self._outputs.wait_for_ends()
         self._source.verify()
         segment = self._predictions.take_segment(step)
-        self._writer.begin(step, self._payload(position), self._trainer.tensors(), self._rows, before=segment)
+        tensors = {**self._trainer.tensors(), **position_tensors(position)}
+        self._writer.begin(step, self._payload(position), tensors, self._rows, before=segment)
         self._begun, self._begun_at = (step, dict(position.next_offsets)), time.monotonic()
         self._taken = step
 

@@ -2,11 +2,17 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
+from types import MappingProxyType
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from autoemb_pipeline.offsets import offsets_from_text, offsets_to_text
 from autoemb_pipeline.records import RereadPosition, RunPosition
 from autoemb_pipeline.remembered import Chain, Column, Remembered
+
+EVENTS, REREAD_EVENTS = "position.events", "position.reread_events"
 
 
 def position_to_json(position: RunPosition) -> dict[str, Any]:
@@ -29,8 +35,14 @@ def position_to_json(position: RunPosition) -> dict[str, Any]:
     }
 
 
-def position_from_json(value: Mapping[str, Any]) -> RunPosition:
-    """The inverse of `position_to_json`."""
+def position_tensors(position: RunPosition) -> dict[str, NDArray[np.int64]]:
+    """What of a position is too long for JSON: the windows of events, under names of their own."""
+    windows = {EVENTS: position.events, REREAD_EVENTS: b"" if position.reread is None else position.reread.events}
+    return {name: np.frombuffer(events, "<i8") for name, events in windows.items() if events}
+
+
+def position_from_json(value: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]] = MappingProxyType({})) -> RunPosition:
+    """The inverse of `position_to_json` and `position_tensors`."""
     frontier: Sequence[Any] | None = value["frontier"]
     end, reread = value["offline_end"], value["reread"]
     return RunPosition(
@@ -40,14 +52,20 @@ def position_from_json(value: Mapping[str, Any]) -> RunPosition:
         first_offsets=_offsets_from_json(value["first_offsets"]),
         offline_end=None if end is None else _offsets_from_json(end),
         refused={int(partition): offsets_from_text(text) for partition, text in value["refused"].items()},
+        events=_window(tensors, EVENTS),
         reread=None
         if reread is None
         else RereadPosition(
             epoch=reread["epoch"],
             next_offsets=_offsets_from_json(reread["next_offsets"]),
             deliveries=_deliveries_from_json(reread["deliveries"]),
+            events=_window(tensors, REREAD_EVENTS),
         ),
     )
+
+
+def _window(tensors: Mapping[str, NDArray[Any]], name: str) -> bytes:
+    return tensors[name].astype("<i8").tobytes() if name in tensors else b""
 
 
 def _offsets_to_json(offsets: Mapping[int, int]) -> dict[str, int]:

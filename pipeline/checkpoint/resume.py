@@ -5,7 +5,7 @@ the mini-batch boundaries recorded there; from M+1 on everything is emitted.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from typing import Any
 import structlog
 
 from autoemb_pipeline.checkpoint.contents import LoadedCheckpoint
-from autoemb_pipeline.checkpoint.identity import RunIdentity, environment, environment_changes, restore_threads
+from autoemb_pipeline.checkpoint.identity import RunIdentity, environment, environment_changes, restore_threads, topics_of
 from autoemb_pipeline.checkpoint.outputs import Emission, OutputTopics, read_emission
 from autoemb_pipeline.checkpoint.position import position_from_json
 from autoemb_pipeline.checkpoint.store import CheckpointStore, NewestValid
 from autoemb_pipeline.errors import CheckpointError
 from autoemb_pipeline.learners.config import LearnerConfig
+from autoemb_pipeline.offsets import TOPIC_STRIDE
 from autoemb_pipeline.records import AHEAD, RunPosition
 from autoemb_pipeline.sink.recover import RecordedRun, read_dead_letters, read_run
 
@@ -109,19 +110,19 @@ def _where(state_dir: Path, identity: RunIdentity, outputs: OutputTopics, checkp
     return Resumed(
         identity=identity,
         step=step,
-        position=position_from_json(payload["position"]),
+        position=position_from_json(payload["position"], checkpoint.tensors),
         outputs_at=start,
         checkpoint=checkpoint,
         recorded={number: offsets for number, offsets in recorded.after(step).items() if number not in recorded.rereads},
         paused_at=recorded.paused_at,
         last_step=max(step, recorded.last_step),
         known_letters=frozenset(letters),
-        refused=_refused(recorded, step, letters, identity.configuration["topic"]),
+        refused=_refused(recorded, step, letters, topics_of(identity.configuration)),
         recorded_examples=recorded.examples,
     )
 
 
-def _refused(recorded: RecordedRun, step: int, letters: Mapping[str, str], topic: str) -> Mapping[int, frozenset[int]]:
+def _refused(recorded: RecordedRun, step: int, letters: Mapping[str, str], topics: Sequence[str]) -> Mapping[int, frozenset[int]]:
     """What the steps after the checkpoint's refused by the clock, and what stands in the dead-letter topic without its step beyond them.
 
     Of what the recorded steps read, they alone know: another run may write to the same dead-letter topic.
@@ -135,11 +136,20 @@ def _refused(recorded: RecordedRun, step: int, letters: Mapping[str, str], topic
     for number, boundary in recorded.next_offsets.items():
         if number not in recorded.rereads:
             ends |= {p: max(offset, ends.get(p, 0)) for p, offset in boundary.items()}
-    places = (re.fullmatch(rf"{re.escape(topic)}:(\d+):(\d+)", key) for key, reason in letters.items() if reason == AHEAD)
-    for partition, offset in (map(int, place.groups()) for place in places if place):
-        if offset >= ends.get(partition, 0):
+    numbers = {topic: index * TOPIC_STRIDE for index, topic in enumerate(topics)}
+    for topic, place, offset in _places(key for key, reason in letters.items() if reason == AHEAD):
+        partition = numbers.get(topic, -TOPIC_STRIDE) + place
+        if partition >= 0 and offset >= ends.get(partition, 0):
             refused.setdefault(partition, set()).add(offset)
     return {partition: frozenset(offsets) for partition, offsets in refused.items()}
+
+
+def _places(keys: Iterable[str]) -> Iterator[tuple[str, int, int]]:
+    """(topic, partition, offset) of the keys that are a dead letter's id."""
+    for key in keys:
+        match = re.fullmatch(r"(.+):(\d+):(\d+)", key)
+        if match is not None:
+            yield match[1], int(match[2]), int(match[3])
 
 
 def _report(newest: NewestValid) -> None:

@@ -23,6 +23,7 @@ COMMANDS = {
     "predict": ("autoemb_pipeline.cli.predict", "Predict pairs of users and items from a run's newest checkpoint."),
     "replay": ("autoemb_pipeline.cli.replay", "Publish a dataset's interactions to a topic in event-time order."),
     "report": ("autoemb_pipeline.cli.report", "Write an HTML page of runs: the paper's Figures 6 to 8, a comparison with intervals."),
+    "stream": ("autoemb_pipeline.cli.stream", "Describe a JSON or Avro topic of your own, and try a description on it."),
     "train": ("autoemb_pipeline.cli.train", "Train on a topic of interactions, emitting prequential metrics."),
     "watch": ("autoemb_pipeline.cli.watch", "Watch a running trainer in the terminal."),
 }

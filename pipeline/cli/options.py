@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from datetime import UTC, datetime
@@ -16,9 +16,13 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_ty
 
 import click
 import structlog
+from click.core import ParameterSource
 
+from autoemb_pipeline.mapping.description import StreamDescription
+from autoemb_pipeline.mapping.reading import read_stream
 from autoemb_pipeline.ops.brokers.client import client_config
 from autoemb_pipeline.ops.registry_settings import registry_settings
+from autoemb_pipeline.records import StartAt
 from autoemb_pipeline.redaction import redact_all
 from autoemb_pipeline.schemas.registry import RegistryCodec
 
@@ -144,6 +148,12 @@ def open_registry(url: str | None, config_file: Path | None) -> RegistryCodec | 
     return None if settings is None else RegistryCodec(settings)
 
 
+def given_options(context: click.Context, options: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The options; of these names only what the user has given, so that a stream's description goes before a default."""
+    defaulted = {name for name in names if context.get_parameter_source(name) is ParameterSource.DEFAULT}
+    return {name: value for name, value in options.items() if name not in defaulted}
+
+
 def logging_options(command: F) -> F:
     """--log-format."""
     return click.option(
@@ -174,6 +184,29 @@ class EventTime(click.ParamType[int]):
         except ValueError:
             self.fail(f"{text!r} is neither an ISO 8601 time (2005-03-01, 2005-03-01T12:00:00Z) nor seconds since the epoch", param, ctx)
         return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+class StartTime(click.ParamType[StartAt]):
+    """The beginning of the topics, their ends, or a time; as `autoemb_pipeline.records.StartAt`."""
+
+    name = "beginning|latest|TIME"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> StartAt:
+        """None for the beginning."""
+        if value == "beginning":
+            return None
+        return "latest" if value == "latest" else EventTime().convert(value, param, ctx)
+
+
+class StreamFile(click.ParamType[StreamDescription]):
+    """A stream's description in TOML."""
+
+    name = "file"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> StreamDescription:
+        """Read and validated. Raises ConfigurationError."""
+        del param, ctx
+        return value if isinstance(value, StreamDescription) else read_stream(Path(str(value)))
 
 
 class Duration(click.ParamType[float]):

@@ -108,6 +108,7 @@ def _counted(metrics: Mapping[str, Any]) -> list[str]:
         "dead_letters": "records were no interactions: see the dead-letter topic",
         "late": "interactions came late, and were trained in order of arrival",
         "duplicates": "re-delivered interactions were skipped",
+        "skipped": "records were left out, as the stream's description says",
     }
     counted = [f"  {metrics[name]:,} {meaning}" for name, meaning in meanings.items() if metrics.get(name)]
     return counted + [f"  {notice}" for notice in (label_notice(metrics), budget_notice(metrics)) if notice is not None]

@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import click
 import structlog
 
 from autoemb_pipeline.cli.options import (
+    StartTime,
+    StreamFile,
     broker_options,
     configure_logging,
     field_option,
+    given_options,
     kafka_settings,
     logging_options,
     open_registry,
@@ -23,6 +25,7 @@ from autoemb_pipeline.cli.progress import ProgressLog, describe
 from autoemb_pipeline.cli.run_options import storage_options, stream_options, train_options
 from autoemb_pipeline.config import Observer, Ports, RunConfig, run_config, with_offline_stage
 from autoemb_pipeline.errors import BrokerError
+from autoemb_pipeline.mapping.decoder import stream_decoder
 from autoemb_pipeline.method import load_kernels_beside
 from autoemb_pipeline.ops.topics import broker_kind, ensure_metrics_topics, partition_count, record_count, topic_id, wait_for_topic
 from autoemb_pipeline.ops.training_topics import check_for_training
@@ -34,6 +37,8 @@ _log = structlog.get_logger()
 
 @click.command("train")
 @field_option(RunConfig, "topic")
+@field_option(RunConfig, "stream", type=StreamFile(), metavar="FILE")
+@field_option(RunConfig, "start_at", "--from", type=StartTime(), metavar="beginning|latest|TIME", default="beginning", show_default=True)
 @train_options
 @storage_options
 @stream_options
@@ -42,10 +47,11 @@ _log = structlog.get_logger()
 @registry_option
 @broker_options
 @logging_options
-def command(**options: Any) -> int:
+@click.pass_context
+def command(context: click.Context, /, **options: Any) -> int:
     """Train on a topic of interactions: predict, score, learn; emit prequential metrics. Goes on from the state directory's checkpoint."""
     configure_logging(options["log_format"])
-    config, topic = run_config(options), options["topic"]
+    config = run_config(given_options(context, options, ("topic", "positive_above")))
     load_kernels_beside()
     kafka = kafka_settings(options["bootstrap_servers"], options["kafka_config"])
     registry = open_registry(options["schema_registry"], options["schema_registry_config"])
@@ -55,25 +61,27 @@ def command(**options: Any) -> int:
             why="the embedded broker shows aborted transactions to its readers",
             remedy="leave the option out, or use Apache Kafka: docker compose up -d, or KAFKA_HOME=... autoemb-pipeline broker",
         )
+    decoder = InteractionDecoder(registry=registry) if config.stream is None else stream_decoder(config.stream, registry)
     with stop_on_signals() as stopping, prometheus_observer(options["prometheus"]) as observers:
-        if partition_count(kafka, topic) is None:
-            _log.info("waiting for the topic", topic=topic, hint=f"autoemb-pipeline replay --dataset ml-latest-small --topic {topic}")
-        if wait_for_topic(kafka, topic, stopping.is_set) is None:
-            click.echo("stopped: the topic has not appeared")
-            return 0
-        check_for_training(kafka, topic, longest_outage=options["longest_outage"])
+        for topic in config.topics:
+            if partition_count(kafka, topic) is None:
+                _log.info("waiting for the topic", topic=topic, hint=_hint(config, topic))
+            if wait_for_topic(kafka, topic, stopping.is_set) is None:
+                click.echo(f"stopped: topic {topic} has not appeared")
+                return 0
+            check_for_training(kafka, topic, longest_outage=options["longest_outage"])
         config = with_offline_stage(
             config,
             until=options["offline_until"],
             fraction=options["offline_fraction"],
             epochs=options["offline_epochs"],
-            record_count=partial(record_count, kafka, topic),
+            record_count=lambda: sum(record_count(kafka, topic) for topic in config.topics),
         )
         ensure_metrics_topics(kafka, config.metrics_topic, config.runtime_topic, config.dead_letter_topic)
         ports = Ports(
             kafka=kafka,
-            decoder=InteractionDecoder(registry=registry),
-            topic_id=topic_id(kafka, topic),
+            decoder=decoder,
+            topic_id=",".join(topic_id(kafka, topic) for topic in config.topics),
             registry=registry,
             stop=stopping.is_set,
             observers=(ProgressLog(), *observers),
@@ -81,6 +89,12 @@ def command(**options: Any) -> int:
         summary = train(config, ports)
     click.echo(describe(summary, until_end=config.until_end, stopped=stopping.is_set()))
     return 0
+
+
+def _hint(config: RunConfig, topic: str) -> str:
+    if config.stream is None:
+        return f"autoemb-pipeline replay --dataset ml-latest-small --topic {topic}"
+    return "it is the one that the stream's description names; training begins when somebody has created it"
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import structlog
 import torch
 
 _WARNING = 30
+_PRELOADED = ["autoemb_pipeline.experiments.table2", "autoemb_pipeline.experiments.kafka_cells"]
 Report = Callable[[int], None]
 
 
@@ -44,8 +45,9 @@ def run_jobs(jobs: Sequence[Job], *, workers: int = 1, progress: Callable[[int, 
             before += job.length
             progress(before, number + 1)
         return
-    # spawned, not forked: torch and polars have threads
-    context = multiprocessing.get_context("spawn")
+    # Not forked from this process, where torch and polars have threads: from one that has only imported what a cell needs, once for all.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
     reports = context.Queue()
     with ProcessPoolExecutor(
         min(workers, len(jobs)), mp_context=context, initializer=_begin, initargs=(reports, torch.get_num_threads())

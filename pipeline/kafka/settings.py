@@ -126,9 +126,9 @@ def quiet_admin(kafka: Mapping[str, Any]) -> AdminClient:
     return open_client(AdminClient, {"error_cb": ignore, **kafka, **_QUIET})
 
 
-def cached_high(consumer: Any, topic: str, partition: int) -> int | None:
+def cached_high(consumer: Any, partition: TopicPartition) -> int | None:
     """The partition's high watermark in the last fetch answer; None before the first."""
-    answer = attempt(consumer.get_watermark_offsets, TopicPartition(topic, partition), cached=True)
+    answer = attempt(consumer.get_watermark_offsets, partition, cached=True)
     return None if isinstance(answer, KafkaError) or answer[1] < 0 else int(answer[1])
 
 

@@ -20,15 +20,14 @@ A mini-batch, in this order:
 1. `slots[f]` [n] of the distinct ids, `local` [F, B] positions among them: `Interactions`. Fresh `Predicted` arrays; columns of `inputs`
 behind the context's (16, with `quadratic` 107) up to Z are the caller's, for numeric features.
 2. `uses` are what the method fixes, ones for FSE and where dimensions are searched; a block with use 0 does not learn. Where they are
-searched (`Model.searched`): `controller_inputs` → `choices` and `foreseen`, and in `Memory` what the ids remember that will get blocks.
+searched (`Model.searched`): `weigh`, `see`, `choose` → `choices` and `foreseen`, and in `Memory` what ids remember that will get blocks.
 3. `operations(times, mode)` → `run(operations, interactions, state, model, predicted, memory)`. `Model.weights` [C, M] are the dense
 weights, the last P·N of them the gains of the products: 1 (times `levels`) at the start, the others 0. Any other order of PREDICT and LEARN
 serves late labels: an interaction predicted earlier comes with what `Predicted` kept of it (`base`; the rest for step 4), its uses, and no
 PREDICT. LEARN_ROWS learns a remembered event into rows alone. `observe` is the same without rows, for the paper's network.
 4. With the m interactions learnt (`which`): `newton_observe(inputs, which, probabilities, …)`, `mixture_slopes` while `Model.weights` still
 are those of the predictions, then `newton_descend`. H starts as the diagonal of ridges, repeated for each output.
-5. Where dimensions are searched: `validate`, and per field and block `ridge_observe` and `newton_descend`
-(`learners/stream/controllers.py`).
+5. Where dimensions are searched: `validate`, `learn` per field, `pack` what is to be remembered, `tally` the bytes, and `judge` some ids.
 6. References: `predict_references` before, and with `features_of(inputs)`: `newton_observe`, and every 500 events `newton_descend`, after.
 7. Per field `remember`, and once `remember_run`, with the losses of the predictions.
 
@@ -39,6 +38,7 @@ numba (.4 s), torch never.
 
 from autoemb_pipeline.kernels.compiling import cache_directory, fingerprint
 from autoemb_pipeline.kernels.events import observe, run
+from autoemb_pipeline.kernels.holding import Measured, pack, tally, unpack, weigh
 from autoemb_pipeline.kernels.layout import (
     ABSENT,
     BORROWED,
@@ -69,14 +69,27 @@ from autoemb_pipeline.kernels.rounding import round_rows
 from autoemb_pipeline.kernels.schedule import earlier_in_batch, operations
 from autoemb_pipeline.kernels.search import (
     FIXED_INPUTS,
-    controller_inputs,
     mixture_slopes,
     remember,
     remember_run,
-    ridge_observe,
     validate,
 )
 from autoemb_pipeline.kernels.warm import compile_all, is_compiled
+from autoemb_pipeline.kernels.worth import (
+    Costs,
+    Evidence,
+    Expectation,
+    Seen,
+    choose,
+    correct,
+    expect,
+    given_up,
+    in_panel,
+    judge,
+    learn,
+    promoted,
+    see,
+)
 
 __all__ = [
     "ABSENT",
@@ -91,35 +104,51 @@ __all__ = [
     "LEARN_STATISTICS",
     "PREDICT",
     "QUADRATIC_FEATURES",
+    "Costs",
+    "Evidence",
+    "Expectation",
     "Interactions",
+    "Measured",
     "Memory",
     "Model",
     "Operations",
     "Predicted",
+    "Seen",
     "State",
     "adagrad",
     "adam",
     "blank_context",
     "blank_totals",
     "cache_directory",
+    "choose",
     "compile_all",
-    "controller_inputs",
+    "correct",
     "earlier_in_batch",
+    "expect",
     "features_of",
     "fingerprint",
+    "given_up",
+    "in_panel",
     "is_compiled",
+    "judge",
+    "learn",
     "mixture_slopes",
     "newton_descend",
     "newton_observe",
     "no_memory",
     "observe",
     "operations",
+    "pack",
     "predict_references",
+    "promoted",
     "remember",
     "remember_run",
-    "ridge_observe",
     "round_rows",
     "run",
+    "see",
+    "tally",
+    "unpack",
     "validate",
+    "weigh",
     "weights_at",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoemb_pipeline.kernels.compiling import helper, kernel
-from autoemb_pipeline.kernels.layout import COUNT, FADING_LOSS, PREVIOUS_LOSS, RUN_LOSS, Floats, Integers, Interactions, Model, Predicted
+from autoemb_pipeline.kernels.layout import FADING_LOSS, PREVIOUS_LOSS, RUN_LOSS, Floats, Integers, Interactions, Model, Predicted
 from autoemb_pipeline.kernels.rows import pair_of
 
 ID_FADING, RUN_FADING = 0.9, 0.99
@@ -18,41 +18,6 @@ SMALLEST_WEIGHT = 1e-12
 # The 32 smallest distinct values of round(2^(j/2)): 1, 2, 3, 4, 6, 8, 11, 16, …
 THRESHOLDS = np.unique(np.round(2.0 ** (np.arange(34) / 2)))[:32]
 FIXED_INPUTS = len(THRESHOLDS) + 3
-
-
-@kernel
-def controller_inputs(
-    local: Integers, slots: Integers, context: Floats, totals: Floats, first: int, counts: Floats, inputs: NDArray[np.float32]
-) -> None:
-    """A field's controller inputs before the mini-batch is predicted: docs/algorithm.md, "Controllers".
-
-    Args:
-        local: [B] positions of the field's ids.
-        slots: [n].
-        context: [slots, W].
-        totals: of the run.
-        first: `weights_at` of the field: column of the context rows where the N previous weights begin.
-        counts: [B] result: interactions of the id before this one.
-        inputs: [B, K] float32, result: 32 bits of the count, its logarithm, N previous weights, previous and fading loss.
-    """
-    thresholds = len(THRESHOLDS)
-    spaces = inputs.shape[1] - FIXED_INPUTS
-    seen = np.zeros(len(slots))
-    scale = totals[RUN_LOSS]
-    for i in range(len(local)):
-        row = context[slots[local[i]]]
-        count = row[COUNT] + seen[local[i]]
-        seen[local[i]] += 1.0
-        counts[i] = count
-        x = inputs[i]
-        for k in range(thresholds):
-            x[k] = 1.0 if count >= THRESHOLDS[k] else 0.0
-        x[thresholds] = log(max(count, 1.0)) / log(THRESHOLDS[-1])
-        for n in range(spaces):
-            x[thresholds + 1 + n] = row[first + n]
-        for column in (PREVIOUS_LOSS, FADING_LOSS):
-            relative = row[column] / scale if scale > 0.0 else np.nan
-            x[thresholds + 1 + spaces + column - PREVIOUS_LOSS] = 1.0 if isnan(relative) else min(max(relative, 0.0), LARGEST_RELATIVE_LOSS)
 
 
 @helper
@@ -135,34 +100,6 @@ def validate(events: Interactions, out: Predicted, losses: Floats, expected: Flo
                 elif p[c] > 0.0:
                     gain += p[c] * log(p[c] / max(before[c], SMALLEST_WEIGHT))
             expected[i, n - 1] = gain
-
-
-@kernel
-def ridge_observe(inputs: Floats, which: Integers, targets: Floats, fade: float, prior: Floats, precision: Floats, moment: Floats) -> None:
-    """Takes m rows into a ridge regression whose past fades towards its prior.
-
-    Args:
-        inputs: [B, K].
-        which: [m] rows that count.
-        targets: [B].
-        fade: what is left of the past.
-        prior: [K] diagonal of the precision before anything is known.
-        precision: [K, K] H, its lower triangle, in place.
-        moment: [K] H times the weights, in place.
-    """
-    width = len(moment)
-    for k in range(width):
-        moment[k] *= fade
-        for n in range(k + 1):
-            precision[k, n] *= fade
-        precision[k, k] += (1.0 - fade) * prior[k]
-    for b in range(len(which)):
-        z = inputs[which[b]]
-        for k in range(width):
-            if z[k] != 0.0:
-                moment[k] += z[k] * targets[which[b]]
-                for n in range(k + 1):
-                    precision[k, n] += z[k] * z[n]
 
 
 @kernel

@@ -122,6 +122,21 @@ def distinct_texts(data: Bytes, bounds: Integers) -> tuple[Integers, Integers]:
     return firsts[:present].copy(), inverse
 
 
+@kernel
+def hashes_of(data: Bytes, bounds: Integers) -> Integers:
+    """[n] a number of 64 bits for each value, never 0: FNV-1a, then SplitMix64's finaliser, which spreads it over all bits."""
+    out = np.empty(len(bounds) - 1, np.int64)
+    for row in range(len(out)):
+        value = _FNV_BASIS
+        for k in range(bounds[row], bounds[row + 1]):
+            value = (value ^ np.uint64(data[k])) * _FNV_PRIME
+        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        number = np.int64(value ^ (value >> np.uint64(31)))
+        out[row] = number if number != 0 else 1
+    return out
+
+
 _SEED = np.uint32(0x9747B28C)
 _M = np.uint32(0x5BD1E995)
 

@@ -48,7 +48,7 @@ def unpack_int16(numbers: NDArray[np.int16], exponents: Bytes, firsts: Integers,
 
 
 @helper
-def _length(data: Bytes, start: int) -> int:
+def length_of(data: Bytes, start: int) -> int:
     """Of the bytes behind it."""
     return (int(data[start]) & 0xFF) | ((int(data[start + 1]) & 0xFF) << 8)
 
@@ -61,7 +61,7 @@ def trim_sized(rows: Bytes, slots: Integers) -> int:
         The first of the n positions in `slots` whose length is more than the row holds, or -1.
     """
     for i in range(len(slots)):
-        size = LENGTH_BYTES + _length(rows[slots[i]], 0)
+        size = LENGTH_BYTES + length_of(rows[slots[i]], 0)
         if size > rows.shape[1]:
             return i
         rows[slots[i], size:] = 0
@@ -85,7 +85,7 @@ def read_sized(data: Bytes, starts: Integers, ends: Integers, rows: Bytes, slots
         start = starts[i]
         if start + LENGTH_BYTES > ends[i]:
             return False
-        size = LENGTH_BYTES + _length(data, start)
+        size = LENGTH_BYTES + length_of(data, start)
         if size > rows.shape[1] or start + size > ends[i]:
             return False
         rows[slots[i], :size] = data[start : start + size]

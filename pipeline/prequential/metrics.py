@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.kernels.popularity import sum_by_popularity
 from autoemb_pipeline.records import FloatArray, Labels, Predictions, SideContext, Task
 
 PROBABILITY_FLOOR = 1e-12
@@ -116,18 +117,24 @@ class RunningMeans:
 class PopularityMeans:
     """Mean loss and mean effective dimension by popularity at prediction time, in buckets 0, 1, 2-3, 4-7, ... (Figures 6 and 7)."""
 
-    def __init__(self, spaces: int) -> None:
-        self._sums = np.zeros((3 + spaces, BUCKETS))  # count, loss, dimension, weights
+    def __init__(self, dims: tuple[int, ...]) -> None:
+        self._dims = np.array(dims, dtype=np.float64)
+        self._none = np.zeros((0, len(dims)))
+        self._sums = np.zeros((3 + len(dims), BUCKETS))  # count, loss, dimension, weights
 
-    def add(self, counts: FloatArray, losses: FloatArray, dimensions: FloatArray | None, weights: FloatArray | None) -> None:
-        """counts, losses, dimensions: [B]; weights: [B, N]."""
-        buckets = np.minimum(np.frexp(counts)[1], BUCKETS - 1)  # the exponents: 0 of 0, 1 of 1, 2 of 2 and 3, ...
-        rows = [np.ones_like(losses), losses]
-        if dimensions is not None and weights is not None:
-            rows += [dimensions, *weights.T]
-        cells = buckets + BUCKETS * np.arange(len(rows))[:, None]
-        sums = np.bincount(cells.ravel(), weights=np.concatenate(rows), minlength=BUCKETS * len(rows))
-        self._sums[: len(rows)] += sums.reshape(len(rows), BUCKETS)
+    def add(self, counts: FloatArray, losses: FloatArray, weights: FloatArray | None) -> dict[str, object]:
+        """Adds one mini-batch. counts, losses: [B]; weights: [B, N].
+
+        Returns:
+            Of the mini-batch mean weights by dimension, entropy (nats) and effective dimension Σ α_n d_n; None without weights.
+        """
+        told = np.empty(len(self._dims) + 2)
+        given = self._none if weights is None else np.ascontiguousarray(weights, dtype=np.float64)
+        sum_by_popularity(counts, losses, given, self._dims, self._sums, told)
+        if len(given) == 0:
+            return {"weight": None, "entropy": None, "dimension": None}
+        *own, entropy, dimension = (told / len(given)).tolist()
+        return {"weight": dict(zip(map(str, self._dims.astype(int)), own, strict=True)), "entropy": entropy, "dimension": dimension}
 
     def fields(self, side: str, dims: tuple[int, ...]) -> dict[str, dict[str, float] | dict[str, int]]:
         """Maps keyed by a bucket's lower bound, only buckets that hold something."""
@@ -154,19 +161,6 @@ class PopularityMeans:
         self._sums = state["sums"].copy()
 
 
-def weight_fields(side: str, weights: FloatArray | None, dims: tuple[int, ...]) -> dict[str, object]:
-    """Mean weights, entropy (nats) and effective dimension Σ α_n d_n of one side in this mini-batch; None without controllers."""
-    if weights is None or len(weights) == 0:
-        return {f"{side}_weight": None, f"{side}_entropy": None, f"{side}_dimension": None}
-    count = len(weights)
-    entropies = -(weights * np.log(np.maximum(weights, PROBABILITY_FLOOR))).sum(axis=1)
-    return {
-        f"{side}_weight": dict(zip(map(str, dims), (weights.sum(axis=0) / count).tolist(), strict=True)),
-        f"{side}_entropy": float(entropies.sum() / count),
-        f"{side}_dimension": float((weights @ np.array(dims, dtype=np.float64)).sum() / count),
-    }
-
-
 class Prequential:
     """The method's and the references' running metrics over one stream."""
 
@@ -175,7 +169,7 @@ class Prequential:
         self._dims = dims
         self._models = models
         self._means = RunningMeans(config, len(models))
-        self._popularity = {side: PopularityMeans(len(dims)) for side in ("user", "item")}
+        self._popularity = {side: PopularityMeans(dims) for side in ("user", "item")}
         self._latest: dict[str, object] = {}
         self.examples = 0
 
@@ -190,9 +184,8 @@ class Prequential:
         scores = dict(zip(self._models, values, strict=True))
         losses = scores["method"][0]
         for side, weights, context in (("user", predictions.user_weights, users), ("item", predictions.item_weights, items)):
-            dimensions = None if weights is None else weights @ np.array(self._dims, dtype=np.float64)
-            self._popularity[side].add(context.count, losses, dimensions, weights)
-            self._latest.update(weight_fields(side, weights, self._dims))
+            told = self._popularity[side].add(context.count, losses, weights)
+            self._latest.update({f"{side}_{name}": value for name, value in told.items()})
         self.examples += len(losses)
         return scores
 

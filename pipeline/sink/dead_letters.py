@@ -4,6 +4,7 @@ import hashlib
 from itertools import chain
 
 from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.offsets import TOPIC_STRIDE
 from autoemb_pipeline.records import DeadLetter
 from autoemb_pipeline.redaction import redact
 from autoemb_pipeline.sink.producer import Outgoing, RecordProducer
@@ -37,7 +38,7 @@ class DeadLetterSink:
             ("reason", letter.reason),
             ("detail", letter.detail),
             ("topic", letter.topic),
-            ("partition", str(letter.partition)),
+            ("partition", str(letter.partition % TOPIC_STRIDE)),
             ("offset", str(letter.offset)),
         )
         headers = [(name, _header(text)) for name, text in texts]

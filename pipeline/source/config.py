@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from autoemb_pipeline.errors import ConfigurationError
+from autoemb_pipeline.offsets import TOPIC_STRIDE
+from autoemb_pipeline.records import StartAt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -11,12 +13,14 @@ class SourceConfig:
 
     Attributes:
         topic: the interactions topic.
+        further_topics: more of the same shape. Partitions are numbered over all of them (`autoemb_pipeline.offsets.TOPIC_STRIDE`).
         run_id: names the consumer group, ``autoemb-<run_id>``, under which lag dashboards find the run.
         until_end: every partition ends at the end first seen of it, records behind an open transaction included; the set of partitions
             is the one at the start.
         idle_timeout: seconds that the other partitions wait, on a live stream, for one that has reached its end.
         max_ahead: seconds that an event time may lie beyond the clock, on a live stream; a record beyond is refused. None: any.
-        topic_id: the id the topic must have (from a checkpoint); None takes it as it is.
+        topic_id: the id the topic must have (from a checkpoint), those of several separated by commas; None takes them as they are.
+        start_at: where a run without a position begins.
         max_consumers: up to so many partitions each has a consumer of its own; more share one.
         chunk: records decoded at once, and so the most that a partition with its own consumer holds.
         high_mark, low_mark: records held of a partition when a shared consumer pauses it and when it goes on. `pause()` throws prefetched
@@ -31,6 +35,8 @@ class SourceConfig:
 
     topic: str
     run_id: str
+    further_topics: tuple[str, ...] = ()
+    start_at: StartAt = None
     until_end: bool = False
     idle_timeout: float = 5.0
     max_ahead: float | None = None
@@ -45,7 +51,7 @@ class SourceConfig:
     transaction_patience: float = 90.0
 
     def __post_init__(self) -> None:
-        if not self.topic:
+        if not all(self.topics):
             raise ConfigurationError("The topic's name is empty", remedy="--topic interactions")
         for name in ("idle_timeout", "start_timeout", "check_interval", "truncation_grace", "transaction_patience"):
             if getattr(self, name) < 0:
@@ -59,3 +65,21 @@ class SourceConfig:
                 f"low_mark={self.low_mark}, high_mark={self.high_mark}",
                 why="a paused partition goes on at the low mark",
             )
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """All topics, in the order that numbers their partitions."""
+        return (self.topic, *self.further_topics)
+
+    @property
+    def names(self) -> str:
+        """The topics, for messages."""
+        return ", ".join(self.topics)
+
+    def topic_of(self, partition: int) -> str:
+        """The topic of a partition by its number over all topics."""
+        return self.topics[partition // TOPIC_STRIDE]
+
+    def named(self, partition: int) -> str:
+        """The partition, for messages."""
+        return f"Partition {partition % TOPIC_STRIDE} of topic {self.topic_of(partition)!r}"

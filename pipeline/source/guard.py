@@ -92,20 +92,21 @@ class TopicGuard:
             time.sleep(_SECONDS_BETWEEN_ATTEMPTS)
 
     def earliest(self, partitions: Iterable[int], timeout: float) -> dict[int, int]:
-        """Partition -> offset of its earliest record. Waits for leaders: a topic is described before its partitions are served.
-
-        Raises:
-            TopicError, BrokerError: as `describe`.
-        """
-        return self._offsets(partitions, OffsetSpec.earliest(), timeout)
+        """Partition -> offset of its earliest record. Errors as `offsets`."""
+        return self.offsets(partitions, OffsetSpec.earliest(), timeout)
 
     def records(self, partitions: Iterable[int], timeout: float) -> int:
         """Offsets between the beginnings and the high watermarks of these partitions. Errors as `earliest`."""
         requested = tuple(partitions)
-        ends, starts = (self._offsets(requested, spec, timeout) for spec in (OffsetSpec.latest(), OffsetSpec.earliest()))
+        ends, starts = (self.offsets(requested, spec, timeout) for spec in (OffsetSpec.latest(), OffsetSpec.earliest()))
         return sum(ends[p] - starts[p] for p in requested)
 
-    def _offsets(self, partitions: Iterable[int], spec: OffsetSpec, timeout: float) -> dict[int, int]:
+    def offsets(self, partitions: Iterable[int], spec: OffsetSpec, timeout: float) -> dict[int, int]:
+        """Partition -> offset that the broker names for it. Waits for leaders: a topic is described before its partitions are served.
+
+        Raises:
+            TopicError, BrokerError: as `describe`.
+        """
         requested = {TopicPartition(self._topic, partition): spec for partition in partitions}
         deadline = self._clock() + timeout
         while True:

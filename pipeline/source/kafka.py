@@ -6,17 +6,19 @@ from threading import Thread
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import KafkaError
 
 from autoemb_pipeline.errors import BrokerError, OffsetError, TopicError
 from autoemb_pipeline.kafka.errors import attempt
 from autoemb_pipeline.kafka.settings import open_consumer
+from autoemb_pipeline.offsets import TOPIC_STRIDE
 from autoemb_pipeline.records import Interaction, RunPosition
 from autoemb_pipeline.schemas.columnar import ColumnDecoder
 from autoemb_pipeline.source.config import SourceConfig
 from autoemb_pipeline.source.consumers import PartitionConsumers, SharedConsumer, reading_settings
-from autoemb_pipeline.source.guard import TopicGuard
 from autoemb_pipeline.source.merged import MergedSource
+from autoemb_pipeline.source.reader import ChunkDecoder
+from autoemb_pipeline.source.topics import TopicSet
 
 _log = structlog.get_logger()
 _COMMIT_SECONDS = 2.0
@@ -31,9 +33,9 @@ class KafkaSource(MergedSource):
     Args:
         config: the topic and how to read it.
         kafka: librdkafka settings of the client; any may be given but those that the guarantees rest on.
-        decoder: a record's value to its interaction; raises DecodeError for bytes that are none. Not asked for plain values of the
-            current schema, which a kernel decodes (`ColumnDecoder`).
-        position: where the run stands; a partition it does not name is read from its earliest record.
+        decoder: of a chunk; or a record's value to its interaction, which raises DecodeError for bytes that are none. The latter is not
+            asked for plain values of the current schema, which a kernel decodes (`ColumnDecoder`).
+        position: where the run stands; without one it begins at `config.start_at`.
         clock: seconds, monotonic.
 
     Raises:
@@ -48,25 +50,23 @@ class KafkaSource(MergedSource):
         self,
         config: SourceConfig,
         kafka: Mapping[str, str],
-        decoder: Callable[[bytes], Interaction],
+        decoder: ChunkDecoder | Callable[[bytes], Interaction],
         position: RunPosition,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._guard = TopicGuard(kafka, config.topic, expected_id=config.topic_id, check_interval=config.check_interval, clock=clock)
-        settings = reading_settings(kafka, config, self._guard)
-        self._commits = _Commits(settings, config.topic)  # first: settings that cannot be used need no broker to be found
-        count = self._guard.describe_at_start(config.start_timeout).partitions
-        starts = _start_offsets(
-            self._guard, config, range(count), position, timeout=config.start_timeout, begun=bool(position.next_offsets)
-        )
+        self._topics = TopicSet(kafka, config, clock=clock)
+        settings = reading_settings(kafka, config, self._topics)
+        self._commits = _Commits(settings, self._topics, config.names)  # first: settings that cannot be used need no broker to be found
+        partitions = self._topics.describe_at_start(config.start_timeout)
+        starts = _start_offsets(self._topics, config, partitions, position, timeout=config.start_timeout, begun=bool(position.next_offsets))
         self._left_out: Sequence[int] = ()
         self._left_out_records = 0
-        fetcher_type = PartitionConsumers if count <= config.max_consumers else SharedConsumer
+        fetcher_type = PartitionConsumers if len(partitions) <= config.max_consumers else SharedConsumer
         super().__init__(
             config,
-            fetcher=fetcher_type(settings, config, self._guard, starts),
-            decode=ColumnDecoder(decoder).decode,
+            fetcher=fetcher_type(settings, config, self._topics, starts),
+            decode=(decoder if isinstance(decoder, ChunkDecoder) else ColumnDecoder(decoder)).decode,
             start_offsets=starts,
             position=position,
             clock=clock,
@@ -75,7 +75,7 @@ class KafkaSource(MergedSource):
     @property
     def topic_id(self) -> str:
         """The topic's id, for the checkpoint."""
-        return str(self._guard.topic_id)
+        return str(self._topics.topic_id)
 
     def commit(self, next_offsets: Mapping[int, int]) -> None:
         """Tells the broker how far the run is, for lag dashboards. Never waits and never fails: a commit refused is only logged."""
@@ -89,19 +89,19 @@ class KafkaSource(MergedSource):
         Returns:
             Start offsets of the added partitions, for `Batcher.start_from`; empty almost always.
         """
-        added = [p for p in range(self._guard.partitions_seen() or 0) if p not in self.start_offsets]
+        added = self._topics.added(self.start_offsets)
         if not added:
             return {}
         try:
             if self._config.until_end:
                 self._note_left_out(added)
                 return {}
-            starts = _start_offsets(self._guard, self._config, added, RunPosition(), timeout=_REQUEST_SECONDS, begun=True)
+            starts = _start_offsets(self._topics, self._config, added, RunPosition(), timeout=_REQUEST_SECONDS, begun=True)
         except (BrokerError, TopicError) as error:  # the guard looks again, and knows a topic that is gone from one not known yet
-            _log.warning("could not look at added partitions", topic=self._config.topic, partitions=added, why=error.why)
+            _log.warning("could not look at added partitions", topic=self._config.names, partitions=added, why=error.why)
             return {}
         self._add_partitions(starts)
-        _log.info("partitions added to the topic are read from now on", topic=self._config.topic, offsets=starts)
+        _log.info("partitions added to the topic are read from now on", topic=self._config.names, offsets=starts)
         return starts
 
     def verify(self) -> None:
@@ -114,14 +114,14 @@ class KafkaSource(MergedSource):
                 raises.)
         """
         try:
-            self._guard.describe(_REQUEST_SECONDS)
+            self._topics.describe(_REQUEST_SECONDS)
         except BrokerError as error:
-            _log.warning("could not look at the topic", topic=self._config.topic, why=error.why)
+            _log.warning("could not look at the topic", topic=self._config.names, why=error.why)
         except OffsetError:
             raise
         except TopicError as error:  # a broker that has just started may not know it yet: the guard looks twice
-            _log.warning("the broker does not know the topic", topic=self._config.topic, why=error.why)
-            self._guard.look_soon()
+            _log.warning("the broker does not know the topic", topic=self._config.names, why=error.why)
+            self._topics.look_soon()
 
     def lag(self) -> int:
         """As `MergedSource.lag`, with the records of added partitions that are not read."""
@@ -143,12 +143,12 @@ class KafkaSource(MergedSource):
         )
 
     def _note_left_out(self, added: Sequence[int]) -> None:
-        self._left_out_records = self._guard.records(added, _REQUEST_SECONDS)
+        self._left_out_records = self._topics.records(added, _REQUEST_SECONDS)
         if self._left_out != added:
             self._left_out = added
             _log.warning(
                 "partitions added after the start are not read with --until-end",
-                topic=self._config.topic,
+                topic=self._config.names,
                 partitions=added,
                 records=self._left_out_records,
                 hint="start again when this has ended",
@@ -166,8 +166,9 @@ class _Commits:
     (The admin client can commit too, but librdkafka aborts the process when the coordinator goes away meanwhile: its issue 4605.)
     """
 
-    def __init__(self, settings: Mapping[str, Any], topic: str) -> None:
-        self._topic = topic
+    def __init__(self, settings: Mapping[str, Any], topics: TopicSet, name: str) -> None:
+        self._topics = topics
+        self._topic = name
         self._under_way = False
         self._waiting: Mapping[int, int] | None = None
         self._consumer = open_consumer({**settings, "on_commit": self._done})
@@ -192,7 +193,7 @@ class _Commits:
     def _send(self) -> None:
         if self._under_way or not self._waiting:
             return
-        offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in self._waiting.items()]
+        offsets = [self._topics.place(partition, offset) for partition, offset in self._waiting.items()]
         self._waiting, self._under_way = None, True
         refused = attempt(self._consumer.commit, offsets=offsets, asynchronous=True)
         if isinstance(refused, KafkaError):
@@ -205,32 +206,40 @@ class _Commits:
 
 
 def _start_offsets(
-    guard: TopicGuard, config: SourceConfig, partitions: Iterable[int], position: RunPosition, *, timeout: float, begun: bool
+    topics: TopicSet, config: SourceConfig, partitions: Iterable[int], position: RunPosition, *, timeout: float, begun: bool
 ) -> dict[int, int]:
     """Partition -> first offset to read; a partition without a position was added since the run has `begun`, so it must be whole.
 
     Raises OffsetError for a position before the earliest record.
     """
-    earliest = guard.earliest(partitions, timeout)
+    earliest = topics.earliest(partitions, timeout)
     missing = sorted(position.next_offsets.keys() - earliest.keys())
     if missing:
+        gone = [number % TOPIC_STRIDE for number in missing]
         raise TopicError(
-            f"Topic {config.topic!r} has no partitions {missing}, which this run has read",
+            f"Topic {config.topic_of(missing[0])!r} has no partitions {gone}, which this run has read",
             why="partitions cannot be removed from a topic, so it is another one",
             remedy="restore the topic, or start a new run: autoemb-pipeline train --new-run",
         )
-    starts = {}
-    for partition, low in earliest.items():
-        start = position.next_offsets.get(partition, 0 if begun else None)
-        if start is None:
-            start = low
-            if low > 0:
-                _log.warning("the partition's beginning is gone; reading from its earliest record", partition=partition, offset=low)
-        elif start < low:
+    if not begun:
+        return _beginnings(topics, config, earliest, timeout)
+    starts = {partition: position.next_offsets.get(partition, 0) for partition in earliest}
+    for partition, start in starts.items():
+        low = earliest[partition]
+        if start < low:
             raise OffsetError(
-                f"Partition {partition} of topic {config.topic!r} begins at offset {low}, and this run stands at {start}",
+                f"{config.named(partition)} begins at offset {low}, and this run stands at {start}",
                 why=f"{low - start} records it has not read were deleted (retention, or DeleteRecords)",
                 remedy="restore the topic, or start a new run: autoemb-pipeline train --new-run",
             )
-        starts[partition] = start
     return starts
+
+
+def _beginnings(topics: TopicSet, config: SourceConfig, earliest: Mapping[int, int], timeout: float) -> dict[int, int]:
+    """Where a new run begins."""
+    if config.start_at is not None:
+        return topics.starting(earliest, config.start_at, timeout)
+    for partition, low in earliest.items():
+        if low > 0:
+            _log.warning("the partition's beginning is gone; reading from its earliest record", partition=partition, offset=low)
+    return dict(earliest)

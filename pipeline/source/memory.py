@@ -237,7 +237,7 @@ class MemorySource(MergedSource):
         """Nobody watches a log in memory."""
 
 
-def decode_values(values: Values) -> Decoded:
+def decode_values(values: Values, times: object = None) -> Decoded:  # noqa: ARG001  # records here have no time but their own
     """What is an interaction, in columns; bytes and tombstones are refused."""
     if isinstance(values, Block):
         return Decoded(values)

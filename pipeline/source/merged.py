@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import structlog
 
@@ -59,7 +59,7 @@ class MergedSource:
     Args:
         config: the topic and how to wait.
         fetcher: brings the raw records; must start at `start_offsets`.
-        decode: the values of a chunk to columns.
+        decode: the values of a chunk to columns: `ChunkDecoder.decode`.
         start_offsets: partition -> offset of the first record to read.
         position: where the run stands (deliveries, refused records).
         clock: seconds, monotonic.
@@ -71,7 +71,7 @@ class MergedSource:
         config: SourceConfig,
         *,
         fetcher: Fetcher,
-        decode: Callable[[Any], Decoded],
+        decode: Callable[..., Decoded],
         start_offsets: Mapping[int, int],
         position: RunPosition,
         clock: Callable[[], float] = time.monotonic,
@@ -86,7 +86,7 @@ class MergedSource:
         self._position = position
         self._merge = ColumnMerge(start_offsets, position=position, idle_timeout=config.idle_timeout, dense=not config.until_end)
         self._readers = {partition: self._reader(partition, offset) for partition, offset in start_offsets.items()}
-        self._ends = PartitionEnds(config.topic, patience=config.transaction_patience)
+        self._ends = PartitionEnds(config.names, patience=config.transaction_patience)
         self._recorded: Mapping[int, Mapping[int, int]] = {}
         self._recorded_ends: Mapping[int, int] = {}
         self._short_since: dict[int, tuple[float, int]] = {}
@@ -185,7 +185,7 @@ class MergedSource:
 
     def _reader(self, partition: int, offset: int) -> ColumnReader:
         return ColumnReader(
-            topic=self._config.topic,
+            topic=self._config.topic_of(partition),
             partition=partition,
             next_offset=offset,
             decode=self._decode,
@@ -223,7 +223,7 @@ class MergedSource:
         for partition, (since, end) in self._short_since.items():
             if partition in needed and now - since >= self._config.truncation_grace:
                 raise OffsetError(
-                    f"Partition {partition} of {self._config.topic!r} ends at offset {end}, before {self._recorded_ends[partition]}",
+                    f"{self._config.named(partition)} ends at offset {end}, before {self._recorded_ends[partition]}",
                     why="this run has read beyond that end already: the topic was truncated",
                     remedy="start a new run: autoemb-pipeline train --new-run",
                 )

@@ -4,16 +4,17 @@ A chunk without unusable records costs no Python per record. What is unusable (a
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from enum import Enum
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autoemb_pipeline.columns import EMPTY, Block, Decoded, Integers, Unusable, concat
 from autoemb_pipeline.deliveries import PartitionDeliveries
-from autoemb_pipeline.records import AHEAD, DeadLetter
+from autoemb_pipeline.records import AHEAD, SKIPPED, DeadLetter
 from autoemb_pipeline.remembered import Remembered
 
 # A longer run of unusable records is handed on in parts, so that a topic full of them needs no more memory than a good one.
@@ -28,11 +29,27 @@ class Chunk(NamedTuple):
         offsets: [n].
         values: n of them, as the source's decoder takes them; None for a tombstone.
         key: place in the chunk -> the record's key; only asked for dead letters.
+        times: -> [n] the records' own times in Kafka, ms since the epoch; only asked where they are the event times.
     """
 
     offsets: Integers
     values: Any
     key: Callable[[int], bytes | None] = lambda _: None
+    times: Callable[[], Integers] | None = None
+
+
+@runtime_checkable
+class ChunkDecoder(Protocol):
+    """Decodes the values of a chunk at once."""
+
+    def decode(self, values: Sequence[bytes | None], times: Callable[[], Integers] | None = None) -> Decoded:
+        """The interactions in these values, and the values that are none.
+
+        Args:
+            values: n of them.
+            times: as `Chunk.times`.
+        """
+        ...
 
 
 class Fetched(NamedTuple):
@@ -57,7 +74,7 @@ class ColumnReader:
         topic: named in dead letters.
         partition: the partition.
         next_offset: offset of the first record to read; records below it are ignored.
-        decode: the values of a chunk to columns (`autoemb_pipeline.schemas.columnar.ColumnDecoder.decode`).
+        decode: the values of a chunk to columns: `ChunkDecoder.decode`.
         deliveries: what this partition released before `next_offset`.
         refused: offsets of records that an earlier life, or pass, of the run refused as too far ahead of the clock.
         latest: -> the latest event time (ms) that is not too far ahead. Not asked below the recorded boundaries (`cut_at`): there `refused`
@@ -70,7 +87,7 @@ class ColumnReader:
         topic: str,
         partition: int,
         next_offset: int,
-        decode: Callable[[Any], Decoded],
+        decode: Callable[..., Decoded],
         deliveries: Iterable[Remembered] = (),
         refused: frozenset[int] = frozenset(),
         latest: Callable[[], float] = lambda: math.inf,
@@ -85,13 +102,14 @@ class ColumnReader:
         self._cuts: frozenset[int] = frozenset()
         self._decided = 0
         self._duplicates = 0
+        self._skipped = 0
         self._letters: list[DeadLetter] = []
         self._letter_bytes = 0
 
     @property
     def pending(self) -> bool:
         """Whether unusable records wait for a usable one to carry them."""
-        return self._duplicates > 0 or bool(self._letters)
+        return self._duplicates > 0 or self._skipped > 0 or bool(self._letters)
 
     @property
     def forgotten(self) -> int:
@@ -108,10 +126,12 @@ class ColumnReader:
         chunk = self._not_read_before(chunk)
         if len(chunk.offsets) == 0:
             return Read(EMPTY, {})
-        decoded = self._decode(chunk.values)
+        decoded = self._decode(chunk.values, chunk.times)
         rows = np.arange(len(chunk.offsets)) if decoded.rows is None else decoded.rows
         block = decoded.block.at(self.partition, chunk.offsets if decoded.rows is None else chunk.offsets[rows])
-        unusable: dict[int, DeadLetter | None] = {r.row: self._letter(chunk, r.row, r.reason, r.detail) for r in decoded.refused}
+        unusable: dict[int, DeadLetter | _Passed] = {
+            r.row: _Passed.SKIPPED if r.reason == SKIPPED else self._letter(chunk, r.row, r.reason, r.detail) for r in decoded.refused
+        }
         ahead = self._lies_ahead(block)
         if ahead.any():
             times = zip(rows[ahead].tolist(), block.time[ahead].tolist(), strict=True)
@@ -119,7 +139,7 @@ class ColumnReader:
             block, rows = block.only(~ahead), rows[~ahead]
         new = self._deliveries.admit_rows(block)
         if new is not None:
-            unusable |= dict.fromkeys(rows[~new].tolist())
+            unusable |= dict.fromkeys(rows[~new].tolist(), _Passed.DUPLICATE)
             block = block.only(new)
         if not unusable and not self.pending:
             self.next_offset = int(chunk.offsets[-1]) + 1
@@ -147,10 +167,11 @@ class ColumnReader:
         places: list[int] = np.flatnonzero(fresh).tolist()
         values = chunk.values
         kept = values.take(np.flatnonzero(fresh)) if isinstance(values, Block) else [values[place] for place in places]
-        return Chunk(offsets[fresh], kept, lambda row: chunk.key(places[row]))
+        times = chunk.times
+        return Chunk(offsets[fresh], kept, lambda row: chunk.key(places[row]), None if times is None else lambda: times()[fresh])
 
-    def _with_unusable(self, block: Block, offsets: Integers, unusable: Mapping[int, DeadLetter | None]) -> Read:
-        """The rows with what the unusable records at these places of the chunk (None: a re-delivery) leave behind."""
+    def _with_unusable(self, block: Block, offsets: Integers, unusable: "Mapping[int, DeadLetter | _Passed]") -> Read:
+        """The rows with what the unusable records at these places of the chunk leave behind."""
         pieces: list[Block] = []
         beside: dict[int, Unusable] = {}
         ends = np.searchsorted(block.offset, offsets[list(unusable)]).tolist() if unusable else []
@@ -176,12 +197,14 @@ class ColumnReader:
             beside[int(block.offset[start])] = self._take_pending()
         pieces.append(block[start:stop])
 
-    def _set_aside(self, letter: DeadLetter | None) -> None:
-        if letter is None:
-            self._duplicates += 1
-        else:
+    def _set_aside(self, letter: "DeadLetter | _Passed") -> None:
+        if isinstance(letter, DeadLetter):
             self._letters.append(letter)
             self._letter_bytes += len(letter.value or b"") + len(letter.key or b"")
+        elif letter is _Passed.DUPLICATE:
+            self._duplicates += 1
+        else:
+            self._skipped += 1
 
     def _letter(self, chunk: Chunk, row: int, reason: str, detail: str) -> DeadLetter:
         value = chunk.values[row : row + 1].interactions()[0] if isinstance(chunk.values, Block) else chunk.values[row]
@@ -189,9 +212,16 @@ class ColumnReader:
         return DeadLetter(self._topic, self.partition, int(chunk.offsets[row]), reason, detail, chunk.key(row), original)
 
     def _take_pending(self) -> Unusable:
-        pending = Unusable(self._duplicates, tuple(self._letters))
-        self._duplicates, self._letters, self._letter_bytes = 0, [], 0
+        pending = Unusable(self._duplicates, tuple(self._letters), self._skipped)
+        self._duplicates, self._skipped, self._letters, self._letter_bytes = 0, 0, [], 0
         return pending
+
+
+class _Passed(Enum):
+    """What becomes of a record that is neither trained nor a dead letter."""
+
+    DUPLICATE = 1
+    SKIPPED = 2
 
 
 def ahead_text(timestamp: int) -> str:

@@ -197,6 +197,8 @@ def live_run(
             if batch is not None:
                 done.append(batch)
                 positions.append(batcher.position())
+        if sum(positions[-1].next_offsets.values() if positions else ()) == sum(map(len, values)):
+            break
     return log, done, positions
 
 

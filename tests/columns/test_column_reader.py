@@ -128,4 +128,4 @@ def test_an_empty_chunk_reads_nothing() -> None:
     assert many.next_offset == 7
     assert many.flush() is None
     assert many.read(chunk_of([(7, b"k", None), (8, None, encoded(0))])).beside.keys() == {8}
-    assert Unusable() == (0, ())
+    assert Unusable() == (0, (), 0)

@@ -43,7 +43,7 @@ from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.learners.stream.factory import side_plans
 from autoemb_pipeline.learners.stream.holdings import Holdings
 from autoemb_pipeline.learners.stream.rows import REMEMBERED_BYTES
-from autoemb_pipeline.learners.stream.search import Search, id_numbers
+from autoemb_pipeline.learners.stream.search import Named, Search
 from autoemb_pipeline.rows import Lent, hashed_uniform
 
 SIDES = (("embedding.user", 0.06, 1.0, 0.027), ("embedding.item", 0.023, 0.2, 0.005))
@@ -147,8 +147,7 @@ class Loop:
         self.reference_events = 0
         self.slabs = Slabs(columns.names, self.state)
         self.search = self._search() if s.searched else None
-        self.numbers = [id_numbers(names, s.seed) for names in columns.names]
-        self.keys = [np.ascontiguousarray(own[:, 2:]).view(np.uint64)[:, 0] for own in self.numbers]
+        self.keys = [Named.of(names, s.seed).keys for names in columns.names]
         self.seconds: Counter[str] = Counter()
         self.carried: tuple | None = None
         self.losses: list[np.ndarray] = []
@@ -235,13 +234,13 @@ class Loop:
         opened = SimpleNamespace(
             interactions=events,
             carried=carried,
-            counts=np.stack(counts),
+            inputs=SimpleNamespace(users=SimpleNamespace(count=counts[0]), items=SimpleNamespace(count=counts[1])),
             ids=tuple(tuple(side.ids) for side in lent),
             new=tuple(len(side.ids) for side in lent),
             lent=lent,
             totals=self.state.totals,
         )
-        further = self.search.choose(opened, [self.numbers[f][events.slots[f]] for f in fields])
+        further = self.search.choose(opened, [Named.of(own, self.settings.seed) for own in opened.ids])
         slots = tuple(np.concatenate([events.slots[f], self.slabs.lend(("user", "item")[f], further[f]).slots]) for f in fields)
         opened.lent = tuple(self.slabs.of(f, slots[f]) for f in fields)
         opened.ids = tuple(tuple(side.ids) for side in opened.lent)
@@ -252,14 +251,14 @@ class Loop:
 
     def _settle(self, events: Interactions, memory: Memory, opened: SimpleNamespace | None, before: list) -> None:
         firsts = np.concatenate([[0], self.ends[:-1]])
+        if self.search is not None:
+            self.search.keep(opened, memory)
         for f, slots in enumerate(events.slots):
             if self.settings.rounded and self.settings.dtype is np.float32:
                 keys = (self.keys[f][slots] + self.state.contexts[f][slots, COUNT].astype(np.uint64)).astype(np.uint64)
                 round_rows(self.state.rows[f], self.state.held[f], slots, firsts, self.ends, keys)
             if self.search is not None:
                 self.search.holdings[f].account(opened.lent[f], before[f])
-        if self.search is not None:
-            self.search.keep(opened, memory)
 
     def _open(self, first: int, last: int) -> tuple[Interactions, Predicted, int]:
         carried = len(self.carried[0]) if self.carried else 0

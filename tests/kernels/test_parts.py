@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from autoemb_pipeline import kernels
 from tests.kernels import twins
@@ -52,19 +50,13 @@ def test_references(task):
 
 
 @pytest.mark.parametrize("run_loss", [np.nan, 0.2])
-def test_controller_inputs_and_what_they_see_next_time(run_loss):
+def test_what_controllers_see_next_time(run_loss):
     rng = np.random.default_rng(3)
     context, first = np.concatenate([rng.uniform(0, 60, (9, 4)), rng.uniform(size=(9, 10))], axis=1), kernels.weights_at(0)
     context[:, 0] = rng.integers(0, 300, 9)
     context[2:5, 2:4] = np.nan
     totals = np.array([3.0, 1.0, run_loss, 0, 0, 0, 0, 0])
     slots, local = rng.choice(9, size=5, replace=False), rng.integers(0, 5, BATCH)
-    counts, found = np.zeros(BATCH), np.zeros((BATCH, 38))
-    kernels.controller_inputs(local, slots, context, totals, first, counts, found)
-    wanted, popularity = twins.controller_inputs(slots[local], context, totals, first, 3)
-    np.testing.assert_allclose(found, wanted, **CLOSE)
-    np.testing.assert_array_equal(counts, popularity)
-
     losses, which = rng.uniform(size=BATCH), np.flatnonzero(rng.random(BATCH) < 0.4)
     weights, other, mean = rng.uniform(size=(BATCH, 3)), context.copy(), losses[which].mean()
     kernels.remember(local, slots, losses, weights, which, first, context)
@@ -110,28 +102,6 @@ def test_expected_savings_are_those_of_labels_that_the_last_prefix_draws():
         kernels.validate(events._replace(classes=np.full(BATCH, klass)), out, losses, expected)
         mean += out.prefixes[:, 3, klass] * (losses[:, 2] - losses[:, 3])
     np.testing.assert_allclose(expected[:, 2], mean, rtol=1e-9, atol=1e-12)
-
-
-@given(seed=st.integers(0, 10_000), fade=st.floats(0.0, 1.0), count=st.integers(0, BATCH))
-@settings(max_examples=30, deadline=None)
-def test_ridge_regression_whose_past_fades(seed, fade, count):
-    rng = np.random.default_rng(seed)
-    inputs, targets = rng.normal(size=(BATCH, 7)) * (rng.random((BATCH, 7)) < 0.7), rng.normal(size=BATCH)
-    which, prior = np.sort(rng.choice(BATCH, size=count, replace=False)), rng.uniform(1, 50, size=7)
-    known = rng.normal(size=(20, 7))
-    precision, moment = known.T @ known + np.diag(prior), rng.normal(size=7)
-    expected, wanted = twins.ridge_observe(inputs[which], targets[which], fade, prior, precision, moment)
-    kernels.ridge_observe(inputs, which, targets, fade, prior, precision, moment)
-    np.testing.assert_allclose(np.tril(precision), np.tril(expected), **CLOSE)
-    np.testing.assert_allclose(moment, wanted, **CLOSE)
-
-
-def test_a_regression_that_sees_nothing_returns_to_its_prior():
-    precision, moment, prior, nothing = np.eye(3) * 9, np.ones(3), np.array([1.0, 2.0, 3.0]), np.zeros(0, dtype=np.int64)
-    for _ in range(500):
-        kernels.ridge_observe(np.zeros((1, 3)), nothing, np.zeros(1), 0.9, prior, precision, moment)
-    np.testing.assert_allclose(np.diag(precision), prior)
-    np.testing.assert_allclose(moment, 0.0, atol=1e-12)
 
 
 def test_an_optimiser_moves_nothing_without_gradient():

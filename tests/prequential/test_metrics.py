@@ -13,7 +13,6 @@ from autoemb_pipeline.prequential.metrics import (
     PrequentialConfig,
     RunningMeans,
     losses_and_hits,
-    weight_fields,
 )
 from autoemb_pipeline.records import Interaction, Labels, Predictions, SideContext
 from tests.streams import ratings_of
@@ -67,10 +66,10 @@ def test_half_stars_go_up(rating: float, klass: int, positive: int) -> None:
 
 
 def test_popularity_buckets_are_powers_of_two() -> None:
-    means = PopularityMeans(2)
+    means = PopularityMeans((2, 16))
     counts = np.array([0.0, 1, 2, 3, 4, 7, 8, 1e9])
     weights = np.tile([0.25, 0.75], (8, 1))
-    means.add(counts, np.arange(8.0), weights @ np.array([2.0, 16.0]), weights)
+    means.add(counts, np.arange(8.0), weights)
     fields = means.fields("user", (2, 16))
     assert fields["user_bucket_count"] == {"0": 1, "1": 1, "2": 2, "4": 2, "8": 1, "16384": 1}
     assert fields["user_bucket_loss"]["2"] == 2.5
@@ -78,12 +77,11 @@ def test_popularity_buckets_are_powers_of_two() -> None:
     assert fields["user_bucket_weight"]["4_16"] == 0.75
 
 
-def test_weight_fields() -> None:
-    fields = weight_fields("item", np.array([[1.0, 0.0], [0.5, 0.5]]), (2, 16))
-    assert fields["item_weight"] == {"2": 0.75, "16": 0.25}
-    assert fields["item_entropy"] == pytest.approx(np.log(2) / 2)
-    assert fields["item_dimension"] == pytest.approx(5.5)
-    assert weight_fields("item", None, (2, 16))["item_dimension"] is None
+def test_what_a_mini_batch_tells_of_its_weights() -> None:
+    means, nothing = PopularityMeans((2, 16)), np.zeros(2)
+    told = means.add(nothing, nothing, np.array([[1.0, 0.0], [0.5, 0.5]]))
+    assert told == {"weight": {"2": 0.75, "16": 0.25}, "entropy": pytest.approx(np.log(2) / 2), "dimension": pytest.approx(5.5)}
+    assert means.add(nothing, nothing, None) == {"weight": None, "entropy": None, "dimension": None}
 
 
 @pytest.mark.parametrize("cut", [1, 3])

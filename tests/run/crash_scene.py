@@ -50,7 +50,7 @@ class Scene:
         topics = {"metrics_topic": f"{prefix}.m", "runtime_topic": f"{prefix}.r", "dead_letter_topic": f"{prefix}.d"}
         ensure_metrics_topics(self.kafka, *topics.values())
         sizes = {"batch_size": BATCH, "checkpoint_every": EVERY, "cache_bytes": 60_000}
-        own = {"state_dir": str(self.directory / name), "run_id": f"run-{name}"}
+        own = {"state_dir": str(self.directory / name), "run_id": f"{self.topic}-{name}"}
         return {"topic": self.topic, **topics, **sizes, **own, **changes}
 
     def start(self, config: dict[str, Any], **kill: Any) -> int:

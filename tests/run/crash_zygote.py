@@ -27,6 +27,8 @@ from autoemb_pipeline.config import Ports, RunConfig
 from autoemb_pipeline.errors import AutoembError
 from autoemb_pipeline.failpoints import arm
 from autoemb_pipeline.kernels import compile_all
+from autoemb_pipeline.mapping.decoder import stream_decoder
+from autoemb_pipeline.mapping.reading import parse_stream
 from autoemb_pipeline.ops.topics import topic_id
 from autoemb_pipeline.records import OfflineStage
 from autoemb_pipeline.run import train
@@ -103,8 +105,12 @@ class Zygote:
 
 
 def run_config(fields: Mapping[str, Any]) -> RunConfig:
-    """From JSON: `method`, `context`, `learner` (preset, task, settings), `offline_count`, `offline_epochs`; else RunConfig's fields."""
+    """From JSON: `method`, `context`, `learner` (preset, task, settings), `offline_count`, `offline_epochs`, a TOML file's text as
+    `stream`; else RunConfig's fields.
+    """
     rest = dict(fields)
+    if "stream" in rest:
+        rest["stream"] = parse_stream(rest["stream"])
     stream = Stream({}, rest.pop("topic"), Path())
     trainer = trainer_config(rest.pop("method", "autoemb"), context=rest.pop("context", "event"), **rest.pop("learner", {}))
     count = rest.pop("offline_count", None)
@@ -127,7 +133,8 @@ def _train(job: Mapping[str, Any]) -> int:
 
     try:
         identifier = topic_id(job["kafka"], config.topic)
-        ports = Ports(kafka=job["kafka"], decoder=decode_interaction, topic_id=identifier, stop=stop, check_interval=CHECK_INTERVAL)
+        decoder = decode_interaction if config.stream is None else stream_decoder(config.stream, None)
+        ports = Ports(kafka=job["kafka"], decoder=decoder, topic_id=identifier, stop=stop, check_interval=CHECK_INTERVAL)
         summary = train(config, ports)
     except AutoembError as error:
         sys.stdout.write(render(error))

@@ -49,7 +49,14 @@ def fields(stream: Stream, name: str, **changes: Any) -> dict[str, Any]:
     topics = {f"{kind}_topic": f"{stream.topic}.{name}.{kind}" for kind in ("metrics", "runtime", "dead_letter")}
     ensure_metrics_topics(stream.kafka, *topics.values())
     sizes = {"batch_size": BATCH, "checkpoint_every": 4, "until_end": False, "idle_timeout": 0.2, "batch_timeout": 0.3}
-    return {"topic": stream.topic, **topics, **sizes, "state_dir": str(stream.directory / name), "run_id": f"run-{name}", **changes}
+    return {
+        "topic": stream.topic,
+        **topics,
+        **sizes,
+        "state_dir": str(stream.directory / name),
+        "run_id": f"{stream.topic}-{name}",
+        **changes,
+    }
 
 
 def refused(stream: Stream, config: dict[str, Any]) -> list[tuple[str, int]]:

@@ -152,7 +152,14 @@ class Scene:
         topics = {f"{kind}_topic": f"{self.topic}.{name}.{kind}" for kind in ("metrics", "runtime", "dead_letter")}
         ensure_metrics_topics(self.kafka, *topics.values())
         sizes = {"batch_size": BATCH, "checkpoint_every": EVERY, "offline_count": COUNT, "offline_epochs": EPOCHS}
-        return {"topic": self.topic, **topics, **sizes, "state_dir": str(self.directory / name), "run_id": f"run-{name}", **changes}
+        return {
+            "topic": self.topic,
+            **topics,
+            **sizes,
+            "state_dir": str(self.directory / name),
+            "run_id": f"{self.topic}-{name}",
+            **changes,
+        }
 
     def finish(self, config: dict[str, Any]) -> dict[str, Any]:
         ended = self.zygote.run(self.kafka, config)

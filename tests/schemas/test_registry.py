@@ -16,6 +16,9 @@ from hypothesis import strategies as st
 
 from autoemb_pipeline.columns import Block
 from autoemb_pipeline.errors import BrokerError, ConfigurationError, DecodeError
+from autoemb_pipeline.mapping.decoder import stream_decoder
+from autoemb_pipeline.mapping.proposal import propose
+from autoemb_pipeline.mapping.reading import parse_stream
 from autoemb_pipeline.records import Interaction
 from autoemb_pipeline.schemas.avro import HEADER_BYTES, load_schema, schema_text
 from autoemb_pipeline.schemas.codec import encode_interaction
@@ -331,3 +334,26 @@ def test_a_missing_extra_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ConfigurationError) as caught:
         RegistryCodec("http://localhost:8081")
     assert caught.value.remedy == "pip install autoemb-pipeline[registry]"
+
+
+def test_any_record_of_the_registry_is_an_interaction_by_its_description(registry: Registry, codec: RegistryCodec) -> None:
+    schema = {
+        "type": "record",
+        "name": "Click",
+        "fields": [
+            {"name": "user", "type": {"type": "record", "name": "User", "fields": [{"name": "id", "type": "long"}]}},
+            {"name": "sku", "type": ["null", "string"], "default": None},
+            {"name": "bought", "type": "boolean"},
+            {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        ],
+    }
+    serialise = AvroSerializer(SchemaRegistryClient({"url": registry.url}), json.dumps(schema))
+    context = SerializationContext("clicks", MessageField.VALUE)
+    events = [{"user": {"id": n}, "sku": sku, "bought": n > 1, "at": 1_000 + n} for n, sku in enumerate(["a", None, "b"])]
+    values = [*(serialise(event, context) for event in events), b"\x00\x00\x00\x03\xe7junk", b"{}"]
+    found = propose(["clicks"], [values[0], values[2]] * 10, registry=codec)
+    assert 'user = "user.id"' in found.text
+    assert found.missing == ()
+    decoded = stream_decoder(parse_stream(found.text.replace('unit = "record"', 'field = "at"\nunit = "ms"')), codec).decode(values)
+    assert decoded.block.interactions() == [("0", "a", 0.0, 1_000, None, None, None), ("2", "b", 1.0, 1_002, None, None, None)]
+    assert [(r.row, r.reason) for r in decoded.refused] == [(1, "missing-field"), (3, "unknown-schema"), (4, "bad-magic")]

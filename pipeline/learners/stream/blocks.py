@@ -44,6 +44,11 @@ class Blocks:
         return np.array((0, *self.dims[:-1]), dtype=np.int64)
 
     @cached_property
+    def ends(self) -> NDArray[np.int64]:
+        """[N] column behind each block."""
+        return np.array(self.dims, dtype=np.int64)
+
+    @cached_property
     def sizes(self) -> FloatArray:
         """[N] dimensions of each block."""
         return np.diff(np.array((0, *self.dims), dtype=np.float64))

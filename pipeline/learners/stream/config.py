@@ -30,7 +30,7 @@ class StreamConfig(SearchConfig):
         tolerance: loss per interaction that smaller embeddings may give up against the largest for all (binary: squared error; rating:
             nats); the fewest bytes that stay below it are sought (preset stream).
         memory_budget: bound on the bytes kept for embeddings, spent for the least loss; 0: none, the tolerance decides (preset stream).
-        panel: part of the ids that hold every block, for comparison.
+        panel: part of the ids that hold every block at first, for comparison.
     """
 
     takes_context: ClassVar[bool] = True

@@ -10,7 +10,7 @@ m_j is a ridge regression, on the controllers' inputs x (popularity, previous we
 probabilities expect block j to save, (p_j - p_(j-1))², which has no label in it; κ_j = Σ e_j / Σ m_j corrects it by labels, per block
 and popularity group, and begins at 1. The past of both fades, because rows get better.
 
-Shape legend: B interactions, N blocks, K inputs and a constant, G popularity groups.
+Shape legend: B interactions, N blocks, K inputs, G popularity groups.
 """
 
 from typing import Any
@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoemb_pipeline.kernels import newton_descend, ridge_observe
+from autoemb_pipeline.kernels import Evidence, Expectation, Seen, correct, expect, learn
+from autoemb_pipeline.kernels.worth import BITS, GROUPS
 from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.packing import restored
 from autoemb_pipeline.records import FloatArray
@@ -27,8 +28,6 @@ FADE = 0.99
 RIDGE, CONSTANT_RIDGE = 10.0, 50.0
 PRIOR = 20.0
 """Summed expected savings that halve κ's way from 1 to what labels say; its standard error is then some .86/√20."""
-GROUPS = np.array([1.0, 4.0, 16.0])
-"""Counts at which a popularity group begins; the first is that of new ids."""
 CLUSTERS = 32
 
 
@@ -37,58 +36,46 @@ class Controller:
 
     Args:
         blocks: N.
-        inputs: K - 1.
         prior: weight of κ = 1, in the unit of the summed expected savings.
+
+    Attributes:
+        says: what kernels ask it.
     """
 
-    def __init__(self, blocks: int, inputs: int, prior: float = PRIOR) -> None:
+    def __init__(self, blocks: int, prior: float = PRIOR) -> None:
         self._prior = prior
-        self._ridge = np.append(np.full(inputs, RIDGE), CONSTANT_RIDGE)
-        self._precision = np.stack([np.diag(self._ridge)] * blocks)
-        self._moments = np.zeros((blocks, inputs + 1))
-        self._weights = np.zeros((blocks, inputs + 1))
-        self._sums = np.zeros((2, blocks, len(GROUPS) + 1))
-        self._clusters = np.zeros((2, CLUSTERS))
+        ridge = np.append(np.full(BITS + blocks + 3, RIDGE), CONSTANT_RIDGE)
+        width, groups = len(ridge), len(GROUPS) + 1
+        self._evidence = Evidence(
+            ridge=ridge,
+            precision=np.stack([np.diag(ridge)] * blocks),
+            moments=np.zeros((blocks, width)),
+            sums=np.zeros((2, blocks, groups)),
+            clusters=np.zeros((2, CLUSTERS)),
+        )
+        self.says = Expectation(weights=np.zeros((blocks, width)), kappa=np.ones((blocks, groups)))
 
-    def worth(self, inputs: FloatArray, counts: FloatArray) -> FloatArray:
-        """[B, N] loss that each block is expected to save per interaction. inputs: [B, K], the constant last; counts: [B]."""
-        group = np.searchsorted(GROUPS, counts, side="right")
-        expected = np.maximum(inputs @ self._weights.T, 0.0)
-        result: FloatArray = expected * self._kappa().T[group]
-        return result
+    def worth(self, seen: Seen) -> FloatArray:
+        """[B, N] loss that each block is expected to save per interaction."""
+        worth = np.empty((len(seen.counts), len(self.says.weights)))
+        expect(seen, self.says, worth)
+        return worth
 
-    def learn(self, inputs: FloatArray, counts: FloatArray, known: FloatArray, saved: FloatArray, clusters: NDArray[np.int64]) -> None:
+    def learn(self, seen: Seen, level: NDArray[np.int64], losses: FloatArray, expected: FloatArray, clusters: NDArray[np.int64]) -> None:
         """One mini-batch.
 
         Args:
-            inputs, counts: as of `worth`.
-            known: [B, N] what each block was expected to save; NaN where the pair has not the block.
-            saved: [B, N] what it saved.
+            seen: as of `worth`.
+            level: [B] blocks that the pair had; what the others would have saved is not learnt.
+            losses: [B, N + 1] under every prefix.
+            expected: [B, N] what each block was expected to save.
             clusters: [B] 0 to 31 by the user's id, for the uncertainty.
         """
-        group = np.searchsorted(GROUPS, counts, side="right")
-        self._sums *= FADE
-        self._clusters *= FADE
-        for j in range(len(self._weights)):
-            rows = np.flatnonzero(~np.isnan(known[:, j]))
-            ridge_observe(inputs, rows, known[:, j].copy(), FADE, self._ridge, self._precision[j], self._moments[j])
-            for k, values in enumerate((saved[rows, j], known[rows, j])):
-                self._sums[k, j] += np.bincount(group[rows], values, len(GROUPS) + 1)
-                self._clusters[k] += np.bincount(clusters[rows], values, CLUSTERS)
-            weights = np.zeros((1, len(self._ridge)))
-            newton_descend(weights, self._precision[j], -self._moments[j][None, :])
-            self._weights[j] = weights[0]
-
-    def _kappa(self) -> FloatArray:
-        """[N, G] shrunk towards the block's, and that towards 1."""
-        saved, expected = self._sums
-        block = (saved.sum(axis=1) + self._prior) / (expected.sum(axis=1) + self._prior)
-        result: FloatArray = np.maximum((saved + self._prior * block[:, None]) / (expected + self._prior), 0.0)
-        return result
+        learn(seen, level, losses, expected, clusters, FADE, self._prior, self._evidence, self.says)
 
     def uncertainty(self) -> float:
         """Standard error of Σ saved / Σ expected relative to it, over clusters of users; infinite before anything is known."""
-        saved, expected = self._clusters
+        saved, expected = self._evidence.clusters
         total = expected.sum()
         if total <= 0.0 or saved.sum() <= 0.0:
             return float("inf")
@@ -96,12 +83,13 @@ class Controller:
         return float(np.sqrt(((saved - ratio * expected) ** 2).sum()) / saved.sum())
 
     def _arrays(self) -> dict[str, FloatArray]:
+        evidence = self._evidence
         return {
-            "precision": self._precision,
-            "moments": self._moments,
-            "weights": self._weights,
-            "sums": self._sums,
-            "clusters": self._clusters,
+            "precision": evidence.precision,
+            "moments": evidence.moments,
+            "weights": self.says.weights,
+            "sums": evidence.sums,
+            "clusters": evidence.clusters,
         }
 
     def state_dict(self, name: str) -> dict[str, NDArray[Any]]:
@@ -112,3 +100,4 @@ class Controller:
         """Restores what `state_dict` gave. CheckpointError: an array is missing or of another shape."""
         for key, array in self._arrays().items():
             array[...] = restored(state, f"{name}/{key}", array)
+        correct(self._evidence.sums, self._prior, self.says.kappa)

@@ -15,19 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from sortedcontainers import SortedList
 
-from autoemb_pipeline.kernels.layout import COUNT
+from autoemb_pipeline.kernels import Measured, tally, weigh
+from autoemb_pipeline.kernels.holding import ENTERED, LEFT, NEW
 from autoemb_pipeline.kernels.values import LENGTH_BYTES
 from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.packing import pack_strings, restored, unpack_strings
-from autoemb_pipeline.learners.stream.memory import used_bytes
 from autoemb_pipeline.learners.stream.rows import CONTEXT, FIXED_WIDTH, HOLDS, REMEMBERED, SidePlan
 from autoemb_pipeline.rows import Lent, RowStore, stored_bytes
 
 INDEX_ENTRY_BYTES = 16
-VISITED_AT_ONCE = 64
 Integers = NDArray[np.int64]
-Measured = tuple[Integers, Integers, NDArray[np.bool_]]
-"""Of n lent ids: blocks held, bytes of them and of what is remembered, and whether the id is known."""
+_NOTHING = np.zeros((0, 0), dtype=np.int8)
 
 
 def bytes_report(sides: tuple["Holdings", "Holdings"]) -> dict[str, float | None]:
@@ -78,17 +76,18 @@ class Holdings:
         self._index: SortedList[str] | None = SortedList()  # None: not read yet since a restore
         self.cursor = ""
 
-    def levels(self, lent: Lent) -> Integers:
-        """[n] blocks that lent ids hold."""
-        return np.asarray((lent.slabs[HOLDS][lent.slots] != 0).sum(axis=1), dtype=np.int64)
-
     def measure(self, lent: Lent) -> Measured:
-        """[n] levels, bytes of blocks and memory, and whether each lent id is known."""
-        levels = self.levels(lent)
-        size = self.by_level[levels]
-        if self._plan.searched:
-            size = size + used_bytes(lent.slabs[REMEMBERED], lent.slots)
-        return levels, size, lent.slabs[CONTEXT][lent.slots, COUNT] > 0
+        """What lent ids hold and remember, and whether they are known."""
+        count = len(lent.slots)
+        out = Measured(np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64), np.empty(count, dtype=np.bool_))
+        slabs = lent.slabs
+        weigh(lent.slots, slabs[HOLDS], slabs[REMEMBERED] if self._plan.searched else _NOTHING, slabs[CONTEXT], self.by_level, out)
+        return out
+
+    def remembered(self, measured: Measured) -> Integers:
+        """[n] bytes that measured ids remember."""
+        bytes_n: Integers = measured.sizes - self.by_level[measured.levels]
+        return bytes_n
 
     def account(self, lent: Lent, before: Measured) -> None:
         """Enters what has changed of lent ids.
@@ -97,36 +96,42 @@ class Holdings:
             lent: their records.
             before: what `measure` gave of them.
         """
-        levels, size, known = self.measure(lent)
-        new = np.flatnonzero(known & ~before[2]).tolist()
-        self.ids += len(new)
-        self._id_bytes += sum(len(lent.ids[k].encode()) for k in new)
-        self._payload += int(size[known].sum() - before[1][before[2]].sum())
-        self.holders += np.bincount(levels[known], minlength=len(self.holders))
-        self.holders -= np.bincount(before[0][before[2]], minlength=len(self.holders))
+        changes = np.empty(len(lent.slots), dtype=np.int8)
+        self._payload += tally(before, self.measure(lent), self.holders, changes)
+        if not changes.any():
+            return
+        for change, do in ((NEW, self._meet), (ENTERED, self._enter), (LEFT, self._leave)):
+            do([lent.ids[k] for k in np.flatnonzero(changes & change).tolist()])
+
+    def _meet(self, ids: Sequence[str]) -> None:
+        self.ids += len(ids)
+        self._id_bytes += sum(len(i.encode()) for i in ids)
+
+    def _enter(self, ids: Sequence[str]) -> None:
         if self._plan.searched and self._index is not None:
-            self._index.update(lent.ids[k] for k in np.flatnonzero((size > 0) & (before[1] == 0)).tolist())
-            for k in np.flatnonzero((size == 0) & (before[1] > 0)).tolist():
-                self._index.discard(lent.ids[k])
+            self._index.update(ids)
+
+    def _leave(self, ids: Sequence[str]) -> None:
+        if self._plan.searched and self._index is not None:
+            for i in ids:
+                self._index.discard(i)
 
     def forget(self, lent: Lent) -> None:
         """Takes out of the count lent ids that are about to be removed; they are known."""
-        levels, size, _ = self.measure(lent)
+        measured = self.measure(lent)
         self.ids -= len(lent.ids)
         self._id_bytes -= sum(len(i.encode()) for i in lent.ids)
-        self._payload -= int(size.sum())
-        self.holders -= np.bincount(levels, minlength=len(self.holders))
-        if self._plan.searched and self._index is not None:
-            for i in lent.ids:
-                self._index.discard(i)
+        self._payload -= int(measured.sizes.sum())
+        self.holders -= np.bincount(measured.levels, minlength=len(self.holders))
+        self._leave(lent.ids)
 
-    def next_visited(self) -> Sequence[str]:
+    def next_visited(self, count: int) -> Sequence[str]:
         """The next ids, in their order, whose blocks and memory shall be judged; the turn of each that has any comes again and again."""
         if self._index is None:
             records = self._store.records(self._plan.name)
             self._index = SortedList(i for i, record in records if record[HOLDS].any() or record[REMEMBERED][:LENGTH_BYTES].any())
-        visited = list(islice(self._index.irange(self.cursor, inclusive=(False, True)), VISITED_AT_ONCE))
-        self.cursor = visited[-1] if len(visited) == VISITED_AT_ONCE else ""
+        visited = list(islice(self._index.irange(self.cursor, inclusive=(False, True)), count))
+        self.cursor = visited[-1] if len(visited) == count else ""
         return visited
 
     def state_dict(self) -> dict[str, NDArray[Any]]:

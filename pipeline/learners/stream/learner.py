@@ -21,6 +21,7 @@ from autoemb_pipeline.kernels import (
     HELD,
     QUADRATIC_FEATURES,
     Interactions,
+    Measured,
     Memory,
     Model,
     Predicted,
@@ -37,9 +38,9 @@ from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.packing import read, restored
 from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.learners.stream.gates import Gate
-from autoemb_pipeline.learners.stream.holdings import Holdings, Measured, bytes_report
+from autoemb_pipeline.learners.stream.holdings import Holdings, bytes_report
 from autoemb_pipeline.learners.stream.rows import CONTEXT, HOLDS, ROW, SidePlan
-from autoemb_pipeline.learners.stream.search import Search, id_numbers
+from autoemb_pipeline.learners.stream.search import Named, Search
 from autoemb_pipeline.open_batch import OpenBatch
 from autoemb_pipeline.records import RATING_CLASSES, FloatArray, LearnerInputs, Predictions
 from autoemb_pipeline.rows import Lent
@@ -101,7 +102,7 @@ class StreamLearner:
         self._waiting_base = np.zeros((0, len(self._levels)))
         self._waiting_uses = np.zeros((2, 0, len(blocks.dims)))
         self._model = self._fixed_model()
-        self._numbers: list[NDArray[np.float32]] = []
+        self._named: list[Named] = []
         self._open: _Open | None = None
 
     def prepare(self, opened: OpenBatch) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -114,8 +115,8 @@ class StreamLearner:
             raise AutoembError("an empty mini-batch was given to a learner", remedy="skip mini-batches without records")
         search = self._components.search
         if search is not None or self._config.row_precision == "int16":
-            self._numbers = [id_numbers(ids, self._config.seed) for ids in opened.ids]
-        return ((), ()) if search is None else search.choose(opened, self._numbers)
+            self._named = [Named.of(ids, self._config.seed) for ids in opened.ids]
+        return ((), ()) if search is None else search.choose(opened, self._named)
 
     def run(self, opened: OpenBatch) -> tuple[LearnerInputs, Predictions]:
         """See `EventLearner.run`.
@@ -162,7 +163,7 @@ class StreamLearner:
         return Model(
             weights=self._weights,
             levels=self._levels,
-            ends=np.array(blocks.dims, dtype=np.int64),
+            ends=blocks.ends,
             directions=np.append(np.minimum(blocks.sizes, config.rank), 1.0),
             largest=np.repeat([[plan.variance] for plan in plans], len(blocks.dims), axis=1),
             drift=config.drift,
@@ -210,23 +211,23 @@ class StreamLearner:
     def _settle(self, opened: _Open) -> None:
         """Rows onto their grid, what is remembered into the records, bytes and controllers brought up to date."""
         search = self._components.search
+        if search is not None:
+            search.keep(opened.batch, opened.memory)
         for field, holdings in enumerate(self._components.holdings):
             lent = opened.batch.lent[field]
             if self._config.row_precision == "int16":
                 self._round(field, lent)
             holdings.account(lent, opened.before[field])
         if search is not None:
-            search.keep(opened.batch, opened.memory)
             search.learn(opened.batch, opened.interactions, opened.out)
 
     def _round(self, field: int, lent: Lent) -> None:
-        blocks = self._components.plans[field].blocks
-        own = self._numbers[field]
+        own = self._named[field].keys
         if len(own) < len(lent.ids):  # partners of promoted ids
-            own = np.concatenate([own, id_numbers(lent.ids[len(own) :], self._config.seed)])
-        keys = np.ascontiguousarray(own[:, 2:]).view(np.uint64)[:, 0] + lent.slabs[CONTEXT][lent.slots, COUNT].astype(np.uint64)
-        firsts, ends = blocks.starts, np.array(blocks.dims, dtype=np.int64)
-        round_rows(lent.slabs[ROW], lent.slabs[HOLDS], lent.slots, firsts, ends, keys)
+            own = np.concatenate([own, Named.of(lent.ids[len(own) :], self._config.seed).keys])
+        blocks = self._components.plans[field].blocks
+        counts = lent.slabs[CONTEXT][lent.slots, COUNT].astype(np.uint64)
+        round_rows(lent.slabs[ROW], lent.slabs[HOLDS], lent.slots, blocks.starts, blocks.ends, own + counts)
 
     def _slopes(self, opened: _Open) -> FloatArray | None:
         """[2, B, N] ∂L/∂α of the mini-batch's loss; None where no weights learn from it."""

@@ -61,7 +61,7 @@ def search_of(by: Trainer) -> Search:
 
 def replayed(by: Trainer) -> int:
     """Interactions of earlier mini-batches that ids promoted in the last one had remembered."""
-    return sum(len(own) for _, remembered in search_of(by)._entries for own in remembered)
+    return sum(len(remembered.partners) for _, remembered in search_of(by)._recalled)
 
 
 def levels(store: RowStore) -> tuple[dict[str, int], dict[str, int]]:

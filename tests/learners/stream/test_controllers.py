@@ -5,78 +5,86 @@ import math
 import numpy as np
 import pytest
 
-from autoemb_pipeline.learners.stream.controllers import GROUPS, Controller
+from autoemb_pipeline.kernels import Seen
+from autoemb_pipeline.kernels.worth import GROUPS
+from autoemb_pipeline.learners.stream.controllers import Controller
 from autoemb_pipeline.learners.stream.price import LARGEST, RATE, SMALLEST, Price
 
-BLOCKS, INPUTS = 2, 3
-TRUE = np.array([[0.02, 0.0, 0.01, 0.005], [0.0, 0.004, 0.0, 0.001]])
+BLOCKS = 2
+TRUE = np.array([[0.02, 0.0, 0.01, 0.0, 0.003, 0.005], [0.0, 0.004, 0.0, 0.002, 0.0, 0.001]])
 
 
-def taught(
-    kappa: float, steps: int = 400, noise: float = 0.05, *, lacking: bool = False, prior: float = 0.5
-) -> tuple[Controller, np.ndarray]:
-    """A controller that saw savings of kappa times what was expected, with noise; and inputs to ask it with."""
+def seen(rng: np.random.Generator, counts: np.ndarray) -> Seen:
+    """What ids with these counts show, the rest at random; no popularity bit, so that savings are linear in the rest."""
+    rest = np.append(rng.uniform(size=(len(counts), BLOCKS + 3)), np.ones((len(counts), 1)), axis=1)
+    return Seen(counts, np.zeros(len(counts), dtype=np.int64), rest)
+
+
+def losses_of(saved: np.ndarray) -> np.ndarray:
+    """[B, N + 1] of prefixes that save so much."""
+    return 1.0 - np.append(np.zeros((len(saved), 1)), np.cumsum(saved, axis=1), axis=1)
+
+
+def taught(kappa: float, steps: int = 400, noise: float = 0.05, *, level: int = BLOCKS, prior: float = 0.5) -> tuple[Controller, Seen]:
+    """A controller that saw savings of kappa times what was expected, with noise; and what to ask it with."""
     rng = np.random.default_rng(0)
-    made = Controller(BLOCKS, INPUTS, prior)
+    made = Controller(BLOCKS, prior)
     for _ in range(steps):
-        inputs = np.append(rng.uniform(size=(50, INPUTS)), np.ones((50, 1)), axis=1)
-        expected = inputs @ TRUE.T
+        shown = seen(rng, rng.integers(0, 40, size=50).astype(float))
+        expected = shown.rest @ TRUE.T
         saved = kappa * expected + noise * rng.normal(size=expected.shape)
-        if lacking:
-            expected[:, 1] = np.nan
-        made.learn(inputs, rng.integers(0, 40, size=50).astype(float), expected, saved, rng.integers(0, 32, size=50))
-    return made, inputs
+        made.learn(shown, np.full(50, level), losses_of(saved), expected, rng.integers(0, 32, size=50))
+    return made, shown._replace(counts=np.full(50, 20.0))
 
 
 def test_worth_is_what_was_expected_corrected_by_what_was_saved() -> None:
     for kappa in (0.5, 1.5):
-        made, inputs = taught(kappa, noise=0.01)
-        counts = np.full(len(inputs), 20.0)
-        np.testing.assert_allclose(made.worth(inputs, counts), kappa * inputs @ TRUE.T, rtol=0.4, atol=5e-4)
-    assert taught(1.5)[0].worth(inputs, counts).sum() > 2 * taught(0.5)[0].worth(inputs, counts).sum()
+        made, shown = taught(kappa, noise=0.01)
+        np.testing.assert_allclose(made.worth(shown), kappa * shown.rest @ TRUE.T, rtol=0.4, atol=5e-4)
+    assert taught(1.5)[0].worth(shown).sum() > 2 * taught(0.5)[0].worth(shown).sum()
 
 
 def test_each_popularity_group_has_a_correction_of_its_own() -> None:
-    rng, made = np.random.default_rng(1), Controller(1, INPUTS, 0.01)
-    inputs = np.append(rng.uniform(size=(400, INPUTS)), np.ones((400, 1)), axis=1)
+    rng, made = np.random.default_rng(1), Controller(1, 0.01)
     counts = np.repeat([0.0, 2.0, 8.0, 64.0], 100)
-    expected = np.full((400, 1), 0.01)
+    rest = np.append(rng.uniform(size=(400, 4)), np.ones((400, 1)), axis=1)
+    shown, expected = Seen(counts, np.zeros(400, dtype=np.int64), rest), np.full((400, 1), 0.01)
+    saved = expected * np.searchsorted(GROUPS, counts, side="right")[:, None]
     for _ in range(50):
-        made.learn(
-            inputs, counts, expected, expected * np.searchsorted(GROUPS, counts, side="right")[:, None], np.zeros(400, dtype=np.int64)
-        )
-    worth = made.worth(inputs, counts)[:, 0].reshape(4, 100).mean(axis=1)
+        made.learn(shown, np.ones(400, dtype=np.int64), losses_of(saved), expected, np.zeros(400, dtype=np.int64))
+    worth = made.worth(shown)[:, 0].reshape(4, 100).mean(axis=1)
     np.testing.assert_allclose(worth, [0.0, 0.01, 0.02, 0.03], atol=2e-3)
 
 
 def test_a_block_that_no_pair_has_is_worth_nothing_yet() -> None:
-    made, inputs = taught(1.0, lacking=True)
-    worth = made.worth(inputs, np.full(len(inputs), 9.0))
+    made, shown = taught(1.0, level=1)
+    worth = made.worth(shown)
     assert worth[:, 0].min() > 0.0
     assert not worth[:, 1].any()
 
 
 def test_a_block_that_does_harm_is_worth_nothing() -> None:
-    made, inputs = taught(-1.0, prior=1e-3)
-    assert made.worth(inputs, np.full(len(inputs), 9.0)).max() < 1e-3
+    made, shown = taught(-1.0, prior=1e-3)
+    assert made.worth(shown).max() < 1e-3
     assert math.isinf(made.uncertainty())
 
 
 def test_uncertainty_falls_with_evidence() -> None:
-    assert math.isinf(Controller(BLOCKS, INPUTS).uncertainty())
+    assert math.isinf(Controller(BLOCKS).uncertainty())
     few, many, loud = taught(1.0, steps=10)[0], taught(1.0, steps=200)[0], taught(1.0, steps=200, noise=0.2)[0]
     assert 0.0 < many.uncertainty() < few.uncertainty()
     assert many.uncertainty() < loud.uncertainty()
 
 
 def test_state_is_all_there_is() -> None:
-    made, inputs = taught(1.0, steps=5)
-    other = Controller(BLOCKS, INPUTS, 0.5)
+    made, shown = taught(1.4, steps=5)
+    other = Controller(BLOCKS, 0.5)
     other.load_state_dict("x", made.state_dict("x"))
-    counts = np.zeros(len(inputs))
+    np.testing.assert_array_equal(made.worth(shown), other.worth(shown))
+    expected = shown.rest @ TRUE.T
     for controller in (made, other):
-        controller.learn(inputs, counts, inputs @ TRUE.T, inputs @ TRUE.T, np.zeros(len(inputs), dtype=np.int64))
-    np.testing.assert_array_equal(made.worth(inputs, counts), other.worth(inputs, counts))
+        controller.learn(shown, np.full(50, BLOCKS), losses_of(expected), expected, np.zeros(50, dtype=np.int64))
+    np.testing.assert_array_equal(made.worth(shown), other.worth(shown))
 
 
 @pytest.mark.parametrize(("lost", "up"), [(0.0, True), (5e-4, False)])

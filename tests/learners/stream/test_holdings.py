@@ -77,18 +77,17 @@ def test_a_restored_run_counts_the_same(options: dict[str, Any]) -> None:
     for own, other in zip(holdings_of(again), holdings_of(by), strict=True):
         assert (own.bytes, own.ids, own.fixed_bytes, own.cursor) == (other.bytes, other.ids, other.fixed_bytes, other.cursor)
         assert own.holders.tolist() == other.holders.tolist()
-        assert list(own.next_visited()) == list(other.next_visited())
+        assert list(own.next_visited(64)) == list(other.next_visited(64))
 
 
-def test_every_holder_is_visited_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoemb_pipeline.learners.stream.holdings.VISITED_AT_ONCE", 7)
+def test_every_holder_is_visited_in_turn() -> None:
     by, store = trainer(config(panel=0.3))
     steps(by, STREAM[:200], 40)
     for side, holdings in zip(SIDES, holdings_of(by), strict=True):
         holders = {i for i, record in store.records(side) if record[HOLDS].any() or record[REMEMBERED][:2].any()}
         assert len(holders) > 14
         calls = len(holders) // 7 + 1
-        rounds = [i for _ in range(2 * calls) for i in holdings.next_visited()]
+        rounds = [i for _ in range(2 * calls) for i in holdings.next_visited(7)]
         assert set(rounds[: len(rounds) // 2 + 7]) == set(rounds) == holders
         assert max(Counter(rounds).values()) <= 3
 

@@ -1,6 +1,6 @@
 """What ids remember, packed and read back: nothing is changed, and what does not fit is left out."""
 
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import example, given, settings
@@ -8,14 +8,30 @@ from hypothesis import strategies as st
 
 from autoemb_pipeline.kernels import Interactions, Memory, no_memory
 from autoemb_pipeline.kernels.values import LENGTH_BYTES
-from autoemb_pipeline.learners.stream.memory import append, as_columns, entries, forget, used_bytes
-from autoemb_pipeline.rows import Lent
+from autoemb_pipeline.learners.stream.memory import Limits, append, as_columns, forget, recall
+from autoemb_pipeline.rows import Lent, joined_texts
 from tests.strategies import ids
 
 OWNERS = 3
 partners = st.lists(
     ids | st.integers(120, 135).map("é".__mul__) | st.integers(250, 260).map("x".__mul__), min_size=1, max_size=6, unique=True
 )
+
+
+def unbounded(local: np.ndarray) -> Limits:
+    return Limits(1 << 60, np.ones(local.shape, dtype=np.int8))
+
+
+def used(part: np.ndarray, slots: np.ndarray) -> list[int]:
+    """Bytes that the ids in these slots remember."""
+    return [int.from_bytes(part[slot, :LENGTH_BYTES].tobytes(), "little") for slot in slots.tolist()]
+
+
+def recalled(part: np.ndarray, slots: np.ndarray, outputs: int) -> list[list[tuple[str, list[float], int, bool]]]:
+    """Of each id: partner, logits, label, and whether the partner has it too."""
+    all_of = recall(part, slots, outputs)
+    entries = list(zip(all_of.partners, all_of.offsets.tolist(), all_of.labels.tolist(), all_of.shared.astype(bool).tolist(), strict=True))
+    return [entries[first:end] for first, end in pairwise(all_of.starts.tolist())]
 
 
 def remembered_by(local: np.ndarray, outputs: int, field: int, rng: np.random.Generator, slots: np.ndarray) -> Memory:
@@ -55,15 +71,14 @@ def test_what_fits_comes_back_and_the_rest_is_left_out(
     part = rng.integers(-128, 128, size=(5, width)).astype(np.int8)  # what is behind an entry's end is anything
     others = part[[1, 3]].copy()
     forget(part, slots)
-    lent: Any = [Lent((), np.zeros(0, dtype=np.int64), [], own=True)] * 2
-    lent[field] = Lent((part,), slots, ["a", "b", "c"], own=True)
+    lent = Lent((part,), slots, ["a", "b", "c"], own=True)
     expected: list[list[tuple[str, list[float], int, bool]]] = [[] for _ in range(OWNERS)]
     sizes = [0] * OWNERS
     for batch in batches:
         local = np.zeros((2, len(batch)), dtype=np.int64)
         local[field], local[1 - field] = [own for own, _ in batch], [other % len(names) for _, other in batch]
         memory, labels = remembered_by(local, outputs, field, rng, slots), rng.integers(0, 5, size=len(batch))
-        append((lent[0], lent[1]), 0, field, memory, local, labels, (names, names))
+        append(lent, 0, field, memory, local, labels, joined_texts(names), unbounded(local))
         for i, (own, other) in enumerate(batch):
             name = names[other % len(names)]
             size = 2 + len(name.encode()) + 2 * outputs
@@ -71,13 +86,12 @@ def test_what_fits_comes_back_and_the_rest_is_left_out(
                 sizes[own] += size
                 offsets = memory.own_offsets[i].astype(np.float16).tolist()
                 expected[own].append((name, offsets, int(labels[i]), bool(memory.own_shared[i])))
-    for own, slot in enumerate(slots.tolist()):
-        assert [(e.partner, e.offsets.tolist(), e.label, e.shared) for e in entries(part, slot, outputs)] == expected[own]
-    assert used_bytes(part, slots).tolist() == sizes
+    assert recalled(part, slots, outputs) == expected
+    assert used(part, slots) == sizes
     np.testing.assert_array_equal(part[[1, 3]], others)
     forget(part, slots[:1])
-    assert entries(part, 4, outputs) == []
-    assert used_bytes(part, slots).tolist() == [0, *sizes[1:]]
+    assert recalled(part, slots, outputs) == [[], *expected[1:]]
+    assert used(part, slots) == [0, *sizes[1:]]
 
 
 def test_columns_of_promoted_ids_are_in_the_order_of_ids() -> None:
@@ -86,10 +100,10 @@ def test_columns_of_promoted_ids_are_in_the_order_of_ids() -> None:
     local = np.array([[0, 2, 2, 0, 1], [0, 1, 0, 2, 1]])
     memory = remembered_by(local, 1, 0, rng, slots)
     lent = Lent((part,), slots, ["a", "b", "c"], own=True)
-    append((lent, lent), 0, 0, memory, local, np.array([1, 0, 1, 0, 1]), (["a", "b", "c"], ["x", "y", "z"]))
+    append(lent, 0, 0, memory, local, np.array([1, 0, 1, 0, 1]), joined_texts(["x", "y", "z"]), unbounded(local))
     promoted = np.array([0, 2])
-    remembered = [entries(part, slot, 1) for slot in promoted.tolist()]
-    starts, partners, offsets, labels, shared = as_columns(remembered, promoted, 4, {"z": 7, "y": 5, "x": 3}, 1)
+    remembered = recall(part, promoted, 1)
+    starts, partners, offsets, labels, shared = as_columns(remembered, promoted, 4, {"z": 7, "y": 5, "x": 3})
     assert starts.tolist() == [0, 2, 2, 4, 4]
     assert partners.tolist() == [3, 7, 5, 3]
     assert labels.tolist() == [1, 0, 0, 1]
@@ -98,6 +112,20 @@ def test_columns_of_promoted_ids_are_in_the_order_of_ids() -> None:
     np.testing.assert_array_equal(shared, memory.own_shared[which])
 
 
+def test_under_a_budget_what_has_no_room_or_is_not_likely_to_be_needed_is_left_out() -> None:
+    slots, rng, names = np.arange(3), np.random.default_rng(0), joined_texts(["x", "y", "z"])
+    local = np.array([[0, 2, 2, 0, 1], [0, 1, 0, 2, 1]])
+    likely = np.array([[1, 1, 0, 1, 1], [0, 0, 0, 0, 0]], dtype=np.int8)
+    size = 2 + 1 + 2
+    for room, kept in ((100, [2, 1, 1]), (2 * size, [2, 0, 0]), (3 * size - 1, [2, 0, 0]), (0, [0, 0, 0])):
+        part = np.zeros((3, 160), dtype=np.int8)
+        lent = Lent((part,), slots, ["a", "b", "c"], own=True)
+        left = append(lent, 0, 0, remembered_by(local, 1, 0, rng, slots), local, np.zeros(5, dtype=np.int64), names, Limits(room, likely))
+        assert [len(own) for own in recalled(part, slots, 1)] == kept
+        assert left.room == room - size * sum(kept)
+
+
 def test_nothing_promoted_is_no_columns() -> None:
-    starts, partners, offsets, labels, shared = as_columns([], np.zeros(0, dtype=np.int64), 2, {}, 5)
+    nothing = np.zeros(0, dtype=np.int64)
+    starts, partners, offsets, labels, shared = as_columns(recall(np.zeros((1, 9), dtype=np.int8), nothing, 5), nothing, 2, {})
     assert (starts.tolist(), len(partners), offsets.shape, len(labels), len(shared)) == ([0, 0, 0], 0, (0, 5), 0, 0)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoemb_pipeline.kernels import ABSENT, HELD, Interactions, Memory, Operations, Predicted, State, no_memory, operations, run
-from autoemb_pipeline.learners.stream.search import id_numbers
+from autoemb_pipeline.kernels import ABSENT, HELD, Interactions, Memory, Operations, Predicted, State, in_panel, no_memory, operations, run
+from autoemb_pipeline.learners.stream.search import Named
 from tests.kernels.worlds import BATCH, searched_world
 from tests.learners.stream.running import SEARCHING, config, levels, replayed, search_of, steps, trainer
 from tests.streams import synthetic_stream, taste_stream
@@ -144,20 +144,41 @@ def test_a_small_tolerance_holds_everything_and_a_large_one_little(searched: Any
 
 
 def test_the_panel_holds_every_block_whatever_the_price(searched: Any) -> None:
-    by, store, _ = searched(panel=0.3, tolerance=100.0)
+    _, store, _ = searched(panel=0.3, tolerance=100.0)
     for side in levels(store):
-        panel = search_of(by)._in_panel(id_numbers(tuple(side), 0))
+        panel = in_panel(Named.of(tuple(side), 0).numbers, 0.3)
         assert 0.1 < panel.mean() < 0.5
         assert {level for (_, level), own in zip(side.items(), panel, strict=True) if own} == {3}
     _, store, _ = searched(panel=0.0, tolerance=100.0)
-    assert not any(level for side in levels(store) for level in side.values())  # nobody would know what blocks are worth
+    # nobody knows what blocks are worth; the first is got by who can remember no more
+    assert {level for side in levels(store) for level in side.values()} <= {0, 1}
+
+
+def test_the_panel_grows_while_the_loss_given_up_is_not_known_and_takes_no_more_than_a_part_of_the_bytes() -> None:
+    by, _ = trainer(config(panel=0.01, tolerance=1e-6))
+    before, grown = 0.0, False
+    for start in range(0, len(DEAR), 50):
+        steps(by, DEAR[: start + 50], 50, first=start)
+        search = search_of(by)
+        whole = sum(side.ids * int(side.by_level[-1]) for side in search.holdings)
+        if search.panel > 0.01:
+            grown = True
+        if search.panel != before and before:
+            assert search.panel == pytest.approx(1.02 * before)
+            assert search.panel * whole < 0.05 * search.bytes
+            assert by._method.report()["unresolved"]
+        before = search.panel
+    assert grown
+    again, _ = trainer(config(panel=0.01, tolerance=1e-6))
+    again.restore(by.tensors(), by.payload())
+    assert search_of(again).panel == before
 
 
 def test_dimensions_rise_with_popularity(searched: Any) -> None:
-    by, store, _ = searched(panel=0.3, tolerance=1.0)
+    _, store, _ = searched(panel=0.3, tolerance=1.0)
     for side, own in zip(("user", "item"), levels(store), strict=True):
         counts = {identifier: record[0][0] for identifier, record in store.records(side)}
-        panel = search_of(by)._in_panel(id_numbers(tuple(own), 0))
+        panel = in_panel(Named.of(tuple(own), 0).numbers, 0.3)
         free = sorted((counts[i], level) for (i, level), apart in zip(own.items(), panel, strict=True) if not apart)
         rare, common, popular = (part.mean() for part in np.array_split(np.array([level for _, level in free]), 3))
         assert rare <= common <= popular, side
@@ -171,7 +192,7 @@ def test_autoemb_and_sam_differ_by_what_their_controllers_validate_on(searched: 
     for method in ("autoemb", "sam"):
         by, store = trainer(config(method, **{**SEARCHING, "panel": 0.9}))
         predicted = steps(by, first, 50)
-        sums = np.stack([controller._sums for controller in search_of(by).controllers])
+        sums = np.stack([controller._evidence.sums for controller in search_of(by).controllers])
         made[method] = (predicted, dict(store.records("user")), sums.sum(axis=(0, 2, 3)))
     np.testing.assert_array_equal(made["autoemb"][0], made["sam"][0])
     for identifier, record in made["autoemb"][1].items():

@@ -6,12 +6,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import NewTopic
 
 from autoemb_pipeline.errors import BrokerError, ConfigurationError
 from autoemb_pipeline.kafka.settings import quiet_admin
@@ -43,36 +41,35 @@ def read_values(servers: str, topic: str) -> list[bytes]:
 
 @pytest.mark.kafka
 @pytest.mark.slow
-def test_data_survives_stop_restart_and_kill(own_broker: Callable[[], LocalKafka]) -> None:
-    broker = own_broker()
-    admin = quiet_admin({"bootstrap.servers": broker.bootstrap_servers})
-    admin.create_topics([NewTopic("t", 1, 1)])["t"].result(10)
-    write(broker.bootstrap_servers, "t", b"first")
+def test_data_survives_stop_restart_and_kill(mortal_broker: LocalKafka, topic_name: str) -> None:
+    broker = mortal_broker
+    ensure_interactions_topic({"bootstrap.servers": broker.bootstrap_servers}, topic_name, partitions=1)
+    write(broker.bootstrap_servers, topic_name, b"first")
     broker.restart()
-    write(broker.bootstrap_servers, "t", b"second")
+    write(broker.bootstrap_servers, topic_name, b"second")
     first_pid = broker.pid
     broker.kill()
     assert broker.pid is None
     assert not is_ready(broker.bootstrap_servers, timeout=1)
     broker.restart()
     assert broker.pid not in (None, first_pid)
-    assert read_values(broker.bootstrap_servers, "t") == [b"first", b"second"]
+    assert read_values(broker.bootstrap_servers, topic_name) == [b"first", b"second"]
 
 
 @pytest.mark.kafka
 @pytest.mark.slow
-def test_second_broker_on_one_data_directory_is_refused_and_harms_nothing(own_broker: Callable[[], LocalKafka]) -> None:
-    first = own_broker()
-    ensure_interactions_topic({"bootstrap.servers": first.bootstrap_servers}, "kept", partitions=1)
+def test_second_broker_on_one_data_directory_is_refused_and_harms_nothing(mortal_broker: LocalKafka, topic_name: str) -> None:
+    first = mortal_broker
+    ensure_interactions_topic({"bootstrap.servers": first.bootstrap_servers}, topic_name, partitions=1)
     second = LocalKafka(LocalKafkaConfig(home=first.config.home, data_dir=first.config.data_dir))
     with pytest.raises(BrokerError, match=rf"in use by the broker of process {os.getpid()}") as caught:
         second.start()
     assert "--data-dir" in caught.value.remedy
-    write(first.bootstrap_servers, "kept", b"after")
-    assert read_values(first.bootstrap_servers, "kept") == [b"after"]
+    write(first.bootstrap_servers, topic_name, b"after")
+    assert read_values(first.bootstrap_servers, topic_name) == [b"after"]
     first.kill()
     with second:
-        assert read_values(second.bootstrap_servers, "kept") == [b"after"]
+        assert read_values(second.bootstrap_servers, topic_name) == [b"after"]
 
 
 @pytest.mark.kafka

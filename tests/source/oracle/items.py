@@ -85,7 +85,7 @@ def items_of(released: Released) -> list[Item]:
     items: list[Item] = []
     places = zip(block.partition.tolist(), block.offset.tolist(), block.kind.tolist(), strict=True)
     for row, (partition, offset, kind) in enumerate(places):
-        duplicates, letters = released.beside.get((partition, offset), Unusable())
+        duplicates, letters, _ = released.beside.get((partition, offset), Unusable())
         if kind == RECORD:
             items.append(ConsumedRecord(block[row : row + 1].interactions()[0], partition, offset, duplicates, letters))
         else:
