@@ -126,7 +126,7 @@ class Twin:
             offset = np.log(out.classes[i])
         for f in range(self.fields):
             state.contexts[f][at[f], 0] += 1
-            state.contexts[f][at[f], 1] = seconds
+            state.contexts[f][at[f], 1] = np.fmax(state.contexts[f][at[f], 1], seconds)  # NaN of a new id; a late one takes nobody back
             out.levels[f, i] = level(state.held[f][at[f]])
         out.base[i] = offset + self.model.weights[:, : self.dense] @ out.inputs[i, : self.dense]
         factors, products, biases = self.measured(at, events.uses[:, i])

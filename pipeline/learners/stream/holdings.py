@@ -118,11 +118,11 @@ class Holdings:
 
     def forget(self, lent: Lent) -> None:
         """Takes out of the count lent ids that are about to be removed; they are known."""
-        levels, sizes, _ = self.measure(lent)
+        measured = self.measure(lent)
         self.ids -= len(lent.ids)
         self._id_bytes -= sum(len(i.encode()) for i in lent.ids)
-        self._payload -= int(sizes.sum())
-        self.holders -= np.bincount(levels, minlength=len(self.holders))
+        self._payload -= int(measured.sizes.sum())
+        self.holders -= np.bincount(measured.levels, minlength=len(self.holders))
         self._leave(lent.ids)
 
     def next_visited(self, count: int) -> Sequence[str]:

@@ -271,7 +271,7 @@ class Search:
             lent = some_of(lent, poor)
             before = holdings.measure(lent)
             take(plan, lent, left[poor])
-            self._removed[field] += int((before[0] - left[poor]).sum())
+            self._removed[field] += int((before.levels - left[poor]).sum())
             if exceeded:
                 forget(lent.slabs[REMEMBERED], lent.slots)
             self._store.keep(plan.name, lent)

@@ -108,7 +108,7 @@ def test_a_partner_that_was_removed_is_remembered_and_not_kept() -> None:
         steps(by, STREAM[:end], SIZE, first=end - SIZE)
         here = {r.user_id for r in STREAM[end - SIZE : end]}, {r.item_id for r in STREAM[end - SIZE : end]}
         for field in range(2):
-            named = {entry.partner for own in search_of(by)._entries[1 - field][1] for entry in own}
+            named = set(search_of(by)._recalled[1 - field][1].partners)
             lost += len(named - before[field] - here[field])
     assert lost > 5
 
