@@ -39,7 +39,7 @@ class JsonFormat:
         self._decode = msgspec.json.Decoder(_struct(mapping.paths, ())).decode
         self._anything = msgspec.json.Decoder().decode
         self._blank = self._decode(b"{}")
-        self._get = attrgetter(*(".".join(f"f_{key.encode().hex()}" for key in path) for path in mapping.paths))
+        self._getters = [attrgetter(".".join(f"f_{key.encode().hex()}" for key in path)) for path in mapping.paths]
         self._places = _places(mapping)
 
     def fields(self, values: Sequence[bytes | None]) -> Fields:
@@ -48,7 +48,8 @@ class JsonFormat:
             objects = list(map(self._decode, values))  # type: ignore[arg-type]  # of None it raises
         except _MALFORMED:
             objects = [self._or_blank(value) for value in values]
-        return _fields(list(zip(*map(self._get, objects), strict=True)), self._places)
+        # Column by column: a tuple per record would have the garbage collector look at the whole trainer again and again.
+        return _fields([list(map(get, objects)) for get in self._getters], self._places)
 
     def record(self, value: bytes) -> Any:
         """See RecordFormat. NaN and Infinity, which Python's json writes, are read: they matter where a described field holds one."""
