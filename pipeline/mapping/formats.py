@@ -1,7 +1,7 @@
 """Values of a topic as records: JSON and Avro. Each gives a chunk's described fields in columns, and one value as a whole record."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, Protocol
 
@@ -39,7 +39,7 @@ class JsonFormat:
         self._decode = msgspec.json.Decoder(_struct(mapping.paths, ())).decode
         self._anything = msgspec.json.Decoder().decode
         self._blank = self._decode(b"{}")
-        self._get = attrgetter(*(".".join(f"f_{key.encode().hex()}" for key in path) for path in mapping.paths))
+        self._getters = [attrgetter(".".join(f"f_{key.encode().hex()}" for key in path)) for path in mapping.paths]
         self._places = _places(mapping)
 
     def fields(self, values: Sequence[bytes | None]) -> Fields:
@@ -48,7 +48,8 @@ class JsonFormat:
             objects = list(map(self._decode, values))  # type: ignore[arg-type]  # of None it raises
         except _MALFORMED:
             objects = [self._or_blank(value) for value in values]
-        return _fields(list(zip(*map(self._get, objects), strict=True)), self._places)
+        # Column by column: a tuple per record would have the garbage collector look at the whole trainer again and again.
+        return _fields([list(map(get, objects)) for get in self._getters], self._places)
 
     def record(self, value: bytes) -> Any:
         """See RecordFormat. NaN and Infinity, which Python's json writes, are read: they matter where a described field holds one."""
@@ -132,7 +133,7 @@ def value_reader(schema: Schema) -> Callable[[bytes], Any]:
 def _getter(path: Path) -> Callable[[Any], Any]:
     def get(record: Any) -> Any:
         for key in path:
-            if not isinstance(record, Mapping):
+            if type(record) is not dict:  # as fastavro makes them; to ask for a Mapping costs as much as reading the record
                 return _ABSENT
             record = record.get(key, _ABSENT)
         return record

@@ -1,15 +1,16 @@
 """Options made from the fields of configurations."""
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Literal
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from autoemb_pipeline.cli.options import attribute_texts, field_option, together
+from autoemb_pipeline.cli.options import StartTime, attribute_texts, field_option, together
 from autoemb_pipeline.cli.run_options import storage_options, stream_options, train_options
-from autoemb_pipeline.config import RunConfig, run_config
+from autoemb_pipeline.config import RunConfig, run_config, with_offline_stage
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
@@ -135,3 +136,14 @@ def test_a_budget_that_one_user_and_one_item_exceed_is_refused_by_name() -> None
     assert refused.what == "--memory-budget 77 cannot be kept: one user and one item with 2 dimensions take 78 bytes"
     assert "--memory-budget at least 78" in str(refused.remedy)
     assert CliRunner().invoke(command, ["--memory-budget", "78"]).exception is None
+
+
+@pytest.mark.parametrize(("text", "start"), [("beginning", None), ("latest", "latest"), ("2024-01-02T03:04:05Z", 1_704_164_645_000)])
+def test_where_a_run_begins(text: str, start: object) -> None:
+    assert StartTime().convert(text, None, None) == start
+
+
+def test_a_part_of_the_topic_is_not_known_where_a_run_begins_later(tmp_path: Path) -> None:
+    config = run_config({"preset": "stream", "start_at": "latest", "until_end": True, "state_dir": tmp_path})
+    with pytest.raises(ConfigurationError, match="cannot be used with --from"):
+        with_offline_stage(config, until=None, fraction=0.5, epochs=1, record_count=lambda: 10)

@@ -1,14 +1,16 @@
 """`stream init`, `stream check` and `train --stream`, as a new user types them."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from autoemb_pipeline.cli.main import main
-from autoemb_pipeline.mapping.reading import read_stream
-from tests.conftest import TestBroker
+from autoemb_pipeline.mapping.reading import parse_stream, read_stream
+from tests.conftest import ROOT, TestBroker
 from tests.run.kafka_reading import metrics_of
 from tests.source.topics import write
 from tests.streams import synthetic_stream
@@ -109,3 +111,18 @@ def test_a_topic_that_is_not_there(tmp_path: Path, run: Run) -> None:
     code, printed = run("stream", "init", "--topic", "no-such-topic", "--output", tmp_path / "s.toml")
     assert code == 4
     assert "There is no topic 'no-such-topic'" in printed
+
+
+def test_the_worked_example_of_the_documentation(broker: TestBroker, tmp_path: Path, run: Run) -> None:
+    page = (ROOT / "docs" / "own-stream.md").read_text(encoding="utf-8")
+    script = page.partition("```python\n")[2].partition("```")[0]
+    done = subprocess.run([sys.executable, "-", "600", broker.bootstrap_servers], input=script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    file = tmp_path / "stream.toml"
+    code, printed = run("stream", "init", "--topic", "clicks", "--output", file)
+    assert code == 0, printed
+    shown = page.partition("```toml\n")[2].partition("```")[0]
+    assert read_stream(file) == parse_stream(shown)
+    code, printed = run("stream", "check", "--stream", file)
+    assert code == 0
+    assert "left out by the description" in printed

@@ -132,7 +132,7 @@ def _train(job: Mapping[str, Any]) -> int:
         return False
 
     try:
-        identifier = topic_id(job["kafka"], config.topic)
+        identifier = ",".join(topic_id(job["kafka"], topic) for topic in config.topics)
         decoder = decode_interaction if config.stream is None else stream_decoder(config.stream, None)
         ports = Ports(kafka=job["kafka"], decoder=decoder, topic_id=identifier, stop=stop, check_interval=CHECK_INTERVAL)
         summary = train(config, ports)

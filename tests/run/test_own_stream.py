@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from autoemb_pipeline.records import Interaction
 from tests.conftest import TestBroker
 from tests.run.conftest import MakeStream, Stream, trainer_config
 from tests.run.crash_scene import PARTITIONS, crash_scene
+from tests.run.crash_zygote import Zygote
 from tests.run.kafka_reading import metrics_of, read_all
 from tests.run.outcome import assert_same
 from tests.source.topics import IN_ORDER, write
@@ -218,3 +220,29 @@ def test_killed_again_and_again_a_json_stream_with_ids_gives_the_same_bits(broke
         for failpoint in ("step:3", "emit:7", "rename-before:1", "rename-after:2"):
             assert scene.start(config, failpoint=failpoint) == -signal.SIGKILL
         assert_same(scene.finish(config), undisturbed)
+
+
+@pytest.mark.slow
+def test_what_the_clock_refused_of_the_second_topic_stays_refused(make_stream: MakeStream) -> None:
+    first, second = make_stream(1), make_stream(1)
+    soon = time.time() + 3_000
+    values = [value_of(r, **({"at": soon} if n in (7, 300) else {})) for n, r in enumerate(RECORDS[450:])]
+    write(first.kafka, first.topic, [value_of(r) for r in RECORDS[:450]])
+    write(second.kafka, second.topic, values)
+    text = f'[input]\ntopics = ["{first.topic}", "{second.topic}"]\nformat = "json"\n{FIELDS}'
+    outputs = {
+        "metrics_topic": f"{first.topic}.metrics",
+        "runtime_topic": f"{first.topic}.runtime",
+        "dead_letter_topic": f"{first.topic}.dlq",
+    }
+    live = {"until_end": False, "idle_timeout": 0.2, "batch_timeout": 0.3, "max_ahead": 1.0, "checkpoint_every": 1_000}
+    config = {"topic": first.topic, "stream": text, **outputs, **live, "batch_size": 40, "state_dir": str(first.directory / "ahead")}
+    with Zygote(1) as zygote:
+        assert zygote.run(first.kafka, config, failpoint="emit:16").returncode == -signal.SIGKILL
+        ended = zygote.run(first.kafka, {**config, "until_end": True, "max_ahead": None})
+        assert ended.returncode == 0, ended.output
+    letters = [letter.key().decode() for letter in read_all(first.kafka, outputs["dead_letter_topic"])]
+    assert letters == [f"{second.topic}:0:7"]  # the other one was first read when nothing was refused any more
+    metrics = metrics_of(first.kafka, outputs["metrics_topic"])
+    assert [m["refused_offsets_1000000"] for m in metrics if "refused_offsets_1000000" in m] == ["7"]
+    assert metrics[-1]["examples"] == len(RECORDS) - 1
