@@ -156,24 +156,20 @@ IDS_OF_SPACE = Metric(
     help="Users or items that hold this dimension now; 0: no row yet. Preset stream, where dimensions are searched.",
     labels=("side", "dimension"),
 )
-REMOVED_IDS = Metric(
-    name="autoemb_removed_ids_total",
-    kind="counter",
-    topic="metrics",
-    field="{side}_removed_ids",
-    title="Ids removed",
-    unit="ids",
-    help="Users or items removed since the run began because their last event lies more than --ttl-days back.",
-    labels=("side",),
-)
-REMOVED_BLOCKS = Metric(
-    name="autoemb_removed_blocks_total",
-    kind="counter",
-    topic="metrics",
-    field="{side}_removed_blocks",
-    title="Blocks taken back",
-    help="Blocks of dimensions taken back from users or items since the run began: not worth their price, or beyond the budget.",
-    labels=("side",),
+REMOVED_IDS, REMOVED_BLOCKS = (
+    Metric(
+        name=f"autoemb_removed_{what}_total",
+        kind="counter",
+        topic="metrics",
+        field=f"{{side}}_removed_{what}",
+        title=title,
+        help=text,
+        labels=("side",),
+    )
+    for what, title, text in (
+        ("ids", "Ids removed", "Users or items removed since the run began because their last event lies more than --ttl-days back."),
+        ("blocks", "Blocks taken back", "Blocks taken back since the run began: not worth their price, or beyond the budget."),
+    )
 )
 EMBEDDING_BYTES = Metric(
     name="autoemb_embedding_bytes",
