@@ -32,7 +32,7 @@ class RecordFormat(Protocol):
 class JsonFormat:
     """JSON, decoded into structs of the described fields alone: what else a record holds is passed over.
 
-    msgspec measured best: 558,000 records of 300 bytes a second, orjson 400,000, json 165,000 (docs/performance.md).
+    msgspec measured best: 529,000 records of 300 bytes a second, orjson 390,000, json 165,000 (docs/performance.md).
     """
 
     def __init__(self, mapping: RecordMapping) -> None:
