@@ -264,9 +264,6 @@ def test_blocks_taken_back_are_counted_and_restored() -> None:
     again = Trainer(of, store)
     again.restore(by.tensors(), by.payload())
     assert {side: again._method.report()[f"{side}_removed_blocks"] for side in SIDES} == before
-    old = {name: array for name, array in by.tensors().items() if name != "learner.search/removed"}
-    again.restore(old, by.payload())
-    assert again._method.report()["user_removed_blocks"] == 0, "a checkpoint of before they were counted"
 
 
 def test_without_a_time_to_live_nothing_is_removed_or_said() -> None:
