@@ -37,7 +37,6 @@ class JsonFormat:
 
     def __init__(self, mapping: RecordMapping) -> None:
         self._decode = msgspec.json.Decoder(_struct(mapping.paths, ())).decode
-        self._anything = msgspec.json.Decoder().decode
         self._blank = self._decode(b"{}")
         self._getters = [attrgetter(".".join(f"f_{key.encode().hex()}" for key in path)) for path in mapping.paths]
         self._places = _places(mapping)
@@ -52,20 +51,31 @@ class JsonFormat:
         return _fields([list(map(get, objects)) for get in self._getters], self._places)
 
     def record(self, value: bytes) -> Any:
-        """See RecordFormat. NaN and Infinity, which Python's json writes, are read: they matter where a described field holds one."""
-        try:
-            return self._anything(value)
-        except _MALFORMED as error:
-            try:
-                return json.loads(value)
-            except (ValueError, RecursionError):
-                raise DecodeError("bad-json", f"not JSON: {error}"[:300]) from error
+        """See RecordFormat."""
+        return read_json(value)
 
     def _or_blank(self, value: bytes | None) -> Any:
         try:
             return self._decode(value)  # type: ignore[arg-type]
         except _MALFORMED:
             return self._blank
+
+
+_read_anything = msgspec.json.Decoder().decode
+
+
+def read_json(value: bytes) -> Any:
+    """A whole JSON value. NaN and Infinity, which Python's json writes, are read: they matter where a described field holds one.
+
+    Raises DecodeError where it cannot be read.
+    """
+    try:
+        return _read_anything(value)
+    except _MALFORMED as error:
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            raise DecodeError("bad-json", f"not JSON: {error}"[:300]) from error
 
 
 def _struct(paths: Sequence[Path], above: Path) -> Any:
