@@ -21,7 +21,7 @@ def message(topic: str, offset: int) -> Any:
 
 def test_an_error_of_no_topic_among_their_records_stops_nobody() -> None:
     topics = TopicSet({"bootstrap.servers": "127.0.0.1:1"}, SourceConfig(topic="a", further_topics=("b",), run_id="r"))
-    error = Message(topic=None, partition=-1, error=KafkaError(KafkaError._ALL_BROKERS_DOWN))  # noqa: SLF001 - its name there
+    error = Message(topic=None, partition=-1, error=KafkaError(KafkaError._ALL_BROKERS_DOWN))
     assert in_pieces([error], topics) == []
     pieces = in_pieces([message("b", 5), error, message("b", 6), message("a", 9)], topics)
     assert {piece.partition: piece.chunk.offsets.tolist() for piece in pieces} == {TOPIC_STRIDE + 2: [5, 6], 2: [9]}
