@@ -1,6 +1,7 @@
 """Values of a topic as records: JSON and Avro. Each gives a chunk's described fields in columns, and one value as a whole record."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, Protocol
@@ -14,7 +15,8 @@ from autoemb_pipeline.schemas.avro import HEADER_BYTES, MAGIC, Schema, parse, re
 from autoemb_pipeline.schemas.registry import RegistryCodec
 
 _ABSENT = object()
-_MALFORMED = (msgspec.DecodeError, ValueError, RecursionError, TypeError)
+_MALFORMED = (msgspec.DecodeError, DecodeError, ValueError, RecursionError, TypeError)
+_NOT_IN_STRUCTS = re.compile(r'[\\"\x00-\x1f]')  # what msgspec takes in no field's name
 
 
 class RecordFormat(Protocol):
@@ -32,13 +34,20 @@ class RecordFormat(Protocol):
 class JsonFormat:
     """JSON, decoded into structs of the described fields alone: what else a record holds is passed over.
 
-    msgspec measured best: 529,000 records of 300 bytes a second, orjson 390,000, json 165,000 (docs/performance.md).
+    msgspec measured best: 529,000 records of 300 bytes a second, orjson 390,000, json 165,000 (docs/performance.md). Where a described
+    key is no name of a struct's field, whole records are decoded.
     """
 
     def __init__(self, mapping: RecordMapping) -> None:
-        self._decode = msgspec.json.Decoder(_struct(mapping.paths, ())).decode
+        self._decode: Callable[[bytes], Any]
+        self._getters: Sequence[Callable[[Any], Any]]
+        if any(_NOT_IN_STRUCTS.search(key) for path in mapping.paths for key in path):
+            self._decode = read_json
+            self._getters = [_getter(path) for path in mapping.paths]
+        else:
+            self._decode = msgspec.json.Decoder(_struct(mapping.paths, ())).decode
+            self._getters = [attrgetter(".".join(f"f_{key.encode().hex()}" for key in path)) for path in mapping.paths]
         self._blank = self._decode(b"{}")
-        self._getters = [attrgetter(".".join(f"f_{key.encode().hex()}" for key in path)) for path in mapping.paths]
         self._places = _places(mapping)
 
     def fields(self, values: Sequence[bytes | None]) -> Fields:
