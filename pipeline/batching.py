@@ -165,7 +165,8 @@ class Batcher:
         closes_in = None
         if self._opened is not None and self._batch_timeout is not None and self.ceilings is None:
             closes_in = max(0.0, self._opened + self._batch_timeout - self._clock())
-        passed = self._known + sum(piece.duplicates + piece.skipped for piece in unusable)
+        repeats = sum(map(len, self._blocks)) - self._count
+        passed = self._known + repeats + sum(piece.duplicates + piece.skipped for piece in unusable)
         return Waiting(interactions + letters + passed, interactions, letters, closes_in)
 
     @property

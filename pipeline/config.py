@@ -138,6 +138,12 @@ def _with_stream(options: Mapping[str, Any], stream: StreamDescription) -> dict[
             why="it is positive or negative, and the task predicts one of five classes",
             remedy="use --task binary, or describe a numeric label: [label] positive_above = 3.5",
         )
+    if label is not None and not label.is_number and options.get("positive_above") is not None:
+        raise ConfigurationError(
+            f"--positive-above {options['positive_above']:g} with the label {dotted(label.field)!r}",
+            why="the stream describes it as a flag, or as types of events: it is no number",
+            remedy="leave the option out, or describe a numeric label: [label] positive_above = 3.5",
+        )
     topic = options.get("topic")
     stream = stream if topic is None else replace(stream, topics=(topic,))
     described = {"topic": stream.topics[0], "stream": stream}

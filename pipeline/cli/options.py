@@ -24,6 +24,7 @@ from autoemb_pipeline.ops.brokers.client import client_config
 from autoemb_pipeline.ops.registry_settings import registry_settings
 from autoemb_pipeline.records import StartAt
 from autoemb_pipeline.redaction import redact_all
+from autoemb_pipeline.schemas.codec import MAX_TIMESTAMP
 from autoemb_pipeline.schemas.registry import RegistryCodec
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -177,7 +178,7 @@ class EventTime(click.ParamType[int]):
         text = str(value)
         try:
             return round(float(text) * 1000)
-        except ValueError:
+        except (ValueError, OverflowError):  # infinity is as little a time as a word
             pass
         try:
             moment = datetime.fromisoformat(text)
@@ -195,7 +196,12 @@ class StartTime(click.ParamType[StartAt]):
         """None for the beginning."""
         if value == "beginning":
             return None
-        return "latest" if value == "latest" else EventTime().convert(value, param, ctx)
+        if value == "latest":
+            return "latest"
+        time = EventTime().convert(value, param, ctx)
+        if not 0 <= time <= MAX_TIMESTAMP:  # Kafka takes -1 and -2 for the end and the beginning
+            self.fail(f"{str(value)[:64]!r} is not between 1970 and the year 9999", param, ctx)
+        return time
 
 
 class StreamFile(click.ParamType[StreamDescription]):

@@ -42,15 +42,19 @@ def init(**options: Any) -> int:
         raise ConfigurationError(f"{output} is there already", remedy="give another --output, or --force to replace it")
     kafka = kafka_settings(options["bootstrap_servers"], options["kafka_config"])
     registry = open_registry(options["schema_registry"], options["schema_registry_config"])
-    samples = read_sample(kafka, options["topics"], options["records"])
+    topics = tuple(dict.fromkeys(options["topics"]))
+    samples = read_sample(kafka, topics, options["records"])
     values = [value for sample in samples for value in sample.values]
-    proposal = propose(options["topics"], values, registry=registry, schema=_schema(options["schema"], output))
-    output.write_text(proposal.text, encoding="utf-8", errors="replace")
+    proposal = propose(topics, values, registry=registry, schema=_schema(options["schema"], output))
+    stream = None if proposal.missing else parse_stream(proposal.text, name=str(output), folder=output.parent)
+    try:
+        output.write_text(proposal.text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ConfigurationError(f"{output} cannot be written", why=str(error), remedy="give another --output") from error
     click.echo(f"{output}: written from {len(values):,} records")
     for name in proposal.missing:
         click.echo(f"  to be given by hand: {name}")
-    if not proposal.missing:
-        stream = parse_stream(proposal.text, name=str(output), folder=output.parent)
+    if stream is not None:
         _tell(stream, samples, registry)
         click.echo(f"next: autoemb-pipeline train --stream {output}")
     return 0

@@ -1,6 +1,7 @@
 """Values of a topic as records: JSON and Avro. Each gives a chunk's described fields in columns, and one value as a whole record."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, Protocol
@@ -14,7 +15,8 @@ from autoemb_pipeline.schemas.avro import HEADER_BYTES, MAGIC, Schema, parse, re
 from autoemb_pipeline.schemas.registry import RegistryCodec
 
 _ABSENT = object()
-_MALFORMED = (msgspec.DecodeError, ValueError, RecursionError, TypeError)
+_MALFORMED = (msgspec.DecodeError, DecodeError, ValueError, RecursionError, TypeError)
+_NOT_IN_STRUCTS = re.compile(r'[\\"\x00-\x1f]')  # what msgspec takes in no field's name
 
 
 class RecordFormat(Protocol):
@@ -32,14 +34,20 @@ class RecordFormat(Protocol):
 class JsonFormat:
     """JSON, decoded into structs of the described fields alone: what else a record holds is passed over.
 
-    msgspec measured best: 529,000 records of 300 bytes a second, orjson 390,000, json 165,000 (docs/performance.md).
+    msgspec measured best: 529,000 records of 300 bytes a second, orjson 390,000, json 165,000 (docs/performance.md). Where a described
+    key is no name of a struct's field, whole records are decoded.
     """
 
     def __init__(self, mapping: RecordMapping) -> None:
-        self._decode = msgspec.json.Decoder(_struct(mapping.paths, ())).decode
-        self._anything = msgspec.json.Decoder().decode
+        self._decode: Callable[[bytes], Any]
+        self._getters: Sequence[Callable[[Any], Any]]
+        if any(_NOT_IN_STRUCTS.search(key) for path in mapping.paths for key in path):
+            self._decode = read_json
+            self._getters = [_getter(path) for path in mapping.paths]
+        else:
+            self._decode = msgspec.json.Decoder(_struct(mapping.paths, ())).decode
+            self._getters = [attrgetter(".".join(f"f_{key.encode().hex()}" for key in path)) for path in mapping.paths]
         self._blank = self._decode(b"{}")
-        self._getters = [attrgetter(".".join(f"f_{key.encode().hex()}" for key in path)) for path in mapping.paths]
         self._places = _places(mapping)
 
     def fields(self, values: Sequence[bytes | None]) -> Fields:
@@ -52,20 +60,31 @@ class JsonFormat:
         return _fields([list(map(get, objects)) for get in self._getters], self._places)
 
     def record(self, value: bytes) -> Any:
-        """See RecordFormat. NaN and Infinity, which Python's json writes, are read: they matter where a described field holds one."""
-        try:
-            return self._anything(value)
-        except _MALFORMED as error:
-            try:
-                return json.loads(value)
-            except (ValueError, RecursionError):
-                raise DecodeError("bad-json", f"not JSON: {error}"[:300]) from error
+        """See RecordFormat."""
+        return read_json(value)
 
     def _or_blank(self, value: bytes | None) -> Any:
         try:
             return self._decode(value)  # type: ignore[arg-type]
         except _MALFORMED:
             return self._blank
+
+
+_read_anything = msgspec.json.Decoder().decode
+
+
+def read_json(value: bytes) -> Any:
+    """A whole JSON value. NaN and Infinity, which Python's json writes, are read: they matter where a described field holds one.
+
+    Raises DecodeError where it cannot be read.
+    """
+    try:
+        return _read_anything(value)
+    except _MALFORMED as error:
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            raise DecodeError("bad-json", f"not JSON: {error}"[:300]) from error
 
 
 def _struct(paths: Sequence[Path], above: Path) -> Any:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autoemb_pipeline.mapping.description import LabelRule, Path, Unit
-from autoemb_pipeline.mapping.rules import NUMBERS, iso_milliseconds
+from autoemb_pipeline.mapping.rules import NUMBERS, is_finite, iso_milliseconds
 
 _MOST = 0.9  # of the records must have the field, and of its type
 _DEEPEST, _MOST_PATHS = 6, 300
@@ -93,10 +93,12 @@ def paths_of(records: Sequence[Mapping[str, Any]]) -> dict[Path, Seen]:
 def _leaves(record: Mapping[str, Any], above: Path) -> Iterator[tuple[Path, Any]]:
     for key, value in record.items():
         path = (*above, key)
+        if not key:  # no path of a description has it
+            continue
         if isinstance(value, Mapping):
             if len(path) < _DEEPEST:
                 yield from _leaves(value, path)
-        elif key and value is not None:
+        elif value is not None:
             yield path, value
 
 
@@ -161,12 +163,17 @@ def find_label(seen: Mapping[Path, Seen], count: int) -> LabelRule | None:
     flag = usual(seen, FLAGS, lambda s: s.share(count, lambda v: isinstance(v, bool) or (type(v) in NUMBERS and v in (0, 1))) >= _MOST)
     if flag is not None:
         return LabelRule(field=flag.path)
-    number = usual(seen, NUMBERED, lambda s: s.share(count, lambda v: type(v) in NUMBERS) >= _MOST)
+    number = usual(seen, NUMBERED, lambda s: len(numbers_of(s)) >= _MOST * count)
     if number is not None:
-        return LabelRule(field=number.path, positive_above=_threshold([v for v in number.values if type(v) in NUMBERS]))
+        return LabelRule(field=number.path, positive_above=_threshold(numbers_of(number)))
     kinds = usual(seen, TYPES, lambda s: s.share(count, lambda v: isinstance(v, str)) >= _MOST and event_types(s) is not None)
     types = None if kinds is None else event_types(kinds)
     return None if kinds is None or types is None else LabelRule(field=kinds.path, positive=types[0], negative=types[1])
+
+
+def numbers_of(seen: Seen) -> list[float]:
+    """The values that a numeric label can have: finite ones."""
+    return [value for value in seen.values if type(value) in NUMBERS and is_finite(value)]
 
 
 def event_types(seen: Seen) -> tuple[tuple[str, ...], tuple[str, ...]] | None:

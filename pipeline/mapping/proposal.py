@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from autoemb_pipeline.errors import ConfigurationError, DecodeError
 from autoemb_pipeline.mapping.description import Format, LabelRule, Path, Unit
+from autoemb_pipeline.mapping.formats import read_json
 from autoemb_pipeline.mapping.names import (
     ITEMS,
     TYPES,
@@ -22,6 +21,7 @@ from autoemb_pipeline.mapping.names import (
     find_sequence,
     find_time,
     is_id,
+    numbers_of,
     paths_of,
     usual,
 )
@@ -60,6 +60,12 @@ def propose(
         ConfigurationError: the values are of no format that can be described.
     """
     sample = [value for value in values if value]
+    if not sample:
+        raise ConfigurationError(
+            f"The newest records of {', '.join(topics)} hold no value",
+            why="they are tombstones, or empty",
+            remedy="look at more of them with --records, or write some records",
+        )
     if schema is None and _share(sample, InteractionDecoder(registry=registry)) >= _MOST:
         return Proposal(text=f"{_head(topics, len(sample))}{_input(topics, 'autoemb')}")
     form, read = _format(sample, registry, None if schema is None else schema[1])
@@ -67,7 +73,7 @@ def propose(
     if len(records) < len(sample) / 2:
         raise ConfigurationError(
             f"{len(sample) - len(records)} of {len(sample)} records of {', '.join(topics)} cannot be read as {form.upper()} objects",
-            why=f"the first begins with {sample[0][:16]!r}" if sample else "no record has a value",
+            why=f"the first begins with {sample[0][:16]!r}",
             remedy="JSON objects and Avro records can be described; for Avro without a registry give --schema FILE",
         )
     return _described(topics, records, form, None if schema is None else schema[0])
@@ -92,7 +98,7 @@ def _format(
             why="they are in single-object encoding, which names its schema by a fingerprint only",
             remedy="give the schema: --schema FILE",
         )
-    return "json", msgspec.json.Decoder().decode
+    return "json", read_json
 
 
 def _described(topics: Sequence[str], records: Sequence[Mapping[str, Any]], form: Format, schema: str | None) -> Proposal:
@@ -176,12 +182,12 @@ def _label(rule: LabelRule | None, seen: Mapping[Path, Seen], count: int) -> lis
             _line('others = "skip"', f"{others}; or dead-letter"),
         ]
     if rule.is_number:
-        numbers = [value for value in field.values if isinstance(value, int | float)]
+        numbers = numbers_of(field)
         above = sum(value > rule.threshold for value in numbers) / len(numbers)
         return [
             "[label]",
             _line(f"field = {_path(rule.field)}", f"from {min(numbers):g} to {max(numbers):g}"),
-            _line(f"positive_above = {rule.threshold:g}", f"then {above:.0%} are positive"),
+            _line(f"positive_above = {rule.threshold!r}", f"then {above:.0%} are positive"),
         ]
     return ["[label]", _line(f"field = {_path(rule.field)}", f"0 or 1: {_counts(field)}")]
 
@@ -222,5 +228,5 @@ def _share(sample: Sequence[bytes], read: Callable[[bytes], Any]) -> float:
 def _or_none(read: Callable[[bytes], Any], value: bytes) -> Any:
     try:
         return read(value)
-    except (DecodeError, msgspec.DecodeError, ValueError, RecursionError):
+    except DecodeError:
         return None

@@ -168,10 +168,14 @@ def kind_of(value: Any) -> str:
 def _number(value: Any, path: Path) -> float:
     if type(value) not in NUMBERS:
         raise DecodeError("wrong-type", f"{dotted(path)} is {kind_of(value)}, not a number")
-    try:
-        finite = math.isfinite(value)
-    except OverflowError:
-        finite = False
-    if not finite:
+    if not is_finite(value):
         raise DecodeError("bad-value", f"{dotted(path)} is not finite")
     return value  # type: ignore[no-any-return]  # an int or a float
+
+
+def is_finite(number: float) -> bool:
+    """Whether a double can hold it: false for NaN, for infinity, and for an integer beyond all doubles."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False

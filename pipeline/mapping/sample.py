@@ -1,6 +1,7 @@
 """Some records of topics, to look at: the newest of each partition."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from autoemb_pipeline.errors import TopicError
@@ -44,7 +45,8 @@ def read_sample(kafka: Mapping[str, str], topics: Sequence[str], limit: int) -> 
 def _newest(reader: TopicReader, topic: str, partition: int, count: int) -> Sampled:
     low, high = reader.offsets(partition, timeout=_PATIENCE, patience=_PATIENCE)
     start = max(low, high - count)
-    records = [] if start >= high else [*reader.read(partition, start, patience=_PATIENCE)][:count]
+    # Of a topic that is written to all the time the end comes late, if ever.
+    records = [] if start >= high else [*islice(reader.read(partition, start, patience=_PATIENCE), count)]
     return Sampled(topic, partition, [record.value() for record in records], [record.timestamp()[1] for record in records])
 
 

@@ -59,7 +59,7 @@ class KafkaSource(MergedSource):
         settings = reading_settings(kafka, config, self._topics)
         self._commits = _Commits(settings, self._topics, config.names)  # first: settings that cannot be used need no broker to be found
         partitions = self._topics.describe_at_start(config.start_timeout)
-        starts = _start_offsets(self._topics, config, partitions, position, timeout=config.start_timeout, begun=bool(position.next_offsets))
+        starts = start_offsets(self._topics, config, partitions, position, timeout=config.start_timeout, begun=bool(position.next_offsets))
         self._left_out: Sequence[int] = ()
         self._left_out_records = 0
         fetcher_type = PartitionConsumers if len(partitions) <= config.max_consumers else SharedConsumer
@@ -96,7 +96,7 @@ class KafkaSource(MergedSource):
             if self._config.until_end:
                 self._note_left_out(added)
                 return {}
-            starts = _start_offsets(self._topics, self._config, added, RunPosition(), timeout=_REQUEST_SECONDS, begun=True)
+            starts = start_offsets(self._topics, self._config, added, RunPosition(), timeout=_REQUEST_SECONDS, begun=True)
         except (BrokerError, TopicError) as error:  # the guard looks again, and knows a topic that is gone from one not known yet
             _log.warning("could not look at added partitions", topic=self._config.names, partitions=added, why=error.why)
             return {}
@@ -205,7 +205,7 @@ class _Commits:
             _log.warning("offsets not committed; only lag dashboards miss them", topic=self._topic, why=error.str())
 
 
-def _start_offsets(
+def start_offsets(
     topics: TopicSet, config: SourceConfig, partitions: Iterable[int], position: RunPosition, *, timeout: float, begun: bool
 ) -> dict[int, int]:
     """Partition -> first offset to read; a partition without a position was added since the run has `begun`, so it must be whole.
@@ -215,7 +215,7 @@ def _start_offsets(
     earliest = topics.earliest(partitions, timeout)
     missing = sorted(position.next_offsets.keys() - earliest.keys())
     if missing:
-        gone = [number % TOPIC_STRIDE for number in missing]
+        gone = [number % TOPIC_STRIDE for number in missing if config.topic_of(number) == config.topic_of(missing[0])]
         raise TopicError(
             f"Topic {config.topic_of(missing[0])!r} has no partitions {gone}, which this run has read",
             why="partitions cannot be removed from a topic, so it is another one",

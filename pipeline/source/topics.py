@@ -41,10 +41,10 @@ class TopicSet:
         return TopicPartition(self._topics[topic], partition, *offset)
 
     def numbers_in(self, messages: Sequence[Any]) -> set[int]:
-        """The partitions of these messages."""
+        """The partitions of these messages; of what librdkafka gives in place of one, and is of no topic, -1."""
         if len(self._topics) == 1:
             return {*map(Message.partition, messages)}
-        return {self.number(message) for message in messages}
+        return {-1 if message.topic() is None else self.number(message) for message in messages}
 
     def number(self, message: Any) -> int:
         """A message's partition."""

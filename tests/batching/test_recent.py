@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoemb_pipeline.batching import Batcher, batches
-from autoemb_pipeline.columns import Block, MiniBatch
+from autoemb_pipeline.columns import Block, MiniBatch, Released
 from autoemb_pipeline.epochs import Epochs
 from autoemb_pipeline.recent import RecentEvents
 from autoemb_pipeline.records import Interaction, OfflineStage, RunPosition
@@ -56,6 +56,14 @@ def seen(made: list[MiniBatch]) -> list[tuple[Any, ...]]:
     return [
         (b.step, b.epoch, [r.user_id for r in b.records], b.block.time.tolist(), dict(b.next_offsets), b.duplicates, b.late) for b in made
     ]
+
+
+def test_all_that_waits_is_counted_whatever_becomes_of_it() -> None:
+    block = EventLog([[(1, 1), (2, 1), (3, 2), (4, 0), (5, 0)]]).read(0, 0, 5)
+    batcher = Batcher(batch_size=10, position=RunPosition(), events_kept=5)
+    batcher.start_from({0: 0})
+    batcher.add(Released(block))
+    assert (batcher.waiting.records, batcher.waiting.interactions) == (5, 4)
 
 
 records = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6)), max_size=14)

@@ -6,6 +6,7 @@ from typing import Literal
 
 import click
 import pytest
+from click import BadParameter
 from click.testing import CliRunner
 
 from autoemb_pipeline.cli.options import StartTime, attribute_texts, field_option, together
@@ -13,6 +14,7 @@ from autoemb_pipeline.cli.run_options import storage_options, stream_options, tr
 from autoemb_pipeline.config import RunConfig, run_config, with_offline_stage
 from autoemb_pipeline.errors import ConfigurationError
 from autoemb_pipeline.learners.stream.config import StreamConfig
+from autoemb_pipeline.mapping.reading import parse_stream
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.trainer import TrainerConfig
 
@@ -141,6 +143,20 @@ def test_a_budget_that_one_user_and_one_item_exceed_is_refused_by_name() -> None
 @pytest.mark.parametrize(("text", "start"), [("beginning", None), ("latest", "latest"), ("2024-01-02T03:04:05Z", 1_704_164_645_000)])
 def test_where_a_run_begins(text: str, start: object) -> None:
     assert StartTime().convert(text, None, None) == start
+
+
+@pytest.mark.parametrize("text", ["inf", "-inf", "nan", "1e30", "-1", "-0.002", "1969-12-31"])
+def test_what_is_no_time_that_records_can_have_is_refused(text: str) -> None:
+    with pytest.raises(BadParameter):
+        StartTime().convert(text, None, None)
+
+
+@pytest.mark.parametrize("rule", ["", 'positive = ["buy"]\nnegative = ["view"]'])
+def test_a_threshold_is_only_for_labels_that_are_numbers(rule: str, tmp_path: Path) -> None:
+    fields = '[fields]\nuser = "u"\nitem = "i"\n[timestamp]\nunit = "record"\n[label]\nfield = "l"\n'
+    stream = parse_stream(f'[input]\ntopics = "t"\nformat = "json"\n{fields}{rule}')
+    with pytest.raises(ConfigurationError, match="--positive-above 3 with the label 'l'"):
+        run_config({"preset": "stream", "stream": stream, "positive_above": 3.0, "state_dir": tmp_path})
 
 
 def test_a_part_of_the_topic_is_not_known_where_a_run_begins_later(tmp_path: Path) -> None:

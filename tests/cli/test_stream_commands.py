@@ -113,6 +113,19 @@ def test_a_topic_that_is_not_there(tmp_path: Path, run: Run) -> None:
     assert "There is no topic 'no-such-topic'" in printed
 
 
+def test_a_proposal_is_written_whole_or_not_at_all(
+    broker: TestBroker, topic_name: str, make_topic: Callable[..., str], tmp_path: Path, run: Run
+) -> None:
+    make_topic(topic_name, 1)
+    write(broker.kafka, topic_name, clicks(0, 40))
+    code, printed = run("stream", "init", "--topic", topic_name, "--output", tmp_path / "nowhere" / "s.toml")
+    assert code == 2
+    assert "s.toml cannot be written" in printed
+    file = tmp_path / "s.toml"
+    assert run("stream", "init", "--topic", topic_name, "--topic", topic_name, "--output", file)[0] == 0
+    assert read_stream(file).topics == (topic_name,)
+
+
 def test_the_worked_example_of_the_documentation(broker: TestBroker, tmp_path: Path, run: Run) -> None:
     page = (ROOT / "docs" / "own-stream.md").read_text(encoding="utf-8")
     script = page.partition("```python\n")[2].partition("```")[0]

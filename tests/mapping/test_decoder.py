@@ -127,6 +127,15 @@ def test_names_that_are_no_identifiers_and_points_in_names() -> None:
     assert interaction == ("1", "x", 1.0, 2000, None, None, None)
 
 
+@pytest.mark.parametrize("key", ['a"b', "a\\b", "a\nb", "\x7f", "é b"])
+def test_any_key_can_be_described(key: str) -> None:
+    mapping = RecordMapping(user=(key, "id"), item=("i",), label=LabelRule(field=("l",)), unit="ms", timestamp=("ts",))
+    found = [{key: {"id": "u"}, "i": 1, "l": 1, "ts": 5}, {"i": 1, "l": 1, "ts": 5}, {key: [], "i": 1, "l": 1, "ts": 5}]
+    decoded = MappedDecoder(mapping, JsonFormat(mapping)).decode([*(json.dumps(record).encode() for record in found), None, b"{"])
+    assert decoded.block.interactions() == [("u", "1", 1.0, 5, None, None, None)]
+    assert [r.reason for r in decoded.refused] == ["missing-field", "wrong-type", "no-value", "bad-json"]
+
+
 SCHEMA = {
     "type": "record",
     "name": "Click",

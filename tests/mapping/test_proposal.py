@@ -101,6 +101,7 @@ def test_this_projects_own_records_are_told_apart() -> None:
         ([b"a,b,c"] * 9, "cannot be read as JSON objects"),
         ([b"\x00\x00\x00\x00\x07abc"] * 9, "registry's wire format"),
         ([b"\xc3\x01" + bytes(20)] * 9, "Avro of a schema that is not known"),
+        ([None, b"", None], "The newest records of t hold no value"),
     ],
 )
 def test_what_cannot_be_described_is_said(values: list[bytes | None], message: str) -> None:
@@ -108,11 +109,30 @@ def test_what_cannot_be_described_is_said(values: list[bytes | None], message: s
         propose(["t"], values)
 
 
-def test_where_there_is_nothing_to_see_all_is_left_to_the_user() -> None:
-    assert propose(["t"], [None, None]).missing == ("fields.user", "fields.item", "label.field")
+def test_a_topic_is_looked_at_as_train_reads_it() -> None:
+    values = values_of(lambda n: {"uid": n % 9, "item": 1, "clicked": n % 2, "price": float("nan")})
+    assert propose(["t"], values).missing == ()
 
 
-@given(st.lists(st.dictionaries(st.text(max_size=4), st.text(max_size=4) | st.integers() | st.none(), max_size=4), max_size=5))
+@pytest.mark.parametrize("rating", [float("inf"), float("nan"), 10**400], ids=["infinity", "NaN", "more than a double holds"])
+def test_numbers_that_no_label_can_be_do_not_make_the_threshold(rating: float) -> None:
+    few = propose(["t"], values_of(lambda n: {"uid": n % 9, "item": 1, "rating": rating if n % 20 == 0 else n % 6}))
+    assert parse_stream(few.text).record.label.threshold == 3.5
+    assert propose(["t"], values_of(lambda _: {"uid": 1, "item": 1, "rating": rating})).missing == ("label.field",)
+
+
+def test_a_threshold_is_written_as_it_is() -> None:
+    found = propose(["t"], values_of(lambda n: {"uid": n % 9, "item": 1, "score": 1_234_567.25 * (n % 4)}))
+    assert parse_stream(found.text).record.label.threshold == 2_469_134.5
+
+
+def test_a_field_that_no_path_can_name_is_not_proposed() -> None:
+    found = propose(["t"], values_of(lambda n: {"": {"user_id": n % 9}, "item": 1, "clicked": n % 2}))
+    assert found.missing == ("fields.user",)
+    assert ".user_id" not in found.text
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=4), st.text(max_size=4) | st.integers() | st.none(), max_size=4), min_size=1, max_size=5))
 def test_whatever_records_hold_the_proposal_is_toml(records: list[dict[str, Any]]) -> None:
     values: list[bytes | None] = [json.dumps({"uid": 1, "item": 2, "clicked": n % 2, **r}).encode() for n, r in enumerate(records)]
     found = propose(["t"], values)
