@@ -95,7 +95,7 @@ def input_error(servers: str, topic: str, error: KafkaError) -> AutoembError:
         return TopicError(
             f"There is no topic {topic!r} at {servers}",
             why=error.str(),
-            remedy=f"autoemb-pipeline replay --dataset ml-latest-small --topic {topic}",
+            remedy=f"restore or create it; of a data set: autoemb-pipeline replay --dataset ml-latest-small --topic {topic}",
         )
     if error.code() in REFUSED or error.fatal():
         return BrokerError(

@@ -7,6 +7,7 @@ import pytest
 from confluent_kafka import KafkaError, Message
 
 from autoemb_pipeline.errors import TopicError
+from autoemb_pipeline.kafka.errors import input_error
 from autoemb_pipeline.offsets import TOPIC_STRIDE
 from autoemb_pipeline.records import RunPosition
 from autoemb_pipeline.source.config import SourceConfig
@@ -25,6 +26,12 @@ def test_an_error_of_no_topic_among_their_records_stops_nobody() -> None:
     assert in_pieces([error], topics) == []
     pieces = in_pieces([message("b", 5), error, message("b", 6), message("a", 9)], topics)
     assert {piece.partition: piece.chunk.offsets.tolist() for piece in pieces} == {TOPIC_STRIDE + 2: [5, 6], 2: [9]}
+
+
+def test_who_lost_a_topic_of_their_own_is_not_told_to_replay_movielens_into_it() -> None:
+    error = input_error("broker:9092", "clicks", KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+    assert error.remedy is not None
+    assert error.remedy.startswith("restore or create it")
 
 
 def test_missing_partitions_are_named_with_their_own_topic() -> None:
