@@ -26,12 +26,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from autoemb_pipeline.columns import MiniBatch
 from autoemb_pipeline.context.tracker import ContextConfig
 from autoemb_pipeline.learners.config import from_preset
-from autoemb_pipeline.ops.brokers.local_kafka import LocalKafka, LocalKafkaConfig
 from autoemb_pipeline.prequential.metrics import PrequentialConfig
 from autoemb_pipeline.producers.datasets.catalogue import DatasetOptions, load_dataset
 from autoemb_pipeline.state.memory import MemoryRowStore
 from autoemb_pipeline.trainer import Trainer, TrainerConfig, trainer_tables
-from tests.benchmarks.bench_pipeline import HERE, command, train_seconds
+from tests.benchmarks.commands import HERE, Stream, kafka
 
 BATCH = 500
 PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm)
@@ -116,23 +115,18 @@ def memory_rate(preset: str, dataset: str, short: int, long: int) -> float:
 
 def kafka_against_memory(preset: str, dataset: str, lengths: tuple[int, int], rounds: int) -> None:
     short, long = lengths
-    with tempfile.TemporaryDirectory() as name:
-        scratch = Path(name)
-        with LocalKafka(LocalKafkaConfig(home=Path(os.environ["KAFKA_HOME"]), data_dir=scratch / "kafka")) as broker:
-            servers = broker.bootstrap_servers
-            for n in lengths:
-                where = ("--topic", f"t{n}", "--bootstrap-servers", servers)
-                command(HERE, "replay", "--dataset", dataset, "--limit", str(n), *where)
-            ratios = []
-            for _ in range(rounds):
-                extra = ("--preset", preset, "--threads", "1")
-                times = [train_seconds(HERE, servers, f"t{n}", scratch, extra) for n in lengths]
-                pipeline = (long - short) / (times[1] - times[0])
-                own = [sys.executable, "-m", "tests.benchmarks.bench_paper", "--preset", preset, "--dataset", dataset]
-                told = subprocess.run([*own, "--memory", str(short), str(long)], cwd=HERE, capture_output=True, text=True, check=True)
-                memory = float(told.stdout)
-                ratios.append(pipeline / memory)
-                print(f"{preset}: Kafka {pipeline:,.0f}/s, memory {memory:,.0f}/s, ratio {ratios[-1]:.3f}", flush=True)  # noqa: T201
+    stream = Stream(name=dataset, dataset=dataset, lengths=lengths, training=("--preset", preset, "--threads", "1"))
+    ratios = []
+    with kafka() as (servers, scratch):
+        topics = [stream.replay(servers, length) for length in lengths]
+        for _ in range(rounds):
+            times = [stream.train(HERE, servers, topic, scratch).wall for topic in topics]
+            pipeline = (long - short) / (times[1] - times[0])
+            own = [sys.executable, "-m", "tests.benchmarks.bench_paper", "--preset", preset, "--dataset", dataset]
+            told = subprocess.run([*own, "--memory", str(short), str(long)], cwd=HERE, capture_output=True, text=True, check=True)
+            memory = float(told.stdout)
+            ratios.append(pipeline / memory)
+            print(f"{preset}: Kafka {pipeline:,.0f}/s, memory {memory:,.0f}/s, ratio {ratios[-1]:.3f}", flush=True)  # noqa: T201
     print(f"{preset}: Kafka ÷ memory, median of {rounds}: {statistics.median(ratios):.3f}")  # noqa: T201
 
 
