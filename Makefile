@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 N ?= 20
 # Test files run side by side, each process with a broker of its own: brokers' waits are most of the suite's time. WORKERS=0: one by one.
-WORKERS ?= 3
+WORKERS ?= 4
 # The stamp is newer than what it was made from: setup does nothing until packaging changes.
 STAMP := $(VENV)/.installed
 
