@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 N ?= 20
-# Test files run side by side, each process with a broker of its own: brokers' waits are most of the suite's time. WORKERS=0: one by one.
+# Test files run side by side on one broker: waiting is a quarter of the suite's time. WORKERS=0: one by one.
 WORKERS ?= 4
 # The stamp is newer than what it was made from: setup does nothing until packaging changes.
 STAMP := $(VENV)/.installed
