@@ -8,17 +8,20 @@ the two to the same verdicts and values on any bytes.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autoemb_pipeline.columns import NO_VALUE, Block, Bytes, Decoded, Integers, Refused, Texts, concat
 from autoemb_pipeline.errors import DecodeError
 from autoemb_pipeline.kernels.avro import decode_interactions, encode_interactions
-from autoemb_pipeline.records import Interaction
+from autoemb_pipeline.records import SKIPPED, Interaction
 from autoemb_pipeline.schemas.avro import MAGIC, schema_fingerprint
 from autoemb_pipeline.schemas.codec import INTERACTION_SCHEMA, MAX_ID_BYTES, MAX_TIMESTAMP, encode_interaction
 from autoemb_pipeline.schemas.registry import InteractionDecoder
 
+Read = TypeVar("Read")
 HEADER = MAGIC + schema_fingerprint(INTERACTION_SCHEMA)
 
 
@@ -51,34 +54,59 @@ class ColumnDecoder:
             np.frombuffer(joined, np.uint8), bounds, self._headers.data, self._headers.bounds, MAX_ID_BYTES, MAX_TIMESTAMP
         )
         block = _block(joined, *columns)
-        return Decoded(block, None, ()) if len(block) == len(values) else self._with_slow(values, block, plain)
+        if len(block) == len(values):
+            return Decoded(block)
+        return completed(values, block, plain, read=lambda _, value: self._decoder(value), made=Block.of)
 
     def _learn_headers(self) -> None:
         if isinstance(self._decoder, InteractionDecoder) and self._decoder.plain_headers != self._registry_headers:
             self._registry_headers = self._decoder.plain_headers
             self._headers = Texts.of([HEADER, *self._registry_headers])
 
-    def _with_slow(self, values: Sequence[bytes | None], block: Block, plain: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> Decoded:
-        """Adds what only the decoder of one value can read."""
-        slow: list[Interaction] = []
-        slow_rows: list[int] = []
-        refused: list[Refused] = []
-        for row in np.flatnonzero(~plain).tolist():
-            value = values[row]
-            if value is None:
-                refused.append(Refused(row, "no-value", NO_VALUE))
-                continue
-            try:
-                slow.append(self._decoder(value))
-                slow_rows.append(row)
-            except DecodeError as error:
-                refused.append(Refused(row, error.reason, str(error)))
-        rows = np.flatnonzero(plain)
-        if slow:
-            rows = np.concatenate([rows, np.array(slow_rows, np.int64)])
-            order = np.argsort(rows)
-            block, rows = concat([block, Block.of(slow)]).take(order), rows[order]
-        return Decoded(block, rows if refused else None, refused)
+
+def completed(
+    values: Sequence[bytes | None],
+    block: Block,
+    plain: NDArray[np.bool_],
+    *,
+    read: Callable[[int, bytes], Read | None],
+    made: Callable[[Sequence[Read]], Block],
+    skipped: NDArray[np.bool_] | None = None,
+) -> Decoded:
+    """The plain values with what only a reader of one value can tell of the others, in the values' order.
+
+    Args:
+        values: n of a chunk.
+        block: those that are plain.
+        plain: [n] which they are.
+        read: row, value -> what it holds; None where it is to be left out; raises DecodeError where it cannot be used.
+        made: the block of what was read.
+        skipped: [n] those known to be left out; not read.
+    """
+    refused = [] if skipped is None else [Refused(row, SKIPPED, "") for row in np.flatnonzero(skipped).tolist()]
+    slow: list[Read] = []
+    slow_rows: list[int] = []
+    for row in np.flatnonzero(~plain if skipped is None else ~plain & ~skipped).tolist():
+        value = values[row]
+        if value is None:
+            refused.append(Refused(row, "no-value", NO_VALUE))
+            continue
+        try:
+            one = read(row, value)
+        except DecodeError as error:
+            refused.append(Refused(row, error.reason, str(error)))
+            continue
+        if one is None:
+            refused.append(Refused(row, SKIPPED, ""))
+        else:
+            slow.append(one)
+            slow_rows.append(row)
+    rows = np.flatnonzero(plain)
+    if slow:
+        rows = np.concatenate([rows, np.array(slow_rows, np.int64)])
+        order = np.argsort(rows)
+        block, rows = concat([block, made(slow)]).take(order), rows[order]
+    return Decoded(block, rows if refused else None, sorted(refused))
 
 
 def _block(

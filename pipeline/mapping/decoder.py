@@ -2,16 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
-from autoemb_pipeline.columns import EMPTY, NO_VALUE, Decoded, Integers, Refused, concat
-from autoemb_pipeline.errors import DecodeError
+from autoemb_pipeline.columns import EMPTY, Decoded, Integers
 from autoemb_pipeline.mapping.columns import block_of, columns_of
 from autoemb_pipeline.mapping.description import RecordMapping, StreamDescription
 from autoemb_pipeline.mapping.formats import AvroFormat, JsonFormat, RecordFormat
 from autoemb_pipeline.mapping.rules import Row, row_of
-from autoemb_pipeline.records import SKIPPED
-from autoemb_pipeline.schemas.columnar import ColumnDecoder
+from autoemb_pipeline.schemas.columnar import ColumnDecoder, completed
 from autoemb_pipeline.schemas.registry import InteractionDecoder, RegistryCodec
 
 
@@ -39,32 +35,11 @@ class MappedDecoder:
         block, plain, skipped = columns_of(self._mapping, self._format.fields(values), own_times)
         if plain.all():
             return Decoded(block)
-        refused = [Refused(row, SKIPPED, "") for row in np.flatnonzero(skipped).tolist()]
-        rows: list[Row] = []
-        places: list[int] = []
-        for place in np.flatnonzero(~plain & ~skipped).tolist():
-            verdict = self._verdict(place, values[place], None if own_times is None else int(own_times[place]))
-            if isinstance(verdict, Row):
-                rows.append(verdict)
-                places.append(place)
-            else:
-                refused.append(verdict)
-        order = np.concatenate([np.flatnonzero(plain), np.array(places, np.int64)])
-        usable = concat([block.only(plain), block_of(rows)]) if rows else block.only(plain)
-        if rows:
-            sorting = np.argsort(order)
-            order, usable = order[sorting], usable.take(sorting)
-        return Decoded(usable, order, sorted(refused))
 
-    def _verdict(self, place: int, value: bytes | None, time: int | None) -> Row | Refused:
-        """What becomes of a value that is not plain."""
-        if value is None:
-            return Refused(place, "no-value", NO_VALUE)
-        try:
-            row = row_of(self._mapping, self._format.record(value), time)
-        except DecodeError as error:
-            return Refused(place, error.reason, str(error))
-        return Refused(place, SKIPPED, "") if row is None else row
+        def read(row: int, value: bytes) -> Row | None:
+            return row_of(self._mapping, self._format.record(value), None if own_times is None else int(own_times[row]))
+
+        return completed(values, block.only(plain), plain, read=read, made=block_of, skipped=skipped)
 
 
 def stream_decoder(stream: StreamDescription, registry: RegistryCodec | None) -> ColumnDecoder | MappedDecoder:
