@@ -7,7 +7,6 @@ Shape legend: n distinct ids of a field, R remembered interactions, B interactio
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from autoemb_pipeline.kernels import Memory, pack, unpack
 from autoemb_pipeline.kernels.holding import SHARED
 from autoemb_pipeline.kernels.values import LENGTH_BYTES
 from autoemb_pipeline.records import FloatArray
-from autoemb_pipeline.rows import JoinedTexts, Lent
+from autoemb_pipeline.rows import JoinedTexts
 
 Integers = NDArray[np.int64]
 
@@ -41,14 +40,6 @@ class Remembered(NamedTuple):
     shared: NDArray[np.int8]
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What may be remembered: so many bytes, and only where more blocks are likely; likely: [2, B]."""
-
-    room: int
-    likely: NDArray[np.int8]
-
-
 def recall(part: NDArray[np.int8], slots: Integers, outputs: int) -> Remembered:
     """What the ids in these slots remember. outputs: C."""
     starts, partners, flags, logits = unpack(slots, part, 2 * outputs)
@@ -62,29 +53,35 @@ def forget(part: NDArray[np.int8], slots: Integers) -> None:
 
 
 def append(
-    lent: Lent, position: int, field: int, memory: Memory, local: Integers, labels: Integers, partners: JoinedTexts, limits: Limits
-) -> Limits:
+    slots: Integers,
+    part: NDArray[np.int8],
+    field: int,
+    memory: Memory,
+    local: Integers,
+    labels: Integers,
+    partners: JoinedTexts,
+    likely: NDArray[np.int8],
+    room: int,
+) -> int:
     """Packs what the ids of a field remember of a mini-batch behind what they remembered before; what does not fit is not remembered.
 
     Args:
-        lent: the field's records.
-        position: of the part in a record.
+        slots: of the field's ids.
+        part: of their records.
         field: the ids'.
         memory: as the kernel left it.
         local: [2, B] positions of the interactions' ids.
         labels: [B] label or class.
         partners: the distinct ids of the other side, joined.
-        limits: what may be remembered.
+        likely: [B] where more blocks are likely, so that it may be remembered.
+        room: bytes that may be taken.
 
     Returns:
-        What is left of the limits.
+        What is left of the room.
     """
     flags = labels + SHARED * memory.own_shared.astype(np.int64)
     logits = memory.own_offsets.astype("<f2").view(np.uint8)
-    room = pack(
-        field, (lent.slots, lent.slabs[position]), memory, local, (flags, logits), partners, limits.likely[field], limits.room
-    )  # fmt: skip
-    return Limits(room, limits.likely)
+    return pack(field, (slots, part), memory, local, (flags, logits), partners, likely, room)
 
 
 def as_columns(

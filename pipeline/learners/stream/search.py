@@ -42,7 +42,7 @@ from autoemb_pipeline.learners.common.packing import read, restored
 from autoemb_pipeline.learners.stream.config import StreamConfig
 from autoemb_pipeline.learners.stream.controllers import CLUSTERS, Controller
 from autoemb_pipeline.learners.stream.holdings import Holdings
-from autoemb_pipeline.learners.stream.memory import Limits, Remembered, append, as_columns, forget, recall
+from autoemb_pipeline.learners.stream.memory import Remembered, append, as_columns, forget, recall
 from autoemb_pipeline.learners.stream.price import Price
 from autoemb_pipeline.learners.stream.rows import CONTEXT, REMEMBERED, REMEMBERED_BYTES, SidePlan, take
 from autoemb_pipeline.open_batch import SIDES, OpenBatch
@@ -196,10 +196,11 @@ class Search:
         interactions = opened.interactions
         labels = interactions.classes if self._outputs > 1 else interactions.binary.astype(np.int64)
         scarce = bool(self.price.budget) and 2 * self.bytes > self.price.budget
-        limits = Limits(self._room, self.foreseen if scarce else np.ones_like(self.foreseen))
+        likely, room = self.foreseen if scarce else np.ones_like(self.foreseen), self._room
         for field, lent in enumerate(opened.lent):
             forget(lent.slabs[REMEMBERED], lent.slots[memory.forgotten[field] != 0])
-            limits = append(lent, REMEMBERED, field, memory, interactions.local, labels, self._named[1 - field].texts, limits)
+            part, partners = lent.slabs[REMEMBERED], self._named[1 - field].texts
+            room = append(lent.slots, part, field, memory, interactions.local, labels, partners, likely[field], room)
 
     def learn(self, opened: OpenBatch, interactions: Interactions, out: Predicted) -> None:
         """The controllers learn from the mini-batch's losses, and the price moves."""
@@ -212,18 +213,15 @@ class Search:
             controller.learn(seen, level, losses[new], expected[new], clusters)
         self.price.move(given_up((self._worth[0], self._worth[1]), levels), self.bytes)
         whole = sum(side.ids * int(side.by_level[-1]) for side in self.holdings)
-        if self._unresolved() and PANEL_GROWTH * self.panel * whole < PANEL_OF_BYTES * self.bytes:
+        if self._half_interval() > self._config.tolerance and PANEL_GROWTH * self.panel * whole < PANEL_OF_BYTES * self.bytes:
             self.panel *= PANEL_GROWTH
 
-    def _half_interval(self) -> float | None:
-        """Half of the 95% interval of the loss given up; None before anything is known of it."""
-        given_up = self.price.given_up
+    def _half_interval(self) -> float:
+        """Half of the 95% interval of the loss given up; infinite before anything is known of it."""
         error = max(controller.uncertainty() for controller in self.controllers)
-        return None if given_up is None or not np.isfinite(error) else Z95 * error * abs(given_up)
-
-    def _unresolved(self) -> bool:
-        half = self._half_interval()
-        return half is None or half > self._config.tolerance
+        if self.price.given_up is None or not np.isfinite(error):
+            return float("inf")
+        return Z95 * error * abs(self.price.given_up)
 
     def _clusters(self, opened: OpenBatch) -> Integers:
         own = np.ascontiguousarray(self._named[0].numbers[:, 1]).view(np.int32).astype(np.int64) % CLUSTERS
@@ -281,13 +279,13 @@ class Search:
         """Fields of the metrics topic: the loss given up with its 95% interval, the price, and the number of ids in every space."""
         given_up = self.price.given_up
         half = self._half_interval()
-        low, high = (None, None) if given_up is None or half is None else (given_up - half, given_up + half)
+        low, high = (None, None) if given_up is None or not np.isfinite(half) else (given_up - half, given_up + half)
         widths = (0, *self._config.dims)
         return {
             "loss_given_up": given_up,
             "loss_given_up_low": low,
             "loss_given_up_high": high,
-            "unresolved": None if given_up is None else self._unresolved(),
+            "unresolved": None if given_up is None else half > self._config.tolerance,
             "price_per_byte": self.price.value,
             "memory_budget": self._config.memory_budget or None,
             **{f"{side}_removed_blocks": removed for side, removed in zip(SIDES, self._removed.tolist(), strict=True)},

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from autoemb_pipeline.kernels import Interactions, Memory, no_memory
 from autoemb_pipeline.kernels.values import LENGTH_BYTES
-from autoemb_pipeline.learners.stream.memory import Limits, append, as_columns, forget, recall
-from autoemb_pipeline.rows import Lent, joined_texts
+from autoemb_pipeline.learners.stream.memory import append, as_columns, forget, recall
+from autoemb_pipeline.rows import joined_texts
 from tests.strategies import ids
 
 OWNERS = 3
@@ -18,8 +18,9 @@ partners = st.lists(
 )
 
 
-def unbounded(local: np.ndarray) -> Limits:
-    return Limits(1 << 60, np.ones(local.shape, dtype=np.int8))
+def unbounded(local: np.ndarray) -> tuple[np.ndarray, int]:
+    """Everything may be remembered."""
+    return np.ones(local.shape[1], dtype=np.int8), 1 << 60
 
 
 def used(part: np.ndarray, slots: np.ndarray) -> list[int]:
@@ -71,14 +72,13 @@ def test_what_fits_comes_back_and_the_rest_is_left_out(
     part = rng.integers(-128, 128, size=(5, width)).astype(np.int8)  # what is behind an entry's end is anything
     others = part[[1, 3]].copy()
     forget(part, slots)
-    lent = Lent((part,), slots, ["a", "b", "c"], own=True)
     expected: list[list[tuple[str, list[float], int, bool]]] = [[] for _ in range(OWNERS)]
     sizes = [0] * OWNERS
     for batch in batches:
         local = np.zeros((2, len(batch)), dtype=np.int64)
         local[field], local[1 - field] = [own for own, _ in batch], [other % len(names) for _, other in batch]
         memory, labels = remembered_by(local, outputs, field, rng, slots), rng.integers(0, 5, size=len(batch))
-        append(lent, 0, field, memory, local, labels, joined_texts(names), unbounded(local))
+        append(slots, part, field, memory, local, labels, joined_texts(names), *unbounded(local))
         for i, (own, other) in enumerate(batch):
             name = names[other % len(names)]
             size = 2 + len(name.encode()) + 2 * outputs
@@ -99,8 +99,7 @@ def test_columns_of_promoted_ids_are_in_the_order_of_ids() -> None:
     slots, rng = np.arange(3), np.random.default_rng(0)
     local = np.array([[0, 2, 2, 0, 1], [0, 1, 0, 2, 1]])
     memory = remembered_by(local, 1, 0, rng, slots)
-    lent = Lent((part,), slots, ["a", "b", "c"], own=True)
-    append(lent, 0, 0, memory, local, np.array([1, 0, 1, 0, 1]), joined_texts(["x", "y", "z"]), unbounded(local))
+    append(slots, part, 0, memory, local, np.array([1, 0, 1, 0, 1]), joined_texts(["x", "y", "z"]), *unbounded(local))
     promoted = np.array([0, 2])
     remembered = recall(part, promoted, 1)
     starts, partners, offsets, labels, shared = as_columns(remembered, promoted, 4, {"z": 7, "y": 5, "x": 3})
@@ -119,10 +118,10 @@ def test_under_a_budget_what_has_no_room_or_is_not_likely_to_be_needed_is_left_o
     size = 2 + 1 + 2
     for room, kept in ((100, [2, 1, 1]), (2 * size, [2, 0, 0]), (3 * size - 1, [2, 0, 0]), (0, [0, 0, 0])):
         part = np.zeros((3, 160), dtype=np.int8)
-        lent = Lent((part,), slots, ["a", "b", "c"], own=True)
-        left = append(lent, 0, 0, remembered_by(local, 1, 0, rng, slots), local, np.zeros(5, dtype=np.int64), names, Limits(room, likely))
+        memory, labels = remembered_by(local, 1, 0, rng, slots), np.zeros(5, dtype=np.int64)
+        left = append(slots, part, 0, memory, local, labels, names, likely[0], room)
         assert [len(own) for own in recalled(part, slots, 1)] == kept
-        assert left.room == room - size * sum(kept)
+        assert left == room - size * sum(kept)
 
 
 def test_nothing_promoted_is_no_columns() -> None:
