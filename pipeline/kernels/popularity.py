@@ -7,8 +7,7 @@ from math import log
 
 from autoemb_pipeline.kernels.compiling import kernel
 from autoemb_pipeline.kernels.layout import Floats
-
-SMALLEST = 1e-12
+from autoemb_pipeline.kernels.search import SMALLEST_WEIGHT
 
 
 @kernel
@@ -39,7 +38,7 @@ def sum_by_popularity(counts: Floats, losses: Floats, weights: Floats, dims: Flo
             weight = weights[i, n]
             dimension += weight * dims[n]
             if weight > 0.0:
-                entropy -= weight * log(max(weight, SMALLEST))
+                entropy -= weight * log(max(weight, SMALLEST_WEIGHT))
             sums[3 + n, bucket] += weight
             told[n] += weight
         sums[2, bucket] += dimension

@@ -46,7 +46,6 @@ from autoemb_pipeline.kernels.worth import (
     Seen,
     choose,
     correct,
-    expect,
     given_up,
     in_panel,
     judge,
@@ -145,7 +144,6 @@ def _search_jobs() -> Iterator[tuple[str, Callable[[], object]]]:
     texts = np.frombuffer(b" ", np.uint8), np.array([0, 1], dtype=np.int64)
 
     yield "controllers' inputs", lambda: see(several[0], whole, context, blank_totals(), weights_at(0), seen)
-    yield "worth of blocks", lambda: expect(seen, says, column)
     yield "choices", lambda: choose(several[0], measured, numbers, seen, says, costs, column, several[0], room[:, 0].copy())
     yield "panel", lambda: in_panel(numbers, 0.0)
     yield "promoted ids", lambda: promoted(several[0], several[0], measured, costs.by_level)

@@ -198,13 +198,6 @@ def promoted(local: Integers, choices: Integers, records: Measured, by_level: In
 
 
 @kernel
-def expect(seen: Seen, controller: Expectation, worth: Floats) -> None:
-    """Writes into worth [B, N] the loss that each block is expected to save per interaction."""
-    for i in range(len(worth)):
-        _expect(seen.passed[i], seen.rest[i], _group(seen.counts[i]), controller, worth[i])
-
-
-@kernel
 def choose(
     local: Integers,
     records: Measured,
@@ -223,7 +216,7 @@ def choose(
         records: what the ids hold.
         numbers: [n, …] the first of each id's uniform numbers, of variance 1, says whether it is in the panel.
         seen, controller, costs: the side's.
-        worth: [B, N] result: as of `expect`.
+        worth: [B, N] result: loss that each block is expected to save per interaction.
         choices, foreseen: [B] results.
     """
     spaces = worth.shape[1]

@@ -13,8 +13,6 @@ from autoemb_pipeline.kernels.search import FIXED_INPUTS, LARGEST_RELATIVE_LOSS
 from autoemb_pipeline.kernels.search import THRESHOLDS as POPULARITY_THRESHOLDS
 from autoemb_pipeline.records import FloatArray, SideContext
 
-POPULARITY_INPUTS = len(POPULARITY_THRESHOLDS) + 1
-
 
 def controller_width(spaces: int) -> int:
     """Number of inputs: 32 popularity bits, log popularity, N previous weights, two losses; 38 for three spaces."""

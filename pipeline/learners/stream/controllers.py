@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoemb_pipeline.kernels import Evidence, Expectation, Seen, correct, expect, learn
+from autoemb_pipeline.kernels import Evidence, Expectation, Seen, correct, learn
 from autoemb_pipeline.kernels.worth import BITS, GROUPS
 from autoemb_pipeline.learners.base import Arrays
 from autoemb_pipeline.learners.common.packing import restored
@@ -55,17 +55,11 @@ class Controller:
         )
         self.says = Expectation(weights=np.zeros((blocks, width)), kappa=np.ones((blocks, groups)))
 
-    def worth(self, seen: Seen) -> FloatArray:
-        """[B, N] loss that each block is expected to save per interaction."""
-        worth = np.empty((len(seen.counts), len(self.says.weights)))
-        expect(seen, self.says, worth)
-        return worth
-
     def learn(self, seen: Seen, level: NDArray[np.int64], losses: FloatArray, expected: FloatArray, clusters: NDArray[np.int64]) -> None:
         """One mini-batch.
 
         Args:
-            seen: as of `worth`.
+            seen: what the controllers saw of the interactions' ids.
             level: [B] blocks that the pair had; what the others would have saved is not learnt.
             losses: [B, N + 1] under every prefix.
             expected: [B, N] what each block was expected to save.
