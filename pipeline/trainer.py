@@ -217,5 +217,5 @@ class Trainer:
         self._logistic.load_state(groups["logistic"])
         self._method.restore(groups.get("learner", {}), payload["context"])  # type: ignore[arg-type]
         self._online, self._examples = bool(payload["online"]), int(payload["examples"])  # type: ignore[call-overload]
-        self._counters |= dict(payload["counters"])  # type: ignore[call-overload]
+        self._counters = dict(payload["counters"])  # type: ignore[call-overload]
         self._balance.load_state(payload["labels"])  # type: ignore[arg-type]

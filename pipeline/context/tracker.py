@@ -206,7 +206,8 @@ class ContextTracker:
             local = np.ascontiguousarray(opened.interactions.local[field, opened.carried :])
             remember(local, opened.lent[field].slots, losses, known, counted, weights_at(field), opened.contexts[field])
             self._store.keep(SIDES[field], opened.lent[field])
-            self._drop_unknown(field, opened)
+            if self._expiry is not None:
+                self._drop_unknown(field, opened)
         remember_run(losses, counted, self._totals)
         due = set(opened.due.tolist())
         rest = [w for k, w in enumerate(self._waiting) if k not in due]

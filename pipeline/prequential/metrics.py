@@ -118,6 +118,7 @@ class PopularityMeans:
     """Mean loss and mean effective dimension by popularity at prediction time, in buckets 0, 1, 2-3, 4-7, ... (Figures 6 and 7)."""
 
     def __init__(self, dims: tuple[int, ...]) -> None:
+        self._names = tuple(map(str, dims))
         self._dims = np.array(dims, dtype=np.float64)
         self._none = np.zeros((0, len(dims)))
         self._sums = np.zeros((3 + len(dims), BUCKETS))  # count, loss, dimension, weights
@@ -134,9 +135,9 @@ class PopularityMeans:
         if len(given) == 0:
             return {"weight": None, "entropy": None, "dimension": None}
         *own, entropy, dimension = (told / len(given)).tolist()
-        return {"weight": dict(zip(map(str, self._dims.astype(int)), own, strict=True)), "entropy": entropy, "dimension": dimension}
+        return {"weight": dict(zip(self._names, own, strict=True)), "entropy": entropy, "dimension": dimension}
 
-    def fields(self, side: str, dims: tuple[int, ...]) -> dict[str, dict[str, float] | dict[str, int]]:
+    def fields(self, side: str) -> dict[str, dict[str, float] | dict[str, int]]:
         """Maps keyed by a bucket's lower bound, only buckets that hold something."""
         count, losses, dimensions, *weights = self._sums.tolist()
         used = [b for b in range(BUCKETS) if count[b] > 0]
@@ -148,7 +149,7 @@ class PopularityMeans:
         if any(map(any, weights)):  # weights were given; they are positive
             result[f"{side}_bucket_dimension"] = {bounds[b]: dimensions[b] / count[b] for b in used}
             result[f"{side}_bucket_weight"] = {
-                f"{bounds[b]}_{dim}": own[b] / count[b] for b in used for dim, own in zip(dims, weights, strict=True)
+                f"{bounds[b]}_{dim}": own[b] / count[b] for b in used for dim, own in zip(self._names, weights, strict=True)
             }
         return result
 
@@ -166,7 +167,6 @@ class Prequential:
 
     def __init__(self, config: PrequentialConfig, dims: tuple[int, ...], models: tuple[str, ...]) -> None:
         self._config = config
-        self._dims = dims
         self._models = models
         self._means = RunningMeans(config, len(models))
         self._popularity = {side: PopularityMeans(dims) for side in ("user", "item")}
@@ -205,7 +205,7 @@ class Prequential:
                 fields[f"{prefix}{other}{suffix}"] = None
                 fields[f"{prefix}accuracy{suffix}"] = accuracy
         for side, popularity in self._popularity.items():
-            fields.update(popularity.fields(side, self._dims))
+            fields.update(popularity.fields(side))
         return {**fields, **self._latest}
 
     def state(self) -> dict[str, FloatArray]:

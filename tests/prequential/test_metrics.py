@@ -70,7 +70,7 @@ def test_popularity_buckets_are_powers_of_two() -> None:
     counts = np.array([0.0, 1, 2, 3, 4, 7, 8, 1e9])
     weights = np.tile([0.25, 0.75], (8, 1))
     means.add(counts, np.arange(8.0), weights)
-    fields = means.fields("user", (2, 16))
+    fields = means.fields("user")
     assert fields["user_bucket_count"] == {"0": 1, "1": 1, "2": 2, "4": 2, "8": 1, "16384": 1}
     assert fields["user_bucket_loss"]["2"] == 2.5
     assert fields["user_bucket_dimension"]["0"] == 12.5
